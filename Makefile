@@ -1,0 +1,34 @@
+# Each target sets up its own environment in .venv on a fresh machine: Python 3.11+ and make are all it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: demo test lint bench soak clean
+
+demo: $(STAMP)
+	$(BIN)/ringfence demo
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -m "not soak"
+
+lint: $(STAMP)
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+soak: $(STAMP)
+	$(BIN)/python -m pytest -m soak --timeout 7200
+
+# pip older than 25.1 does not know dependency groups: take a new one first.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[numpy]" --group test --group bench
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache
