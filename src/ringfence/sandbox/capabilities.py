@@ -1,0 +1,510 @@
+"""What code may be granted: names, scopes and sets of grants, as frozen data."""
+
+import difflib
+import os.path
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, final
+
+from ringfence.sandbox.errors import CapabilityDenied, PolicyError, UnknownCapability
+
+__all__ = ["Capabilities", "Capability", "Grant", "Risk"]
+
+
+class Risk(StrEnum):
+    """How much harm a capability can do to the host."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class Capability(StrEnum):
+    """One thing that code may be granted, under its canonical name.
+
+    The spellings ``sys:exec``, ``sys:env`` and ``sys:time`` are read too, and members such as `FILE_READ` are
+    second names of `FS_READ` and its like. ``fs:execute`` is deprecated: it is ``fs:delete`` and listing
+    directories.
+    """
+
+    FS_READ = "fs:read"
+    FS_WRITE = "fs:write"
+    FS_DELETE = "fs:delete"
+    FS_METADATA = "fs:metadata"
+    FS_EXECUTE = "fs:execute"
+    NET_REQUEST = "net:request"
+    NET_LISTEN = "net:listen"
+    NET_DNS = "net:dns"
+    PROCESS_EXEC = "process:exec"
+    ENV_READ = "env:read"
+    ENV_WRITE = "env:write"
+    TIME_READ = "time:read"
+    RANDOM = "random"
+    STDIN_READ = "stdin:read"
+    STDOUT_WRITE = "stdout:write"
+    STDERR_WRITE = "stderr:write"
+    METRICS = "metrics"
+    LOGGING = "logging"
+    ASYNC_SPAWN = "async:spawn"
+    CRYPTO = "crypto"
+    SERIALIZE = "serialize"
+    PLUGIN_CALL = "plugin:call"
+    PLUGIN_MESSAGE = "plugin:message"
+    NATIVE_JIT = "native:jit"
+
+    FILE_READ = FS_READ
+    FILE_WRITE = FS_WRITE
+    FILE_DELETE = FS_DELETE
+    FILE_METADATA = FS_METADATA
+    FILE_EXECUTE = FS_EXECUTE
+    NETWORK_REQUEST = NET_REQUEST
+    NETWORK_LISTEN = NET_LISTEN
+    DNS_LOOKUP = NET_DNS
+
+    @property
+    def risk(self) -> Risk:
+        """How much harm this capability can do."""
+        return _RISKS.get(self, Risk.LOW)
+
+    @property
+    def is_dangerous(self) -> bool:
+        """Whether granting it should take a second look: it changes or reaches what is outside the worker."""
+        return self in _DANGEROUS
+
+    @classmethod
+    def from_name(cls, name: str) -> "Capability | None":
+        """Return the capability of this name or alias, or `None`."""
+        wanted = name.strip().lower()
+        wanted = _ALIASES.get(wanted, wanted)
+        return next((member for member in cls if member.value == wanted), None)
+
+    @classmethod
+    def parse(cls, name: str) -> "Capability":
+        """Return the capability of this name or alias.
+
+        Raises:
+            UnknownCapability: there is none; the error carries the nearest names.
+        """
+        found = cls.from_name(name)
+        if found is None:
+            raise UnknownCapability(name, _nearest(name))
+        return found
+
+
+_ALIASES: Final[Mapping[str, str]] = {
+    "sys:exec": "process:exec",
+    "sys:env": "env:read",
+    "sys:time": "time:read",
+}
+
+_RISKS: Final[Mapping[Capability, Risk]] = {
+    Capability.FS_WRITE: Risk.MEDIUM,
+    Capability.FS_DELETE: Risk.HIGH,
+    Capability.FS_EXECUTE: Risk.HIGH,
+    Capability.NET_REQUEST: Risk.MEDIUM,
+    Capability.NET_LISTEN: Risk.HIGH,
+    Capability.PROCESS_EXEC: Risk.HIGH,
+    Capability.ENV_READ: Risk.MEDIUM,
+    Capability.ENV_WRITE: Risk.MEDIUM,
+    Capability.ASYNC_SPAWN: Risk.MEDIUM,
+    Capability.PLUGIN_CALL: Risk.MEDIUM,
+    # It gives up write-xor-execute: hardening is lost, no boundary.
+    Capability.NATIVE_JIT: Risk.MEDIUM,
+}
+
+_DANGEROUS: Final = frozenset(
+    {
+        Capability.FS_WRITE,
+        Capability.FS_DELETE,
+        Capability.FS_EXECUTE,
+        Capability.NET_LISTEN,
+        Capability.PROCESS_EXEC,
+        Capability.ENV_WRITE,
+    }
+)
+
+_SAFE_DEFAULTS: Final = (
+    Capability.FS_READ,
+    Capability.FS_METADATA,
+    Capability.TIME_READ,
+    Capability.RANDOM,
+    Capability.STDOUT_WRITE,
+    Capability.STDERR_WRITE,
+    Capability.LOGGING,
+    Capability.SERIALIZE,
+)
+
+_FILE_SYSTEM: Final = frozenset(
+    {
+        Capability.FS_READ,
+        Capability.FS_WRITE,
+        Capability.FS_DELETE,
+        Capability.FS_METADATA,
+        Capability.FS_EXECUTE,
+    }
+)
+
+
+def _nearest(name: str) -> list[str]:
+    """Return the names closest to a misspelt one, canonical, best first."""
+    known = [member.value for member in Capability] + list(_ALIASES)
+    asked = name.strip().lower().replace("_", ":").replace(".", ":")
+    close = difflib.get_close_matches(asked, known, n=3, cutoff=0.6)
+    # "read" or "fs" alone is too short for a ratio, yet its meaning is plain.
+    if not close and asked:
+        close = [full for full in known if asked in full.split(":")]
+    return list(dict.fromkeys(_ALIASES.get(found, found) for found in close))
+
+
+# --- scopes: each reader returns the canonical spelling or raises PolicyError -------------------------------
+
+
+def _path_scope(scope: str) -> str:
+    if not scope.startswith("/"):
+        raise PolicyError(
+            f"{scope!r} is not an absolute path; write {os.path.abspath(scope)!r} if that is meant"
+        )
+    # Collapsing ".." here would name another folder than the kernel would when a part of the path is a
+    # symbolic link.
+    if ".." in scope.split("/"):
+        raise PolicyError(f"{scope!r} contains '..'; write the path it leads to")
+    return "/" + "/".join(part for part in scope.split("/") if part not in ("", "."))
+
+
+_HOST_LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+_HOST = re.compile(rf"(?:\*\.)?{_HOST_LABEL}(?:\.{_HOST_LABEL})*\.?|\[[0-9a-f:.%]+\]", re.ASCII)
+
+
+def _port(text: str, *, least: int) -> str:
+    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not least <= int(text) <= 65535:
+        raise PolicyError(f"{text!r} is not a port ({least} to 65535)")
+    return str(int(text))
+
+
+def _host(text: str) -> str:
+    host = text.lower()
+    if not _HOST.fullmatch(host):
+        raise PolicyError(f"{text!r} is not a host name or address; an IPv6 address goes in brackets")
+    return host.rstrip(".")
+
+
+def _address_scope(scope: str) -> str:
+    """Read ``host``, ``host:port`` or ``:port``."""
+    if scope.isdecimal():
+        raise PolicyError(f"{scope!r} could be a port or a host; write ':{scope}' for the port")
+    head, colon, tail = scope.rpartition(":")
+    if not colon or scope.endswith("]"):
+        return _host(scope)
+    port = _port(tail, least=1)
+    return f"{_host(head)}:{port}" if head else f":{port}"
+
+
+def _listen_scope(scope: str) -> str:
+    """Read ``port``, ``:port`` or ``host:port``; port 0 is "any free one"."""
+    head, _, tail = scope.rpartition(":")
+    port = _port(tail, least=0)
+    return f"{_host(head)}:{port}" if head else port
+
+
+def _name_scope(scope: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", scope, re.ASCII):
+        raise PolicyError(f"{scope!r} is not the name of an environment variable")
+    return scope
+
+
+def _plugin_scope(scope: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", scope, re.ASCII):
+        raise PolicyError(f"{scope!r} is not a plugin name (small letters, digits and '-')")
+    return scope
+
+
+_SCOPES: Final[Mapping[Capability, Callable[[str], str]]] = {
+    **dict.fromkeys(_FILE_SYSTEM, _path_scope),
+    Capability.PROCESS_EXEC: _path_scope,
+    Capability.NET_REQUEST: _address_scope,
+    Capability.NET_LISTEN: _listen_scope,
+    Capability.NET_DNS: _host,
+    Capability.ENV_READ: _name_scope,
+    Capability.ENV_WRITE: _name_scope,
+    Capability.PLUGIN_CALL: _plugin_scope,
+    Capability.PLUGIN_MESSAGE: _plugin_scope,
+}
+
+
+def _read_scope(capability: Capability, scope: str) -> str:
+    reader = _SCOPES.get(capability)
+    text = f"{capability.value}={scope}"
+    if reader is None:
+        raise PolicyError(f"{text!r}: {capability.value} takes no scope; write {capability.value!r}")
+    if not scope:
+        raise PolicyError(f"{text!r}: the scope is empty; write {capability.value!r} for none")
+    if "\0" in scope:
+        raise PolicyError(f"{text!r}: the scope contains a NUL character")
+    try:
+        return reader(scope)
+    except PolicyError as error:
+        raise PolicyError(f"{text!r}: {error}") from None
+
+
+def _within(outer: str, inner: str) -> bool:
+    """Whether path `inner` is `outer` or lies below it; both are canonical."""
+    return outer in ("/", inner) or inner.startswith(outer + "/")
+
+
+def _split_address(scope: str) -> tuple[str, str]:
+    head, colon, tail = scope.rpartition(":")
+    if not colon or scope.endswith("]"):
+        return scope, ""
+    return head, tail
+
+
+def _address_covers(outer: str, inner: str) -> bool:
+    """Whether every address of `inner` is one of `outer`; a part left out is any."""
+    outer_host, outer_port = _split_address(outer)
+    inner_host, inner_port = _split_address(inner)
+    if outer_port and outer_port != inner_port:
+        return False
+    if outer_host.startswith("*."):
+        # As in the compatible hosts: the pattern covers the bare domain too.
+        return inner_host.removeprefix("*.") == outer_host[2:] or inner_host.endswith(outer_host[1:])
+    return not outer_host or outer_host == inner_host
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One capability, perhaps narrowed or widened to a scope.
+
+    Without a scope the file-system capabilities reach the worker's own private folder only; with one, the
+    tree below that path as well (``fs:read=/`` is everything). For the others no scope means no restriction:
+    ``net:request`` is any TCP connection, ``env:read`` every variable.
+
+    Raises:
+        PolicyError: the capability takes no scope, or this scope makes no sense for it.
+    """
+
+    capability: Capability
+    scope: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.scope is not None:
+            object.__setattr__(self, "scope", _read_scope(self.capability, self.scope))
+
+    @classmethod
+    def parse(cls, text: str) -> "Grant":
+        """Read a grant as it is written: ``fs:read``, ``fs:read=/data``, ``net:request=:443``.
+
+        Raises:
+            UnknownCapability: there is no such capability.
+            PolicyError: the scope makes no sense.
+        """
+        name, equals, scope = text.partition("=")
+        return cls(Capability.parse(name), scope.strip() if equals else None)
+
+    def covers(self, other: "Grant") -> bool:
+        """Whether whoever holds this grant holds `other` too."""
+        if self.capability is not other.capability:
+            return False
+        if self.capability in _FILE_SYSTEM:
+            # The private folder comes with any grant; a path only with one that contains it.
+            return other.scope is None or (self.scope is not None and _within(self.scope, other.scope))
+        if self.scope is None or self.scope == other.scope:
+            return True
+        if other.scope is None:
+            return False
+        if self.capability in (Capability.NET_REQUEST, Capability.NET_LISTEN, Capability.NET_DNS):
+            return self.capability is not Capability.NET_LISTEN and _address_covers(self.scope, other.scope)
+        return self.capability is Capability.PROCESS_EXEC and _within(self.scope, other.scope)
+
+    def __lt__(self, other: "Grant") -> bool:
+        return self._key() < other._key()
+
+    def _key(self) -> tuple[str, str]:
+        return self.capability.value, self.scope or ""
+
+    def __str__(self) -> str:
+        return self.capability.value if self.scope is None else f"{self.capability.value}={self.scope}"
+
+
+GrantLike = Grant | Capability | str
+
+
+def as_grant(value: GrantLike) -> Grant:
+    """Return a grant, from one, a capability or its text.
+
+    Raises:
+        PolicyError: it is none of these, or the text makes no sense.
+    """
+    if isinstance(value, Grant):
+        return value
+    if isinstance(value, Capability):
+        return Grant(value)
+    if isinstance(value, str):
+        return Grant.parse(value)
+    raise PolicyError(f"{value!r} is not a capability; write text such as 'fs:read=/data'")
+
+
+@final
+class Capabilities:
+    """An immutable set of grants; every method that changes something returns a new set.
+
+    Iterating gives `Grant`s in a fixed order. `|` joins two sets; `&` keeps what both allow, scopes included;
+    `-` keeps the grants that the other set does not fully allow.
+    """
+
+    __slots__ = ("_grants",)
+    _grants: tuple[Grant, ...]
+
+    def __init__(self, grants: Iterable[GrantLike] = ()) -> None:
+        if isinstance(grants, str):
+            raise PolicyError(
+                f"a list of capabilities is needed, not the text {grants!r}; write [{grants!r}]"
+            )
+        self._grants = tuple(sorted({as_grant(grant) for grant in grants}))
+
+    @classmethod
+    def none(cls) -> "Capabilities":
+        """Return the empty set."""
+        return cls()
+
+    @classmethod
+    def all(cls) -> "Capabilities":
+        """Return every capability without a scope: for the file system, the private folder only."""
+        return cls(Capability)
+
+    @classmethod
+    def safe_defaults(cls) -> "Capabilities":
+        """Return what any code may have: its own files, the clock, randomness, output, logging."""
+        return cls(_SAFE_DEFAULTS)
+
+    @classmethod
+    def from_names(cls, names: Iterable[str], strict: bool = True) -> "Capabilities":
+        """Read a set from texts such as ``fs:read=/data``.
+
+        Raises:
+            UnknownCapability: a name is unknown and `strict` is true; otherwise such names are left out.
+            PolicyError: a scope makes no sense, strict or not.
+        """
+        grants = []
+        for name in names:
+            try:
+                grants.append(Grant.parse(name))
+            except UnknownCapability:
+                if strict:
+                    raise
+        return cls(grants)
+
+    def to_names(self) -> list[str]:
+        """Return the grants as texts that `from_names` reads back."""
+        return [str(grant) for grant in self._grants]
+
+    def with_(self, grant: GrantLike) -> "Capabilities":
+        """Return this set and one grant more."""
+        return Capabilities((*self._grants, grant))
+
+    grant = with_
+
+    def with_all(self, grants: Iterable[GrantLike]) -> "Capabilities":
+        """Return this set and these grants."""
+        return Capabilities((*self._grants, *Capabilities(grants)))
+
+    def without(self, grant: GrantLike) -> "Capabilities":
+        """Return this set less a capability with all its scopes, or less one scoped grant.
+
+        Raises:
+            PolicyError: only a part of a wider grant would have to go, which no set of grants can say.
+        """
+        gone = as_grant(grant)
+        if gone.scope is None:
+            return Capabilities(g for g in self._grants if g.capability is not gone.capability)
+        left = Capabilities(g for g in self._grants if not gone.covers(g) or g.scope is None)
+        wider = next((g for g in left if g.covers(gone)), None)
+        if wider is not None:
+            raise PolicyError(f"cannot take {gone} out of {wider}; revoke {wider} and grant what should stay")
+        return left
+
+    revoke = without
+
+    def has(self, what: GrantLike) -> bool:
+        """Whether this is granted.
+
+        A capability or a bare name: with whatever scope. A name with a scope, or a `Grant`: fully covered.
+        """
+        wanted = as_grant(what)
+        if wanted.scope is None and not isinstance(what, Grant):
+            return any(g.capability is wanted.capability for g in self._grants)
+        return any(g.covers(wanted) for g in self._grants)
+
+    def require(self, what: GrantLike, operation: str | None = None, target: str | None = None) -> None:
+        """Do nothing if `has(what)`.
+
+        Raises:
+            CapabilityDenied: it is not here; the error names it, the operation and what is granted instead.
+        """
+        if not self.has(what):
+            wanted = as_grant(what)
+            held = [str(g) for g in self._grants if g.capability is wanted.capability]
+            raise CapabilityDenied(wanted.capability, operation, target, needs=str(wanted), granted=held)
+
+    @property
+    def granted(self) -> frozenset[Capability]:
+        """The capabilities that are here, whatever their scopes."""
+        return frozenset(grant.capability for grant in self._grants)
+
+    def scopes(self, capability: Capability) -> tuple[str, ...]:
+        """Return the scopes this capability is granted with, sorted; a grant without a scope adds none."""
+        return tuple(g.scope for g in self._grants if g.capability is capability and g.scope is not None)
+
+    def is_unscoped(self, capability: Capability) -> bool:
+        """Whether this capability is granted without a scope."""
+        return Grant(capability) in self._grants
+
+    @property
+    def has_dangerous(self) -> bool:
+        """Whether one of these is dangerous."""
+        return any(grant.capability.is_dangerous for grant in self._grants)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is granted."""
+        return not self._grants
+
+    def merge(self, other: Iterable[GrantLike]) -> "Capabilities":
+        """Return what either allows."""
+        return self.with_all(other)
+
+    def intersect(self, other: Iterable[GrantLike]) -> "Capabilities":
+        """Return what both allow: of two scopes the narrower, of a scope and none for it nothing."""
+        theirs = tuple(Capabilities(other))
+        kept = [mine for mine in self._grants if any(their.covers(mine) for their in theirs)]
+        kept += [their for their in theirs if any(mine.covers(their) for mine in self._grants)]
+        return Capabilities(kept)
+
+    def __or__(self, other: "Capabilities") -> "Capabilities":
+        return self.merge(other)
+
+    def __and__(self, other: "Capabilities") -> "Capabilities":
+        return self.intersect(other)
+
+    def __sub__(self, other: "Capabilities") -> "Capabilities":
+        return Capabilities(mine for mine in self._grants if not any(g.covers(mine) for g in other))
+
+    def __contains__(self, what: object) -> bool:
+        return isinstance(what, Grant | str) and self.has(what)
+
+    def __iter__(self) -> Iterator[Grant]:
+        return iter(self._grants)
+
+    def __len__(self) -> int:
+        return len(self._grants)
+
+    def __eq__(self, other: object) -> bool:
+        return self._grants == other._grants if isinstance(other, Capabilities) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._grants)
+
+    def __repr__(self) -> str:
+        return f"Capabilities({self.to_names()!r})"

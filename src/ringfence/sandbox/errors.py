@@ -1,0 +1,131 @@
+"""The errors of the sandbox, each saying whose fault it is."""
+
+import errno as _errno
+import os
+from collections.abc import Iterable
+from typing import Any, final
+
+from ringfence.errors import RingfenceError
+
+__all__ = ["CapabilityDenied", "EnforcementError", "PolicyError", "UnknownCapability", "UnsupportedError"]
+
+
+class PolicyError(RingfenceError, ValueError):
+    """What was asked for is wrong or cannot be kept: the caller's to mend."""
+
+
+@final
+class UnknownCapability(PolicyError):  # noqa: N818 - the name the compatible hosts use
+    """No capability has this name.
+
+    `name` is what was asked for; `suggestions` are the nearest names that exist, best first, perhaps none.
+    """
+
+    def __init__(self, name: str, suggestions: Iterable[str] = ()) -> None:
+        self.name = name
+        self.suggestions = tuple(suggestions)
+        if self.suggestions:
+            hint = "did you mean " + " or ".join(repr(s) for s in self.suggestions) + "?"
+        else:
+            hint = "`ringfence doctor` lists the names"
+        super().__init__(f"unknown capability {name!r}: {hint}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.suggestions)
+
+
+@final
+class UnsupportedError(RingfenceError):
+    """This host lacks a layer that the policy requires: nothing was started.
+
+    `layer` is the layer's name, `reason` what is missing, `fix` what would bring it.
+    """
+
+    def __init__(self, layer: str, reason: str, fix: str) -> None:
+        self.layer = str(layer)
+        self.reason = reason
+        self.fix = fix
+        super().__init__(f"this host cannot enforce the required layer {self.layer}: {reason}; {fix}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.layer, self.reason, self.fix)
+
+
+@final
+class EnforcementError(RingfenceError, OSError):
+    """A step of the lock-down failed: the process must not run foreign code.
+
+    `step` names the step, `errno` is the kernel's answer (0 when no system call was at fault), `detail` is
+    free text.
+    """
+
+    def __init__(self, step: str, errno: int = 0, detail: str = "") -> None:
+        cause = os.strerror(errno) if errno else ""
+        why = ": ".join(part for part in (cause, detail) if part) or "failed"
+        super().__init__(f"{step}: {why}")
+        self.step = step
+        self.errno = errno
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.errno, self.detail)
+
+
+@final
+class CapabilityDenied(RingfenceError, PermissionError):  # noqa: N818 - the name the compatible hosts use
+    """Code tried what it was not granted.
+
+    Args:
+        capability: the canonical name of what was missing, like ``fs:read``.
+        operation: what was tried, as its author spells it: ``open``, ``socket.connect``.
+        target: on what, if that is known: a path, an address, a name.
+        needs: the grant that would have allowed it, with its scope; by default the bare capability.
+        granted: the grants of the same kind that were there, as text; empty for none.
+        note: one more sentence, for refusals that no grant lifts.
+
+    It is a `PermissionError`, so code that handles an ordinary refusal handles this one. `errno` is EPERM and
+    `filename` is the target.
+    """
+
+    def __init__(
+        self,
+        capability: str,
+        operation: str | None = None,
+        target: str | None = None,
+        *,
+        needs: str | None = None,
+        granted: Iterable[str] = (),
+        note: str = "",
+    ) -> None:
+        self.capability = str(capability)
+        self.operation = operation
+        self.target = target
+        self.needs = needs or self.capability
+        self.granted = tuple(granted)
+        self.note = note
+        super().__init__(self._message())
+        self.errno = _errno.EPERM
+        self.filename = target
+
+    def _message(self) -> str:
+        what = self.operation or "this"
+        if self.operation and self.target is not None:
+            what = f"{self.operation}({self.target!r})"
+        text = f"{what} needs {self.needs}; granted: {', '.join(self.granted) or 'nothing of the kind'}"
+        return f"{text}; {self.note}" if self.note else text
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {"needs": self.needs, "granted": self.granted, "note": self.note}
+        return _rebuild_denied, (self.capability, self.operation, self.target, state)
+
+
+def _rebuild_denied(
+    capability: str, operation: str | None, target: str | None, state: dict[str, Any]
+) -> CapabilityDenied:
+    return CapabilityDenied(capability, operation, target, **state)

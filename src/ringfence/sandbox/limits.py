@@ -1,0 +1,350 @@
+"""How much a worker may use, as frozen data."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, Final, final
+
+from ringfence.sandbox.errors import PolicyError
+
+__all__ = ["Limits", "parse_duration", "parse_size"]
+
+# K, M, G, T alone are binary, as for docker, systemd and ulimit; MB and GB are decimal, as for disks and SI.
+_SIZE_UNITS: Final[Mapping[str, int]] = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "k": 2**10,
+    "m": 2**20,
+    "g": 2**30,
+    "t": 2**40,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_TIME_UNITS: Final[Mapping[str, float]] = {
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
+_TIME_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(us|µs|ms|min|s|m|h|d)?\s*", re.IGNORECASE)
+
+# The kernel's rlimits are 64-bit; one bit is left so that a baseline can be added to a limit without
+# overflow.
+_MOST_BYTES: Final = 2**62
+# Ten years: time limits are added to clock readings and handed to poll() in milliseconds.
+_MOST_SECONDS: Final = 10 * 365 * 86400.0
+
+
+class _Given(Enum):
+    """The default of a field that the caller said nothing about; `None` says "unlimited"."""
+
+    NOT = "not given"
+
+
+_NOT_GIVEN: Final = _Given.NOT
+_Amount = int | float | str | None | _Given
+
+
+def parse_size(value: int | float | str, *, what: str = "size") -> int:
+    """Return a size in bytes.
+
+    Args:
+        value: a whole number of bytes, or text such as ``"256MiB"``, ``"1.5GB"``, ``"64k"``. KiB, MiB, GiB,
+            TiB and bare K, M, G, T are powers of 1024; kB, MB, GB, TB are powers of 1000. Case does not
+            matter.
+        what: the name to blame in the error.
+
+    Raises:
+        PolicyError: it is no size, negative, or beyond 2**62.
+    """
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        unit = _SIZE_UNITS.get(match[2].lower()) if match else None
+        if match is None or unit is None:
+            raise PolicyError(
+                f"{what}: {value!r} is not a size; write bytes or text such as '256MiB' or '1.5GB'"
+            )
+        size = float(match[1]) * unit if "." in match[1] else int(match[1]) * unit
+    else:
+        size = _number(value, what, "a size; write bytes or text such as '256MiB'")
+    if not 0 <= size <= _MOST_BYTES:
+        raise PolicyError(f"{what}: {value!r} is out of range (0 to 4 EiB)")
+    if size != int(size) and not isinstance(value, str):
+        raise PolicyError(f"{what}: {value!r} is not a whole number of bytes")
+    return int(size)
+
+
+def parse_duration(value: int | float | str, *, what: str = "duration") -> float:
+    """Return a duration in seconds.
+
+    Args:
+        value: seconds, or text such as ``"1.5s"``, ``"100ms"``, ``"2m"``, ``"1h30m"`` (units us, ms, s, m or
+            min, h, d; a bare number is seconds).
+        what: the name to blame in the error.
+
+    Raises:
+        PolicyError: it is no duration, not positive, or beyond ten years.
+    """
+    if isinstance(value, str):
+        seconds = _parse_time_text(value, what)
+    else:
+        seconds = float(_number(value, what, "a duration; write seconds or text such as '1.5s'"))
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise PolicyError(f"{what}: {value!r} is out of range (more than 0, at most ten years)")
+    return seconds
+
+
+def _parse_time_text(text: str, what: str) -> float:
+    parts = _TIME_PART.findall(text.strip())
+    rest = _TIME_PART.sub("", text.strip())
+    # A bare number is seconds, but only alone: "1h30" could be minutes or seconds.
+    ambiguous = len(parts) > 1 and any(not unit for _, unit in parts)
+    if not parts or rest or ambiguous:
+        raise PolicyError(
+            f"{what}: {text!r} is not a duration; write seconds or text such as '100ms', '1.5s', '2m'"
+        )
+    return sum(float(number) * _TIME_UNITS[unit.lower() or "s"] for number, unit in parts)
+
+
+def _number(value: object, what: str, wanted: str) -> int | float:
+    # bool is an int: Limits(memory=True) is a slip, never one byte.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PolicyError(f"{what}: {value!r} is not {wanted}")
+    if not math.isfinite(value):
+        raise PolicyError(f"{what}: {value!r} is not finite; None means unlimited")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How one field is read: its kind, the least that makes sense, and why."""
+
+    kind: str
+    least: float
+    reason: str
+
+
+_RULES: Final[Mapping[str, _Rule]] = {
+    "memory": _Rule("size", 2**20, "less than 1 MiB above the worker's baseline runs nothing"),
+    "cpu": _Rule("time", 0.001, "the kernel's clock ticks are that coarse"),
+    "wall": _Rule("time", 0.001, "starting a task takes that long"),
+    "open_files": _Rule("count", 16, "the worker's own pipes and an import need that many"),
+    "processes": _Rule("count", 1, "the worker itself is one"),
+    "file_size": _Rule("size", 0, ""),
+    "output": _Rule("size", 0, ""),
+    "call_depth": _Rule("count", 20, "the worker's own frames and an import need that many"),
+    "instructions": _Rule("count", 1, "nothing runs in none"),
+}
+_ALIASES: Final[Mapping[str, str]] = {
+    "max_memory": "memory",
+    "memory_bytes": "memory",
+    "max_call_depth": "call_depth",
+    "max_stack_depth": "call_depth",
+    "stack_depth": "call_depth",
+    "max_instructions": "instructions",
+    "max_processes": "processes",
+    "max_file_size": "file_size",
+    "max_open_files": "open_files",
+    "max_output": "output",
+    "output_bytes": "output",
+    "cpu_time": "cpu",
+    "wall_time": "wall",
+}
+
+
+def _read(name: str, value: _Amount) -> int | float | None:
+    """Check one field; `None` stays `None`."""
+    rule = _RULES[name]
+    if value is None or isinstance(value, _Given):
+        return None
+    what = f"limits.{name}"
+    amount: int | float
+    if rule.kind == "time":
+        amount = parse_duration(value, what=what)
+    elif rule.kind == "size":
+        amount = parse_size(value, what=what)
+    else:
+        amount = _count(value, what)
+    if amount < rule.least:
+        hint = f"; did you mean '{amount}MiB'?" if name == "memory" and isinstance(value, int | float) else ""
+        raise PolicyError(f"{what}: {value!r} is below {rule.least}: {rule.reason}{hint}")
+    return amount
+
+
+def _count(value: int | float | str, what: str) -> int:
+    if isinstance(value, str):
+        if not re.fullmatch(r"[0-9][0-9_]*", value.strip()):
+            raise PolicyError(f"{what}: {value!r} is not a whole number")
+        return int(value)
+    number = _number(value, what, "a whole number")
+    if number != int(number) or not 0 <= number <= _MOST_BYTES:
+        raise PolicyError(f"{what}: {value!r} is not a whole number from 0 up")
+    return int(number)
+
+
+@final
+@dataclass(frozen=True, slots=True, init=False)
+class Limits:
+    """Ceilings for one worker or one task; `None` is unlimited.
+
+    Sizes are bytes or text (``"256MiB"``), times are seconds or text (``"1.5s"``). A field that was given,
+    even as `None`, overrides another's in `merge`; one that was not given does not.
+
+    Attributes:
+        memory: bytes above what the worker uses before it runs anything. (A bare CPython worker is already
+            about 10 MB, so an absolute 16 MB would leave nothing.)
+        cpu: CPU seconds of one task, all its threads together.
+        wall: seconds of one task by the clock.
+        open_files: file descriptors of the worker, its own few included.
+        processes: processes and threads together, the worker included.
+        file_size: bytes in any one file the worker writes; 0 allows none.
+        output: bytes of captured stdout and of stderr kept per task; more is dropped, and said so.
+        call_depth: Python frames; the worker's recursion limit. Code can raise it again: a guard, not a
+            boundary.
+        instructions: Python instructions of one task, by counting jumps and lines: opt-in, because counting
+            costs far more than the code counted.
+    """
+
+    memory: int | None
+    cpu: float | None
+    wall: float | None
+    open_files: int | None
+    processes: int | None
+    file_size: int | None
+    output: int | None
+    call_depth: int | None
+    instructions: int | None
+    given: frozenset[str] = field(compare=False, repr=False)
+
+    def __init__(
+        self,
+        *,
+        memory: _Amount = _NOT_GIVEN,
+        cpu: _Amount = _NOT_GIVEN,
+        wall: _Amount = _NOT_GIVEN,
+        open_files: _Amount = _NOT_GIVEN,
+        processes: _Amount = _NOT_GIVEN,
+        file_size: _Amount = _NOT_GIVEN,
+        output: _Amount = _NOT_GIVEN,
+        call_depth: _Amount = _NOT_GIVEN,
+        instructions: _Amount = _NOT_GIVEN,
+    ) -> None:
+        values = {
+            "memory": memory,
+            "cpu": cpu,
+            "wall": wall,
+            "open_files": open_files,
+            "processes": processes,
+            "file_size": file_size,
+            "output": output,
+            "call_depth": call_depth,
+            "instructions": instructions,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, _read(name, value))
+        given = frozenset(name for name, value in values.items() if value is not _NOT_GIVEN)
+        object.__setattr__(self, "given", given)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, source: str = "limits") -> "Limits":
+        """Read limits by name from a table, such as one of a TOML file.
+
+        The names are the attributes' and the other spellings in use: ``max_memory``, ``memory_bytes``,
+        ``max_call_depth``, ``max_stack_depth``, ``max_instructions`` and so on.
+
+        Raises:
+            PolicyError: a name is unknown or given twice, or a value makes no sense; `source` is in the
+                message.
+        """
+        found: dict[str, Any] = {}
+        for key, value in values.items():
+            name = _ALIASES.get(key, key)
+            if name not in _RULES:
+                raise PolicyError(f"{source}: unknown limit {key!r}; the limits are {', '.join(_RULES)}")
+            if name in found:
+                raise PolicyError(
+                    f"{source}: {key!r} and another spelling of {name!r} are both given; keep one"
+                )
+            found[name] = value
+        try:
+            return cls(**found)
+        except PolicyError as error:
+            raise PolicyError(f"{source}: {error}") from None
+
+    @classmethod
+    def default(cls) -> "Limits":
+        """Return limits for small work.
+
+        30 s, 64 MiB and 1 MiB of output come from the plugin hosts this package is compatible with; their 10
+        million instructions are left out (counting is opt-in). 1000 frames is CPython's own recursion limit
+        too; 256 files and 64 processes and threads are room for any ordinary program, and stop a fork bomb.
+        """
+        return cls(
+            memory="64MiB",
+            wall=30,
+            open_files=256,
+            processes=64,
+            output="1MiB",
+            call_depth=1000,
+        )
+
+    @classmethod
+    def strict(cls) -> "Limits":
+        """Return limits for code that should do very little.
+
+        5 s, 16 MiB, 100 frames and 64 KiB of output are those of the same hosts; no file may be written,
+        which is their "no file system operations" as far as a limit can say it.
+        """
+        return cls(
+            memory="16MiB",
+            cpu=5,
+            wall=5,
+            open_files=64,
+            processes=8,
+            file_size=0,
+            output="64KiB",
+            call_depth=100,
+        )
+
+    @classmethod
+    def unlimited(cls) -> "Limits":
+        """Return limits that limit nothing, and say so for every field."""
+        return cls(**dict.fromkeys(_RULES))
+
+    def merge(self, override: "Limits") -> "Limits":
+        """Return these limits with every field that `override` was given, `None` included, in its place."""
+        values = {name: getattr(self, name) for name in self.given}
+        values.update((name, getattr(override, name)) for name in override.given)
+        return Limits(**values)
+
+    def narrow(self, other: "Limits") -> "Limits":
+        """Return the tighter of the two, field by field."""
+        values: dict[str, Any] = {}
+        for name in self.given | other.given:
+            set_ones = [v for v in (getattr(self, name), getattr(other, name)) if v is not None]
+            values[name] = min(set_ones, default=None)
+        return Limits(**values)
+
+    def to_mapping(self) -> dict[str, int | float]:
+        """Return the limits that are set, by name: plain numbers, bytes and seconds."""
+        return {
+            f.name: value
+            for f in fields(self)
+            if f.name != "given" and (value := getattr(self, f.name)) is not None
+        }
+
+    def __repr__(self) -> str:
+        return f"Limits({', '.join(f'{name}={value!r}' for name, value in self.to_mapping().items())})"
