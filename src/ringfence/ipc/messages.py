@@ -1,0 +1,103 @@
+"""The vocabulary: every message that crosses a channel, with the type of each field.
+
+A message is a list ``[tag, field, ...]``; the tag is a small integer. Lists, not records, because a pool moves
+a hundred thousand of them a second. `check` is the one place where a message from a peer is
+judged; after it the fields may be trusted to have their types (not to be true).
+"""
+
+from collections.abc import Container, Mapping
+from typing import Any, Final
+
+from ringfence.ipc.errors import RemoteProtocolError
+
+__all__ = ["FIELDS", "NAMES", "PROTOCOL_VERSION", "check"]
+
+PROTOCOL_VERSION: Final = 1
+
+# supervisor -> zygote
+CONFIGURE: Final = 1
+SPAWN: Final = 2
+RETIRE: Final = 3
+# zygote -> supervisor
+HELLO: Final = 10
+CONFIGURED: Final = 11
+SPAWNED: Final = 12
+EXITED: Final = 13
+FAILED: Final = 14
+# supervisor -> worker
+START: Final = 20
+MODULES: Final = 21
+FUNCTION: Final = 22
+TASKS: Final = 23
+LEASE: Final = 24
+BUFFER: Final = 25
+SYNC: Final = 26
+STOP: Final = 27
+# worker -> supervisor
+READY: Final = 30
+RESULT: Final = 31
+ERROR: Final = 32
+PICKLED: Final = 33
+NEED_LEASE: Final = 34
+LEASED: Final = 35
+NEED_BUFFER: Final = 36
+SYNCED: Final = 37
+
+# The fields after the tag; `object` means any value the codec accepts.
+FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
+    # tag: (fields, how many of them must be there)
+    CONFIGURE: ((bytes, dict), 2),  # pickled Plan, settings
+    SPAWN: ((int,), 1),  # worker number; fds: channel, tokens, and in capture mode stdout, stderr
+    RETIRE: ((), 0),
+    HELLO: ((int, int), 2),  # protocol version, pid
+    CONFIGURED: ((int,), 1),  # page-table-independent baseline: bytes of private memory before any task
+    SPAWNED: ((int, int), 2),  # worker number, pid as the host sees it; fd: pidfd
+    EXITED: ((int, int, float, int), 4),  # worker number, wait status, CPU seconds, peak RSS in bytes
+    FAILED: ((int, dict), 2),  # worker number or -1 for the zygote itself, failure record
+    START: ((dict,), 1),
+    MODULES: ((list,), 1),
+    FUNCTION: ((int, bytes), 2),
+    TASKS: ((list,), 1),  # [[task, function, payload, flags], ...]
+    LEASE: ((int, int), 2),  # task, bytes; fd: the lease
+    BUFFER: ((int, int), 2),  # task, bytes; fd: the sealed memfd with the task's arguments
+    SYNC: ((), 0),  # answered with SYNCED once everything before it has been read
+    STOP: ((), 0),
+    READY: ((int, list), 2),  # protocol version, what came true of the lock-in
+    RESULT: ((int, object, int, int), 2),  # task, value[, bytes written so far to stdout, to stderr]
+    ERROR: ((int, dict, int, int), 2),  # task (-1: the initializer), failure record[, as above]
+    PICKLED: ((int, bytes, int, int), 2),  # as RESULT, only where the profile is trusted and the caller asked
+    NEED_LEASE: ((int, int), 2),  # task, bytes
+    LEASED: ((int, dict, int, int), 2),  # task, how to read the lease[, as above]
+    NEED_BUFFER: ((int,), 1),  # task
+    SYNCED: ((), 0),
+}
+
+NAMES: Final[Mapping[int, str]] = {
+    value: name for name, value in globals().items() if type(value) is int and name != "PROTOCOL_VERSION"
+}
+
+# Task flags, in TASKS.
+CHUNK: Final = 1  # the payload is a list of argument tuples; the answer is a list of outcomes
+BUFFERED: Final = 2  # the payload is in a sealed memfd, to be asked for with NEED_BUFFER
+
+
+def check(message: object, allowed: Container[int]) -> list[Any]:
+    """Return `message` if it is well formed and its tag is in `allowed`.
+
+    Raises RemoteProtocolError, with the name of the message and of the field, otherwise.
+    """
+    if type(message) is not list or not message or type(message[0]) is not int:
+        raise RemoteProtocolError("a message is a list that starts with its tag")
+    tag = message[0]
+    if tag not in FIELDS:
+        raise RemoteProtocolError(f"unknown message tag {tag}")
+    if tag not in allowed:
+        raise RemoteProtocolError(f"{NAMES[tag]} is not allowed now")
+    fields, needed = FIELDS[tag]
+    if not needed <= len(message) - 1 <= len(fields):
+        raise RemoteProtocolError(f"{NAMES[tag]} has {len(message) - 1} fields, not {len(fields)}")
+    for position, value in enumerate(message[1:]):
+        kind = fields[position]
+        if kind is not object and type(value) is not kind:
+            raise RemoteProtocolError(f"{NAMES[tag]} field {position + 1} is a {type(value).__name__}")
+    return message
