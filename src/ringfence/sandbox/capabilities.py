@@ -1,6 +1,5 @@
 """What code may be granted: names, scopes and sets of grants, as frozen data."""
 
-import difflib
 import os.path
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -149,6 +148,8 @@ _FILE_SYSTEM: Final = frozenset(
 
 def _nearest(name: str) -> list[str]:
     """Return the names closest to a misspelt one, canonical, best first."""
+    import difflib  # not at the top: a worker that never misspells need not load it
+
     known = [member.value for member in Capability] + list(_ALIASES)
     asked = name.strip().lower().replace("_", ":").replace(".", ":")
     close = difflib.get_close_matches(asked, known, n=3, cutoff=0.6)

@@ -85,6 +85,7 @@ class CapabilityDenied(RingfenceError, PermissionError):  # noqa: N818 - the nam
         needs: the grant that would have allowed it, with its scope; by default the bare capability.
         granted: the grants of the same kind that were there, as text; empty for none.
         note: one more sentence, for refusals that no grant lifts.
+        message: the text, when it was already put together elsewhere; by default it is made of the rest.
 
     It is a `PermissionError`, so code that handles an ordinary refusal handles this one. `errno` is EPERM and
     `filename` is the target.
@@ -99,6 +100,7 @@ class CapabilityDenied(RingfenceError, PermissionError):  # noqa: N818 - the nam
         needs: str | None = None,
         granted: Iterable[str] = (),
         note: str = "",
+        message: str | None = None,
     ) -> None:
         self.capability = str(capability)
         self.operation = operation
@@ -106,11 +108,11 @@ class CapabilityDenied(RingfenceError, PermissionError):  # noqa: N818 - the nam
         self.needs = needs or self.capability
         self.granted = tuple(granted)
         self.note = note
-        super().__init__(self._message())
+        super().__init__(self._compose() if message is None else message)
         self.errno = _errno.EPERM
         self.filename = target
 
-    def _message(self) -> str:
+    def _compose(self) -> str:
         what = self.operation or "this"
         if self.operation and self.target is not None:
             what = f"{self.operation}({self.target!r})"
@@ -121,7 +123,7 @@ class CapabilityDenied(RingfenceError, PermissionError):  # noqa: N818 - the nam
         return str(self.args[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {"needs": self.needs, "granted": self.granted, "note": self.note}
+        state = {"needs": self.needs, "granted": self.granted, "note": self.note, "message": self.args[0]}
         return _rebuild_denied, (self.capability, self.operation, self.target, state)
 
 
