@@ -94,6 +94,17 @@ class Channel:
         return self._fd < 0
 
     @property
+    def accept_fds(self) -> bool:
+        """Whether file descriptors that the peer sends are taken from now on; may be set at any time."""
+        return self._accept_fds
+
+    @accept_fds.setter
+    def accept_fds(self, accept: bool) -> None:
+        if accept:
+            self._as_socket()
+        self._accept_fds = accept
+
+    @property
     def wants_write(self) -> bool:
         """Whether something waits in the outbox for flush()."""
         return bool(self._outbox)
