@@ -1,1 +1,43 @@
-"""cli."""
+"""Argument parsing, one public call, an exit code."""
+
+import sys
+from importlib import import_module
+from typing import Final
+
+__all__ = ["main"]
+
+# Command to the module that registers it. A command's module is imported when the command is asked for, all
+# of them only for --help: typer and rich alone take longer to import than a worker takes to start.
+_COMMANDS: Final = {
+    "doctor": "ringfence.cli.doctor",
+}
+
+
+def main() -> None:
+    """Run the ``ringfence`` command; leaves with its exit code."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        from ringfence._version import __version__
+
+        print(f"ringfence {__version__}")
+        return
+    import typer
+
+    app = typer.Typer(
+        name="ringfence",
+        help="Run code you do not trust, locked in.",
+        no_args_is_help=True,
+        add_completion=False,
+        # A traceback with all local variables would print what people pass in: secrets among it.
+        pretty_exceptions_enable=False,
+    )
+    # With a callback a lone command keeps its name, and options before the command are refused by name.
+    app.callback()(_root)
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    for name, module in _COMMANDS.items():
+        if asked == name or asked not in _COMMANDS:
+            import_module(module).register(app)
+    app()
+
+
+def _root() -> None:
+    """Run code you do not trust, locked in."""

@@ -254,8 +254,11 @@ class Refusals:
             return False
         if grant.capability is Capability.FS_READ and _below(grant.scope, self._readable):
             return True
-        # The private folder: reading is always allowed, the rest with the bare capability.
-        bare = grant.capability is Capability.FS_READ or self._caps.has(grant.capability)
+        # In the private folder reading is always allowed, and what may be written there may be removed.
+        enough = {Capability.FS_DELETE: (Capability.FS_DELETE, Capability.FS_WRITE)}.get(
+            grant.capability, (grant.capability,)
+        )
+        bare = grant.capability is Capability.FS_READ or any(self._caps.has(c) for c in enough)
         return bare and _below(grant.scope, self._own)
 
     def _held(self, capability: Capability) -> list[str]:
@@ -386,12 +389,18 @@ def _writes(event: Event) -> list[_Need]:
 
 
 def _moves(event: Event) -> list[_Need]:
-    return _path_needs(Capability.FS_WRITE, *event.args[:2], follow=False)
+    # To the kernel a move is a removal there and a creation here.
+    source, target = event.args[:2]
+    return _path_needs(Capability.FS_WRITE, target, follow=False) + _path_needs(
+        Capability.FS_DELETE, source, follow=False
+    )
 
 
 def _makes_link(event: Event) -> list[_Need]:
-    # What a symbolic link says is text: only the place where it is made counts.
-    return _path_needs(Capability.FS_WRITE, event.args[1], follow=False)
+    note = (
+        "no capability makes links: one planted in a shared folder is a trap for whoever handles it outside"
+    )
+    return [_Need(Grant(Capability.FS_WRITE), _text(event.args[1]), never=True, note=note)]
 
 
 def _deletes(event: Event) -> list[_Need]:
@@ -486,8 +495,8 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "open": _Kind(_opened),
     **dict.fromkeys(("os.listdir", "os.scandir", "os.getxattr", "os.listxattr"), _Kind(_reads)),
     **dict.fromkeys(("os.mkdir", "os.truncate"), _Kind(_writes)),
-    **dict.fromkeys(("os.rename", "os.link"), _Kind(_moves)),
-    "os.symlink": _Kind(_makes_link),
+    "os.rename": _Kind(_moves),
+    **dict.fromkeys(("os.link", "os.symlink"), _Kind(_makes_link)),
     **dict.fromkeys(("os.remove", "os.rmdir"), _Kind(_deletes)),
     **dict.fromkeys(
         ("os.chmod", "os.chown", "os.utime", "os.setxattr", "os.removexattr"), _Kind(_changes_metadata)
