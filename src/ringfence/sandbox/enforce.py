@@ -1,0 +1,255 @@
+"""Runs a plan in the one right order; a step that fails ends the attempt."""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final, final
+
+from ringfence.sandbox import _syscalls as sys
+from ringfence.sandbox.descriptors import close_all_but, empty_environment
+from ringfence.sandbox.errors import EnforcementError
+from ringfence.sandbox.landlock import Access, build_ruleset
+from ringfence.sandbox.namespaces import enter_own, enter_shared, fork_worker, has_ended, proc_pid
+from ringfence.sandbox.plan import Plan
+from ringfence.sandbox.privileges import drop_bounding_set, drop_privileges, forbid_regain, worker_uid
+from ringfence.sandbox.report import Report
+from ringfence.sandbox.rlimits import apply_rlimits, measure_baseline, resolve
+
+__all__ = ["Prepared", "Timings", "enter", "fork", "host_pid", "prepare"]
+
+_SECCOMP_MODE_FILTER: Final = 2
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What workers of one plan share. The zygote owns the descriptors; each worker closes its copies.
+
+    Attributes:
+        plan: the plan this was made from.
+        proc: /proc as it was before the private root, or `None` where it is not mounted.
+        parent: this process, as a pidfd, or `None` without pidfds.
+        home: this process's pid namespace, when each worker gets its own.
+        ruleset: the Landlock rule-set.
+        program: the seccomp program.
+        rlimits: (resource, value, name) for setrlimit.
+        translate: whether pids here differ from those outside.
+        root_is_closed: whether opening ``/`` must fail once Landlock holds.
+    """
+
+    plan: Plan
+    proc: int | None
+    parent: int | None
+    home: int | None
+    ruleset: int | None
+    program: sys.FilterProgram | None
+    rlimits: tuple[tuple[int, int, str], ...]
+    translate: bool
+    root_is_closed: bool
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The descriptors held for workers."""
+        return tuple(fd for fd in (self.proc, self.parent, self.home, self.ruleset) if fd is not None)
+
+
+@final
+@dataclass(slots=True)
+class Timings:
+    """Where the time of one `enter` went: (step, seconds). For benchmarks."""
+
+    steps: list[tuple[str, float]] = field(default_factory=list)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def mark(self, step: str) -> None:
+        """Note that ``step`` has just ended."""
+        now = time.perf_counter()
+        self.steps.append((step, now - self._last))
+        self._last = now
+
+
+def prepare(plan: Plan) -> Prepared:
+    """Do once what all workers share: namespaces, the private root, the rule-set, the program.
+
+    Call it in a process with a single thread, after everything workers need has been imported: from here on
+    only granted paths exist, and memory limits count from here. Started without root, where pid namespaces
+    are to be had, the caller continues in a child process: the process that called waits for it and ends as
+    it ends, keeping nothing open.
+
+    Raises:
+        EnforcementError: a planned step failed. The process must not be used any further.
+    """
+    spaces = plan.namespaces
+    baseline = measure_baseline()
+    if plan.descriptors is not None:
+        empty_environment(plan.descriptors)
+    proc = _open_proc(required=spaces is not None and spaces.user)
+    if spaces is not None:
+        enter_shared(spaces, plan.grants, _known(proc))
+    translate = spaces is not None and spaces.user and spaces.own_pids
+    home = (
+        os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+        if spaces and spaces.own_pids
+        else None
+    )
+    if plan.privileges is not None and plan.privileges.drop_bounding:
+        drop_bounding_set()
+    return Prepared(
+        plan=plan,
+        proc=proc,
+        parent=os.pidfd_open(os.getpid()) if plan.close_range else None,
+        home=home,
+        ruleset=build_ruleset(plan.landlock, plan.grants) if plan.landlock is not None else None,
+        program=sys.FilterProgram(plan.seccomp.code, plan.seccomp.pid_slots)
+        if plan.seccomp is not None
+        else None,
+        rlimits=resolve(plan.rlimits, baseline) if plan.rlimits is not None else (),
+        translate=translate,
+        root_is_closed=plan.landlock is not None and not _lists_root(plan),
+    )
+
+
+def fork(prepared: Prepared) -> int:
+    """Fork a worker: 0 in the child, the child's pid as this process sees it in the parent.
+
+    With a pid namespace the child is its first process: when it ends, all it started ends.
+
+    Raises:
+        OSError: there is no more room for a process.
+    """
+    return fork_worker(prepared.plan.namespaces, prepared.home)
+
+
+def host_pid(prepared: Prepared, pid: int) -> int:
+    """Return the pid under which the supervisor knows the worker that `fork` returned as ``pid``.
+
+    Raises:
+        OSError: the worker was reaped already.
+    """
+    if not prepared.translate:
+        return pid
+    pidfd = os.pidfd_open(pid)
+    try:
+        return proc_pid(pidfd, _known(prepared.proc))
+    finally:
+        os.close(pidfd)
+
+
+def enter(prepared: Prepared, keep_fds: Collection[int], *, timings: Timings | None = None) -> Report:
+    """Lock this process in, for good. Call it in the child of `fork`, before any foreign code.
+
+    Args:
+        prepared: what `prepare` returned in the parent.
+        keep_fds: the descriptors that stay open besides 0, 1 and 2.
+        timings: if given, takes down how long each step took.
+
+    Raises:
+        EnforcementError: a planned step failed. The process must end.
+    """
+    plan, mark = prepared.plan, (timings.mark if timings is not None else _no_mark)
+    os.setsid()
+    if plan.descriptors is not None:
+        close_all_but({*keep_fds, *prepared.descriptors}, by_range=plan.close_range)
+    mark("descriptors")
+    uid = None
+    if plan.privileges is not None and plan.privileges.change_uid:
+        uid = worker_uid(plan.privileges, _own_host_pid(prepared))
+    if plan.namespaces is not None:
+        ids = (os.geteuid(), os.getegid()) if uid is None else (uid, uid)
+        enter_own(plan.namespaces, *ids, _known(prepared.proc))
+    mark("namespaces")
+    if plan.rlimits is not None:
+        apply_rlimits(prepared.rlimits)
+    mark("rlimits")
+    if plan.privileges is not None:
+        drop_privileges(uid)
+    if plan.privileges is not None or plan.landlock is not None or plan.seccomp is not None:
+        forbid_regain(dumpable=plan.privileges is None)
+    # After the change of user, which would undo it.
+    _die_with_parent(prepared)
+    mark("privileges")
+    if prepared.ruleset is not None:
+        _restrict(prepared.ruleset)
+    mark("landlock")
+    for fd in prepared.descriptors:
+        os.close(fd)
+    if prepared.program is not None:
+        _filter(prepared.program)
+    mark("seccomp")
+    _self_test(prepared)
+    mark("self-test")
+    return plan.report
+
+
+def _no_mark(step: str) -> None:
+    """Take nothing down."""
+
+
+def _open_proc(*, required: bool) -> int | None:
+    try:
+        return os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if not required:
+            return None
+        raise EnforcementError("open /proc", error.errno or 0) from error
+
+
+def _known(proc: int | None) -> int:
+    # An fd number that no call accepts: what needs /proc then fails with EBADF, closed.
+    return -1 if proc is None else proc
+
+
+def _lists_root(plan: Plan) -> bool:
+    return any(grant.path == "/" and grant.access & (Access.READ | Access.LIST) for grant in plan.grants)
+
+
+def _own_host_pid(prepared: Prepared) -> int:
+    """Return this worker's pid outside its pid namespace, or 0 if nobody tells."""
+    if prepared.home is None:
+        return os.getpid()
+    try:
+        return int(os.readlink("self", dir_fd=_known(prepared.proc)))
+    except (OSError, ValueError):
+        return 0
+
+
+def _die_with_parent(prepared: Prepared) -> None:
+    """Be killed when the zygote ends, which may just have happened."""
+    sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if prepared.parent is not None and has_ended(prepared.parent):
+        os._exit(1)
+
+
+def _restrict(ruleset: int) -> None:
+    try:
+        sys.landlock_restrict(ruleset)
+    except OSError as error:
+        raise EnforcementError("enter the Landlock domain", error.errno or 0) from error
+
+
+def _filter(program: sys.FilterProgram) -> None:
+    program.set_pid(os.getpid())
+    try:
+        sys.seccomp_load(program)
+    except OSError as error:
+        raise EnforcementError("load the seccomp filter", error.errno or 0) from error
+
+
+def _self_test(prepared: Prepared) -> None:
+    """Look from inside: a layer that answered "done" and is not there must not go unnoticed."""
+    if prepared.program is not None and sys.prctl(sys.PR_GET_SECCOMP) != _SECCOMP_MODE_FILTER:
+        raise EnforcementError("verify the seccomp filter", 0, "no filter is in force")
+    if prepared.ruleset is not None and sys.prctl(sys.PR_GET_NO_NEW_PRIVS) != 1:
+        raise EnforcementError("verify no_new_privs", 0, "it is not set")
+    if not prepared.root_is_closed:
+        return
+    try:
+        os.close(os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            return
+        raise EnforcementError("verify Landlock", error.errno or 0) from error
+    raise EnforcementError("verify Landlock", 0, "a closed folder could be opened")

@@ -1,0 +1,282 @@
+"""Asks this kernel what it offers, by trying, never by its version or name.
+
+Whatever a trial would change, it changes in a forked child that ends. `probe` runs all of it in a fresh
+interpreter: the caller may have threads, and must not import ctypes.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final, TypeVar, final
+
+from ringfence.sandbox.cgroups import CgroupFeature, find_own_cgroup
+from ringfence.sandbox.privileges import covers_worker_uids
+
+__all__ = ["CgroupFeature", "Features", "probe", "probe_here"]
+
+_NAMESPACES: Final = {
+    "mnt": 0x00020000,
+    "cgroup": 0x02000000,
+    "uts": 0x04000000,
+    "ipc": 0x08000000,
+    "pid": 0x20000000,
+    "net": 0x40000000,
+}
+_T = TypeVar("_T")
+_NEWUSER: Final = 0x10000000
+_CAP_SETGID: Final = 1 << 6
+_CAP_SETUID: Final = 1 << 7
+_CAP_SYS_ADMIN: Final = 1 << 21
+_KILL_PROCESS: Final = 0x80000000
+# Starting an interpreter takes some 20 ms; a host so loaded that this is not enough is not probed as bare.
+_PROBE_SECONDS: Final = 30
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What the kernel offers this process: plain data, so that tests can invent hosts.
+
+    Attributes:
+        machine: as ``uname`` says: ``x86_64``, ``aarch64``.
+        landlock_abi: the Landlock ABI, 0 for none.
+        seccomp: whether filters with KILL_PROCESS can be loaded.
+        user_namespaces: whether this process can make a user namespace and use it.
+        namespaces: which of mnt, pid, net, ipc, uts, cgroup it can make, with a user namespace if it must.
+        needs_user_namespace: whether it must.
+        mount_api: whether mounts can be cloned, changed and moved as descriptors.
+        cgroup: this process's own cgroup v2, or `None`.
+        is_root: whether the effective uid is 0.
+        can_setuid: whether it can become another user.
+        own_uids: whether a uid per worker is mapped here.
+        pidfd: whether processes can be held by descriptors.
+        close_range: whether descriptors can be closed by range.
+        memfd: whether anonymous memory files can be made.
+        reasons: for what is missing, by attribute name or ``namespace.<kind>``: why.
+    """
+
+    machine: str
+    landlock_abi: int = 0
+    seccomp: bool = False
+    user_namespaces: bool = False
+    namespaces: frozenset[str] = frozenset()
+    needs_user_namespace: bool = False
+    mount_api: bool = False
+    cgroup: CgroupFeature | None = None
+    is_root: bool = False
+    can_setuid: bool = False
+    own_uids: bool = False
+    pidfd: bool = False
+    close_range: bool = False
+    memfd: bool = False
+    reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.to_data(),)
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the features as lists, dicts, numbers and text only."""
+        data = {name: getattr(self, name) for name in self.__slots__}
+        data["namespaces"] = sorted(self.namespaces)
+        data["cgroup"] = None if self.cgroup is None else asdict(self.cgroup)
+        data["reasons"] = dict(self.reasons)
+        return data
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> "Features":
+        """Read what `to_data` wrote."""
+        values = dict(data)
+        values["namespaces"] = frozenset(values["namespaces"])
+        if values["cgroup"] is not None:
+            cgroup = dict(values["cgroup"])
+            values["cgroup"] = CgroupFeature(**cgroup | {"controllers": tuple(cgroup["controllers"])})
+        values["reasons"] = MappingProxyType(dict(values["reasons"]))
+        return cls(**values)
+
+
+def _rebuild(data: dict[str, Any]) -> Features:
+    return Features.from_data(data)
+
+
+@lru_cache(maxsize=1)
+def probe() -> Features:
+    """Return what this kernel offers this user; asked once per process.
+
+    Raises:
+        OSError: no interpreter could be started, or it failed: nothing is known, so nothing may be assumed.
+    """
+    import json
+
+    if sys.platform != "linux":
+        return Features(machine=os.uname().machine, reasons={"platform": f"{sys.platform} is not Linux"})
+    package_root = os.path.abspath(__file__).removesuffix("/ringfence/sandbox/features.py")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from ringfence.sandbox import features; features.main()"
+    )
+    command = [sys.executable, "-I", "-S", "-c", code, package_root]
+    done = subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS, check=False, env={})
+    if done.returncode != 0:
+        raise OSError(f"the probe of this kernel failed: {done.stderr.decode(errors='replace')[-1000:]}")
+    return Features.from_data(json.loads(done.stdout))
+
+
+def main() -> None:
+    """Print the features as JSON."""
+    import json
+
+    print(json.dumps(probe_here().to_data()))
+
+
+def probe_here() -> Features:
+    """Probe from this process, which must have a single thread."""
+    reasons: dict[str, str] = {}
+    capabilities = _ask(reasons, "capabilities", lambda: _syscalls().capget(), 0)
+    is_root = os.geteuid() == 0
+    admin = bool(capabilities & _CAP_SYS_ADMIN)
+    namespaces, user, mount_api = _probe_namespaces(reasons, admin, is_root)
+    can_setuid = is_root and capabilities & (_CAP_SETUID | _CAP_SETGID) == _CAP_SETUID | _CAP_SETGID
+    return Features(
+        machine=os.uname().machine,
+        landlock_abi=_ask(reasons, "landlock_abi", lambda: _syscalls().landlock_abi(), 0),
+        seccomp=_ask(reasons, "seccomp", _probe_seccomp, False),
+        user_namespaces=user,
+        namespaces=namespaces,
+        needs_user_namespace=not admin,
+        mount_api=mount_api,
+        cgroup=_ask(reasons, "cgroup", find_own_cgroup, None),
+        is_root=is_root,
+        can_setuid=can_setuid,
+        own_uids=can_setuid and _ask(reasons, "own_uids", _probe_own_uids, False),
+        pidfd=_ask(reasons, "pidfd", lambda: _closes(os.pidfd_open(os.getpid())), False),
+        close_range=_ask(reasons, "close_range", _probe_close_range, False),
+        memfd=_ask(reasons, "memfd", lambda: _closes(os.memfd_create("probe")), False),
+        reasons=MappingProxyType(reasons),
+    )
+
+
+def _syscalls() -> Any:
+    from ringfence.sandbox import _syscalls
+
+    return _syscalls
+
+
+def _ask(reasons: dict[str, str], name: str, question: Callable[[], _T], otherwise: _T) -> _T:
+    try:
+        return question()
+    except OSError as error:
+        reasons[name] = error.strerror or str(error)
+        return otherwise
+
+
+def _probe_seccomp() -> bool:
+    if not _syscalls().seccomp_action_available(_KILL_PROCESS):
+        raise OSError("the kernel's filters cannot end a process")
+    return True
+
+
+def _probe_own_uids() -> bool:
+    with open("/proc/self/uid_map") as lines:
+        if not covers_worker_uids(lines):
+            raise OSError("the user namespace this host runs in does not map the uids")
+    return True
+
+
+def _closes(fd: int) -> bool:
+    os.close(fd)
+    return True
+
+
+def _probe_close_range() -> bool:
+    # The last number there is: nothing is open there.
+    _syscalls().close_range(0x7FFFFFFF, 0x7FFFFFFF)
+    return True
+
+
+def _probe_namespaces(
+    reasons: dict[str, str], admin: bool, is_root: bool
+) -> tuple[frozenset[str], bool, bool]:
+    """Return the kinds that can be made, whether user namespaces can, whether mounts work by descriptor."""
+    answer = _in_child(_try_user_namespace)
+    user = answer is None
+    if answer is not None:
+        reasons["user_namespaces"] = answer
+    if not admin and (is_root or not user):
+        why = "started as root without CAP_SYS_ADMIN" if is_root else f"no user namespaces: {answer}"
+        reasons.update({f"namespace.{kind}": why for kind in _NAMESPACES} | {"mount_api": why})
+        return frozenset(), user, False
+    usable = set()
+    for kind, flag in _NAMESPACES.items():
+        refusal = _in_child(lambda flag=flag: _try_namespace(flag, admin))  # type: ignore[misc]  # bound early
+        if refusal is None:
+            usable.add(kind)
+        else:
+            reasons[f"namespace.{kind}"] = refusal
+    mount_refusal = _in_child(lambda: _try_mounts(admin)) if "mnt" in usable else reasons["namespace.mnt"]
+    if mount_refusal is not None:
+        # A mount namespace in which nothing can be mounted hides nothing.
+        usable.discard("mnt")
+        reasons["mount_api"] = reasons["namespace.mnt"] = mount_refusal
+    return frozenset(usable), user, mount_refusal is None
+
+
+def _try_user_namespace() -> None:
+    from ringfence.sandbox.namespaces import write_id_maps
+
+    uid, gid = os.geteuid(), os.getegid()
+    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    _syscalls().unshare(_NEWUSER)
+    write_id_maps(uid, gid, proc)
+
+
+def _try_namespace(flag: int, admin: bool) -> None:
+    if not admin:
+        _try_user_namespace()
+    _syscalls().unshare(flag)
+    if flag == _NAMESPACES["pid"]:
+        # The first process of the namespace: some hosts allow the one and not the other.
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+
+def _try_mounts(admin: bool) -> None:
+    """Do on a small scale what the private root takes."""
+    calls = _syscalls()
+    _try_namespace(_NAMESPACES["mnt"], admin)
+    calls.mount("none", "/", None, calls.MS_REC | calls.MS_PRIVATE)
+    tree = calls.open_tree("/usr")
+    calls.mount_setattr(tree, calls.MOUNT_ATTR_RDONLY | calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV)
+    calls.mount("probe", "/tmp", "tmpfs", calls.MS_NOSUID | calls.MS_NODEV, "size=64k,mode=0755")
+    os.mkdir("/tmp/usr")
+    calls.move_mount(tree, "/tmp/usr")
+    os.chdir("/tmp")
+    calls.pivot_root(".", ".")
+    calls.umount(".", calls.MNT_DETACH)
+
+
+def _in_child(trial: Callable[[], None]) -> str | None:
+    """Run ``trial`` in a child; return `None` if it went well, else why not."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            trial()
+        except OSError as error:
+            os.write(writer, (error.strerror or str(error)).encode())
+        except BaseException as error:  # noqa: BLE001 - the child must end here, whatever happened
+            os.write(writer, repr(error).encode())
+        else:
+            os.write(writer, b"ok")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read().decode(errors="replace")
+    os.waitpid(pid, 0)
+    # No answer at all: the child was killed by a filter that sits on this process.
+    return None if answer == "ok" else answer or "the attempt was answered by a kill"

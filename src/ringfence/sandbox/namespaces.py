@@ -1,0 +1,208 @@
+"""Namespaces: what a process cannot name it cannot reach.
+
+The zygote enters one set for all its workers, with a private root that holds bind mounts of what was granted
+and nothing else; each worker adds a pid namespace, its private folder and, started without root, a user
+namespace of its own.
+"""
+
+import os
+import select
+import signal
+from dataclasses import dataclass
+from typing import Final, final
+
+from ringfence.sandbox.errors import EnforcementError
+from ringfence.sandbox.landlock import PathGrant
+from ringfence.sandbox.private_root import build_private_root
+
+__all__ = ["SCRATCH", "NamespacePlan", "enter_own", "enter_shared", "fork_as_init", "fork_worker", "proc_pid"]
+
+_FLAGS: Final = {
+    "mnt": 0x00020000,
+    "cgroup": 0x02000000,
+    "uts": 0x04000000,
+    "ipc": 0x08000000,
+    "pid": 0x20000000,
+    "net": 0x40000000,
+}
+_NEWUSER: Final = 0x10000000
+_NEWNS: Final = 0x00020000
+_NEWPID: Final = 0x20000000
+
+# The private folder of a worker: a tmpfs below a folder that the shared Landlock rule-set can name. (A rule
+# on a mount point itself would name the covered folder, which Landlock passes over.)
+SCRATCH_PARENT: Final = "/private"
+SCRATCH: Final = "/private/tmp"
+
+_HOST_NAME: Final = "sandbox"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespacePlan:
+    """Which namespaces, and what the private root holds.
+
+    Attributes:
+        kinds: of mnt, pid, net, ipc, uts, cgroup.
+        user: whether a user namespace gives the right to make the others (started without root).
+        devices: device files to show.
+        scratch: the size in bytes of the worker's private folder, or `None` for none.
+        run_programs: whether programs below writable paths may be executed.
+    """
+
+    kinds: tuple[str, ...]
+    user: bool
+    devices: tuple[str, ...] = ()
+    scratch: int | None = None
+    run_programs: bool = False
+
+    @property
+    def private_root(self) -> bool:
+        """Whether the file system is replaced."""
+        return "mnt" in self.kinds
+
+    @property
+    def own_pids(self) -> bool:
+        """Whether each worker is pid 1 of its own pid namespace."""
+        return "pid" in self.kinds
+
+
+def write_id_maps(uid: int, gid: int, proc: int) -> None:
+    """Map one uid and one gid to themselves in the user namespace just made; ``proc`` is an fd of /proc."""
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        fd = os.open(f"self/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+
+def enter_shared(plan: NamespacePlan, grants: tuple[PathGrant, ...], proc: int) -> None:
+    """Enter the namespaces that all workers of this process share, the private root included.
+
+    With ``plan.user`` and a pid namespace the caller continues in a child process, pid 1 of a namespace that
+    its own user namespace owns: only there may it make one for each worker and come back. What is left of the
+    caller waits, and ends as the child ends.
+    """
+    from ringfence.sandbox import _syscalls
+
+    shared = sum(_FLAGS[kind] for kind in plan.kinds if kind != "pid")
+    step = "enter a user namespace"
+    try:
+        if plan.user:
+            uid, gid = os.geteuid(), os.getegid()
+            _syscalls.unshare(_NEWUSER | (_NEWPID if plan.own_pids else 0))
+            write_id_maps(uid, gid, proc)
+            if plan.own_pids:
+                step = "start the first process of a pid namespace"
+                fork_as_init()
+        step = f"enter the namespaces {', '.join(plan.kinds)}"
+        _syscalls.unshare(shared)
+        if "uts" in plan.kinds:
+            step = "hide the host name"
+            _syscalls.set_host_name(_HOST_NAME)
+    except OSError as error:
+        raise EnforcementError(step, error.errno or 0) from error
+    if plan.private_root:
+        build_private_root(plan, grants, SCRATCH if plan.scratch else None)
+
+
+def fork_as_init() -> None:
+    """Continue in a child that dies with this process; this process waits and ends as the child ends."""
+    from ringfence.sandbox import _syscalls
+
+    parent = os.pidfd_open(os.getpid())
+    child = os.fork()
+    if child == 0:
+        _syscalls.prctl(_syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if has_ended(parent):
+            os._exit(1)
+        os.close(parent)
+        return
+    # Only the child may hold the pipes: a copy here would hide the end of file from the other side.
+    os.closerange(0, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") > 0 else 1 << 16)
+    # A Ctrl-C reaches the whole foreground group; the child decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL) if os.WTERMSIG(status) not in (9, 19) else None
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def has_ended(pidfd: int) -> bool:
+    """Say whether the process behind ``pidfd`` has ended."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def fork_worker(plan: NamespacePlan | None, home: int | None) -> int:
+    """Fork; with a pid namespace the child is pid 1 of a new one.
+
+    Args:
+        plan: what is planned, or `None` for a plain fork.
+        home: an fd of this process's own pid namespace, to come back to.
+    """
+    from ringfence.sandbox import _syscalls
+
+    if plan is None or home is None:
+        return os.fork()
+    _syscalls.unshare(_NEWPID)
+    pid = -1
+    try:
+        pid = os.fork()
+        return pid
+    finally:
+        if pid != 0:
+            # The next child belongs here again, until the next unshare.
+            _syscalls.setns(home, _NEWPID)
+
+
+def enter_own(plan: NamespacePlan, uid: int, gid: int, proc: int) -> None:
+    """Enter the namespaces that are this worker's alone: its private folder, its user namespace.
+
+    Args:
+        plan: what is planned.
+        uid: who will own the private folder.
+        gid: and the folder's group.
+        proc: an fd of /proc.
+    """
+    from ringfence.sandbox import _syscalls
+
+    step = "mount the private folder"
+    try:
+        if plan.private_root and plan.scratch:
+            _syscalls.unshare(_NEWNS)
+            _mount_scratch(plan, uid, gid)
+        if plan.user:
+            # RLIMIT_NPROC counts per user and user namespace: in a shared one a hostile worker would use up
+            # its neighbours' threads.
+            step = "enter the worker's own user namespace"
+            _syscalls.unshare(_NEWUSER)
+            write_id_maps(uid, gid, proc)
+    except OSError as error:
+        raise EnforcementError(step, error.errno or 0) from error
+
+
+def _mount_scratch(plan: NamespacePlan, uid: int, gid: int) -> None:
+    from ringfence.sandbox import _syscalls as sys
+
+    flags = sys.MS_NOSUID | sys.MS_NODEV | (0 if plan.run_programs else sys.MS_NOEXEC)
+    # A file costs kernel memory even when empty: an inode for every 16 KiB, as the size bounds the rest.
+    inodes = max(256, (plan.scratch or 0) >> 14)
+    options = f"size={plan.scratch},nr_inodes={inodes},mode=0700,uid={uid},gid={gid}"
+    sys.mount("private", SCRATCH, "tmpfs", flags, options)
+    os.chdir(SCRATCH)
+
+
+def proc_pid(pidfd: int, proc: int) -> int:
+    """Return the pid that the mounted /proc (fd ``proc``) knows for the process behind ``pidfd``."""
+    fd = os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        for line in os.read(fd, 4096).decode().splitlines():
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
+    finally:
+        os.close(fd)
+    raise EnforcementError("learn a worker's pid", 0, "the kernel does not tell")
