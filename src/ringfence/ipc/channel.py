@@ -16,13 +16,15 @@ from ringfence.ipc.limits import DEFAULT_LIMITS, WireLimits
 
 __all__ = ["Channel", "pipe", "pipe_fds"]
 
-# os.read() allocates all of it before it knows how much there is: above malloc's mmap threshold (128 KiB) that is a
-# mapping per call, 17 us more than a read of 64 KiB. Only a large frame that is on its way is worth it.
+# os.read() allocates all of it before it knows how much there is: above malloc's mmap threshold (128 KiB)
+# that is a mapping per call, 17 us more than a read of 64 KiB. Only a large frame that is on its way is worth
+# it.
 _READ_SIZE = 64 * 1024
 _BULK_READ_SIZE = 256 * 1024
 
-# What a blocking stream socket that poll() calls writable takes without blocking: it is writable when three quarters of
-# its buffer are free, and one write of up to half the buffer (of 208 KiB by default) is one allocation.
+# What a blocking stream socket that poll() calls writable takes without blocking: it is writable when three
+# quarters of its buffer are free, and one write of up to half the buffer (of 208 KiB by default) is one
+# allocation.
 _WRITE_SIZE = 64 * 1024
 
 # Buffers in one sendmsg(); the kernel's limit (UIO_MAXIOV) is 1024, and the gain is gone long before.
@@ -32,19 +34,20 @@ _INT_SIZE = 4  # bytes of one file descriptor in an SCM_RIGHTS message
 
 
 class Channel:
-    """Frames to and from a peer over `fd`, one end of a connected pair of stream sockets, which the channel owns.
+    """Frames to and from a peer over `fd`, one end of a connected pair of stream sockets, which the channel
+    owns.
 
     One thread may read and one may write at the same time; anything more is for the caller to lock.
 
-    The supervisor's ends are non-blocking (the default); waiting is poll(). With ``blocking=True`` (workers, the zygote)
-    `fd` must be a blocking one and stays so: recv() without a deadline is a single read(), and without fds to pass the
-    channel needs no system call but read, write, poll and close.
+    The supervisor's ends are non-blocking (the default); waiting is poll(). With ``blocking=True`` (workers,
+    the zygote) `fd` must be a blocking one and stays so: recv() without a deadline is a single read(), and
+    without fds to pass the channel needs no system call but read, write, poll and close.
 
-    File descriptors that the peer sends along are taken only with ``accept_fds=True``; without it the kernel closes them.
+    File descriptors that the peer sends along are taken only with ``accept_fds=True``; without it the kernel
+    closes them.
     """
 
     __slots__ = (
-        "_accept_fds",
         "_blocking",
         "_decoder",
         "_fd",
@@ -53,6 +56,7 @@ class Channel:
         "_limits",
         "_outbox",
         "_socket",
+        "accept_fds",
     )
 
     def __init__(
@@ -61,21 +65,22 @@ class Channel:
         self._fd = fd
         self._limits = limits
         self._blocking = blocking
-        self._accept_fds = accept_fds
+        # Whether file descriptors that come along are kept; may be switched while the channel is in use.
+        self.accept_fds = accept_fds
         self._decoder = FrameDecoder(limits.max_frame)
         # Frames that arrived together with the one recv() returned, oldest first.
         self._frames: deque[bytes] = deque()
-        # File descriptors that arrived and were not taken, oldest first; ours to close. Never more than limits.max_fds.
+        # File descriptors that arrived and were not taken, oldest first; ours to close. At most max_fds.
         self._fds: list[int] = []
-        # What is still to be written, oldest first: bytes, and file descriptors (our own duplicates) to go with the first
-        # of them. Only the first entry can be partly written, and then its descriptors are gone already.
+        # What is still to be written, oldest first: bytes, and file descriptors (our own duplicates) to go
+        # with the first of them. Only the first entry can be partly written; its descriptors are gone then.
         self._outbox: deque[tuple[memoryview, tuple[int, ...]]] = deque()
-        # The same fd as a socket object; only where read() and write() do not do.
-        self._socket: socket.socket | None = None
-        if not blocking:
-            os.set_blocking(fd, False)
-        if accept_fds or not blocking:
-            self._as_socket()
+        # The same fd as a socket object, for what read() and write() cannot do. Made now, because the
+        # constructor asks the kernel for a name that a locked-in worker may not ask for. It never owns the
+        # fd.
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+        # Whatever the program's socket.setdefaulttimeout() says.
+        self._socket.setblocking(blocking)
 
     def __enter__(self) -> "Channel":
         return self
@@ -94,17 +99,6 @@ class Channel:
         return self._fd < 0
 
     @property
-    def accept_fds(self) -> bool:
-        """Whether file descriptors that the peer sends are taken from now on; may be set at any time."""
-        return self._accept_fds
-
-    @accept_fds.setter
-    def accept_fds(self, accept: bool) -> None:
-        if accept:
-            self._as_socket()
-        self._accept_fds = accept
-
-    @property
     def wants_write(self) -> bool:
         """Whether something waits in the outbox for flush()."""
         return bool(self._outbox)
@@ -114,13 +108,12 @@ class Channel:
         return self._open_fd()
 
     def close(self) -> None:
-        """Close this end, and with it what was not sent and the file descriptors that nobody took. May be repeated."""
+        """Close this end, and with it what was not sent and the file descriptors that nobody took. May be
+        repeated."""
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
-        if self._socket is not None:
-            self._socket.detach()
-            self._socket = None
+        self._socket.detach()
         os.close(fd)
         unsent = [fd for _, fds in self._outbox for fd in fds]
         self._outbox.clear()
@@ -133,9 +126,9 @@ class Channel:
     def send(self, body: bytes, fds: Sequence[int] = (), deadline: float | None = None) -> None:
         """Send one frame, with `fds` (which stay the caller's), and return when the kernel has all of it.
 
-        `deadline` is a time.monotonic() value in seconds; None waits for ever. Raises FrameTooLarge, ChannelClosed, or
-        DeadlineExceeded. After DeadlineExceeded the frame has not been sent if none of it had left; otherwise its rest
-        stays in the outbox and goes out with the next send() or flush().
+        `deadline` is a time.monotonic() value in seconds; None waits for ever. Raises FrameTooLarge,
+        ChannelClosed, or DeadlineExceeded. After DeadlineExceeded the frame has not been sent if none of it
+        had left; otherwise its rest stays in the outbox and goes out with the next send() or flush().
         """
         header = encode_header(len(body), self._limits.max_frame)
         if self._blocking and deadline is None and not fds and not self._outbox and len(body) <= _WRITE_SIZE:
@@ -153,16 +146,18 @@ class Channel:
             self._withdraw(first)
             raise
 
-    def write_nowait(self, data: bytes, fds: Sequence[int] = ()) -> bool:
-        """Write `data` (whole frames, headers included) as far as it goes without waiting; queue the rest.
+    def write_nowait(self, body: bytes, fds: Sequence[int] = ()) -> bool:
+        """Send one frame as far as it goes without waiting; queue the rest.
 
-        Returns True if nothing is left in the outbox. `fds` go with the first byte and stay the caller's: if they cannot
-        leave at once, duplicates wait. The outbox is not bounded here: its owner decides how much to write. Raises
-        ChannelClosed.
+        Returns True if nothing is left in the outbox. `fds` go with the first byte and stay the caller's: if
+        they cannot leave at once, duplicates wait. The outbox is not bounded here: its owner decides how much
+        to write. Raises FrameTooLarge or ChannelClosed.
         """
-        if self._outbox:
-            self._outbox.append((memoryview(data), self._duplicate(fds)))
+        header = encode_header(len(body), self._limits.max_frame)
+        if self._outbox or len(body) > _WRITE_SIZE:
+            self._post(header, body, fds)
             return self.flush()
+        data = header + body
         try:
             sent = self._send_with_fds([data], fds) if fds else self._write_some(data)
         except BlockingIOError:
@@ -173,7 +168,8 @@ class Channel:
         return False
 
     def flush(self) -> bool:
-        """Write from the outbox as far as it goes without waiting; return True if it is empty. Raises ChannelClosed."""
+        """Write from the outbox as far as it goes without waiting; return True if it is empty. Raises
+        ChannelClosed."""
         try:
             while self._outbox:
                 self._write_outbox(None)
@@ -186,8 +182,9 @@ class Channel:
     def recv(self, deadline: float | None = None) -> bytes:
         """Return the body of the next frame.
 
-        `deadline` is a time.monotonic() value in seconds; None waits for ever. Raises DeadlineExceeded (nothing is lost),
-        ChannelClosed when the peer is gone, and RemoteProtocolError when it broke the framing or left mid-frame.
+        `deadline` is a time.monotonic() value in seconds; None waits for ever. Raises DeadlineExceeded
+        (nothing is lost), ChannelClosed when the peer is gone, and RemoteProtocolError when it broke the
+        framing or left mid-frame.
         """
         frames = self._frames
         while not frames:
@@ -203,10 +200,12 @@ class Channel:
         return frames.popleft()
 
     def read_ready(self) -> list[bytes]:
-        """Read once, without waiting on a non-blocking end, and return the frames that are now complete, perhaps none.
+        """Read once, without waiting on a non-blocking end, and return the frames that are now complete,
+        perhaps none.
 
-        Raises ChannelClosed at the end of the stream and RemoteProtocolError for a peer that broke the framing. Frames
-        before the fault are returned first; the fd then stays readable, so that the next call comes and raises.
+        Raises ChannelClosed at the end of the stream and RemoteProtocolError for a peer that broke the
+        framing. Frames before the fault are returned first; the fd then stays readable, so that the next call
+        comes and raises.
         """
         try:
             frames = self._read_frames()
@@ -222,8 +221,8 @@ class Channel:
     def take_fds(self, count: int | None = None) -> list[int]:
         """Return the `count` oldest file descriptors that arrived (None: all); the caller owns them now.
 
-        They arrive no later than the first byte of the frame they were sent with. Raises RemoteProtocolError if there are
-        fewer than `count`: the peer promised them in a message.
+        They arrive no later than the first byte of the frame they were sent with. Raises RemoteProtocolError
+        if there are fewer than `count`: the peer promised them in a message.
         """
         if count is None:
             count = len(self._fds)
@@ -239,11 +238,13 @@ class Channel:
         decoder = self._decoder
         if decoder.error is not None:
             raise decoder.error.with_traceback(None)
+        fd = self._open_fd()
         size = _READ_SIZE if decoder.missing <= _READ_SIZE else _BULK_READ_SIZE
         try:
-            data = self._receive(size) if self._accept_fds else os.read(self._open_fd(), size)
+            data = self._receive(size) if self.accept_fds else os.read(fd, size)
         except ConnectionError:
-            # A peer that dies with our bytes unread resets the connection; that is how a stream socket says EOF then.
+            # A peer that dies with our bytes unread resets the connection; that is how a stream socket says
+            # EOF then.
             data = b""
         if not data:
             decoder.finish()
@@ -253,7 +254,7 @@ class Channel:
     def _receive(self, size: int) -> bytes:
         """Read like os.read(), keeping the file descriptors that came along."""
         room = socket.CMSG_SPACE(self._limits.max_fds * _INT_SIZE)
-        data, control, flags, _ = self._as_socket().recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+        data, control, flags, _ = self._socket.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
         if not control and not flags & socket.MSG_CTRUNC:
             return data
         arrived = 0
@@ -267,19 +268,21 @@ class Channel:
         return data
 
     def _lose_fds(self, arrived: int) -> None:
-        """Give up a stream whose file descriptors could not all be taken; `arrived` came with the last message."""
+        """Give up a stream whose file descriptors could not all be taken; `arrived` came with the last
+        message."""
         for fd in self.take_fds():
             os.close(fd)
         self._decoder.error = RemoteProtocolError(f"more than {self._limits.max_fds} file descriptors at a time")
         if arrived < self._limits.max_fds and len(self._fds) < self._limits.max_fds:
-            # There was room in the message: it is this process that has no descriptor left, and not the peer's fault.
+            # There was room in the message: it is this process that has no descriptor left, and not the
+            # peer's fault.
             raise OSError(errno.EMFILE, "no file descriptor left for those that the peer sent")
         raise self._decoder.error
 
     def _stop_reading(self) -> None:
         # Makes poll() report the fd as readable for good, so that a loop comes back to meet the error.
         try:
-            self._as_socket().shutdown(socket.SHUT_RD)
+            self._socket.shutdown(socket.SHUT_RD)
         except OSError:
             pass  # The peer is gone: then the fd is readable anyway.
 
@@ -287,12 +290,16 @@ class Channel:
 
     def _write_some(self, data: bytes | memoryview) -> int:
         try:
-            if self._socket is not None and not self._blocking:
-                # Not os.write(): a program that gave SIGPIPE its default back would die with its first worker.
-                return self._socket.send(data, socket.MSG_NOSIGNAL)
-            return os.write(self._open_fd(), data)
-        except ConnectionError as error:
-            raise ChannelClosed("the peer has closed its end") from error
+            if self._blocking:
+                return os.write(self._open_fd(), data)
+            # Not os.write(): a program that gave SIGPIPE its default back would die with its first worker.
+            return self._socket.send(data, socket.MSG_NOSIGNAL)
+        except OSError as error:
+            if self._fd < 0:
+                raise ChannelClosed("this end of the channel is closed") from error
+            if isinstance(error, ConnectionError):
+                raise ChannelClosed("the peer has closed its end") from error
+            raise
 
     def _write_outbox(self, limit: int | None) -> None:
         """Write the head of the outbox once, at most `limit` bytes of it, and take off what went out."""
@@ -315,7 +322,8 @@ class Channel:
             sent -= len(data)
 
     def _gather(self) -> list[memoryview]:
-        """Return what one system call may write: up to the next entry that has file descriptors of its own."""
+        """Return what one system call may write: up to the next entry that has file descriptors of its
+        own."""
         buffers = [self._outbox[0][0]]
         for data, fds in islice(self._outbox, 1, _MAX_BUFFERS):
             if fds:
@@ -331,9 +339,13 @@ class Channel:
             rights[index] = fd
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if fds else []
         try:
-            return self._as_socket().sendmsg(buffers, control, socket.MSG_NOSIGNAL)
-        except ConnectionError as error:
-            raise ChannelClosed("the peer has closed its end") from error
+            return self._socket.sendmsg(buffers, control, socket.MSG_NOSIGNAL)
+        except OSError as error:
+            if self._fd < 0:
+                raise ChannelClosed("this end of the channel is closed") from error
+            if isinstance(error, ConnectionError):
+                raise ChannelClosed("the peer has closed its end") from error
+            raise
 
     def _post(self, header: bytes, body: bytes, fds: Sequence[int]) -> memoryview:
         """Queue a frame and return its first entry; a large body is not copied to stand behind its header."""
@@ -348,7 +360,8 @@ class Channel:
         return first
 
     def _withdraw(self, first: memoryview) -> None:
-        """Take the last frame back out of the outbox, unless some of it has left: then the peer must get the rest."""
+        """Take the last frame back out of the outbox, unless some of it has left: then the peer must get the
+        rest."""
         if not any(data is first for data, _ in self._outbox):
             return
         data = None
@@ -404,17 +417,12 @@ class Channel:
             raise ChannelClosed("this end of the channel is closed")
         return self._fd
 
-    def _as_socket(self) -> socket.socket:
-        if self._socket is None:
-            fd = self._open_fd()
-            # With all three given, the constructor asks the kernel nothing that a locked-in worker may not ask.
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
-        return self._socket
-
 
 def pipe_fds() -> tuple[int, int]:
-    """Return the two ends of a new ``multiprocess.Pipe()`` (a pair of stream sockets): blocking, not inherited, the caller's."""
-    # Imported here: it brings dill and takes 30 times as long as the rest of this package, which workers need early.
+    """Return the two ends of a new ``multiprocess.Pipe()`` (a pair of stream sockets): blocking, not
+    inherited, the caller's."""
+    # Imported here: it brings dill and takes 30 times as long as the rest of this package, which workers need
+    # early.
     from multiprocess import Pipe
 
     near, far = Pipe(duplex=True)

@@ -1,7 +1,8 @@
 """What can go wrong between two processes, and whose fault it is.
 
-``Local`` means our own caller broke a rule: raise and carry on. ``Remote`` means the peer did: the connection, and with it
-the worker, is finished. A peer that is gone or slow broke no rule and has errors of its own.
+``Local`` means our own caller broke a rule: raise and carry on. ``Remote`` means the peer did: the
+connection, and with it the worker, is finished. A peer that is gone or slow broke no rule and has errors of
+its own.
 """
 
 from ringfence.errors import RingfenceError
@@ -50,8 +51,8 @@ class FrameTooLarge(LocalProtocolError):
 class NotSerializable(LocalProtocolError, TypeError):
     """A value cannot cross the wire exactly as it is.
 
-    ``path`` says where in the value it is (``result['a'][3]``), ``type_name`` what it is (``module.Class``), ``reason``
-    why it cannot go.
+    ``path`` says where in the value it is (``result['a'][3]``), ``type_name`` what it is (``module.Class``),
+    ``reason`` why it cannot go.
     """
 
     def __init__(self, path: str, type_name: str, reason: str = "this type has no wire format") -> None:

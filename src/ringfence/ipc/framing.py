@@ -1,8 +1,8 @@
 """Length-prefixed frames out of a byte stream; no I/O.
 
-A frame is its length as four bytes, most significant first, and then that many bytes of body. The length is checked
-before any of the body is kept. A body is never empty: an empty message has no meaning, and refusing it keeps a stream of
-zeros from being four million valid frames.
+A frame is its length as four bytes, most significant first, and then that many bytes of body. The length is
+checked before any of the body is kept. A body is never empty: an empty message has no meaning, and refusing
+it keeps a stream of zeros from being four million valid frames.
 """
 
 from struct import Struct
@@ -17,8 +17,8 @@ _HEADER = Struct(">I")
 _pack_header = _HEADER.pack
 _unpack_header = _HEADER.unpack_from
 
-# Pieces below this size are gathered in one bytearray: a peer that sends two bytes at a time must not make us keep an
-# object of 50 bytes for each two.
+# Pieces below this size are gathered in one bytearray: a peer that sends two bytes at a time must not make us
+# keep an object of 50 bytes for each two.
 _SMALL_PIECE = 4096
 
 
@@ -64,9 +64,9 @@ class FrameDecoder:
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes of the stream; return the bodies that are now complete, in order.
 
-        Raises RemoteProtocolError for a frame that is empty or too long. Frames that were complete before the one at fault
-        are returned first; `error` is then set already and the next call raises it. How the stream was cut into pieces thus
-        makes no difference to what is delivered.
+        Raises RemoteProtocolError for a frame that is empty or too long. Frames that were complete before the
+        one at fault are returned first; `error` is then set already and the next call raises it. How the
+        stream was cut into pieces thus makes no difference to what is delivered.
         """
         if self.error is not None:
             raise self.error.with_traceback(None)
@@ -118,7 +118,8 @@ class FrameDecoder:
         return missing
 
     def _keep(self, piece: bytes) -> None:
-        # Whole pieces are kept as they are and joined once: the cost of a frame is linear in its size however it comes.
+        # Whole pieces are kept as they are and joined once: the cost of a frame is linear in its size however
+        # it comes.
         if len(piece) >= _SMALL_PIECE:
             self._parts.append(piece)
         elif self._parts and isinstance(self._parts[-1], bytearray):
