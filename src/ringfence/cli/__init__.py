@@ -15,29 +15,40 @@ _COMMANDS: Final = {
 
 def main() -> None:
     """Run the ``ringfence`` command; leaves with its exit code."""
-    if sys.argv[1:] in (["--version"], ["-V"]):
-        from ringfence._version import __version__
-
-        print(f"ringfence {__version__}")
+    if sys.argv[1:] == ["--version"]:
+        _print_version()
         return
     import typer
 
     app = typer.Typer(
-        name="ringfence",
-        help="Run code you do not trust, locked in.",
         no_args_is_help=True,
         add_completion=False,
         # A traceback with all local variables would print what people pass in: secrets among it.
         pretty_exceptions_enable=False,
     )
-    # With a callback a lone command keeps its name, and options before the command are refused by name.
-    app.callback()(_root)
+
+    def show_version(asked: bool) -> None:
+        if asked:
+            _print_version()
+            raise typer.Exit
+
+    # With a callback a lone command keeps its name.
+    @app.callback()
+    def root(
+        version: bool = typer.Option(
+            False, "--version", help="Print the version.", is_eager=True, callback=show_version
+        ),
+    ) -> None:
+        """Run code you do not trust, locked in."""
+
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
     for name, module in _COMMANDS.items():
         if asked == name or asked not in _COMMANDS:
             import_module(module).register(app)
-    app()
+    app(prog_name="ringfence")
 
 
-def _root() -> None:
-    """Run code you do not trust, locked in."""
+def _print_version() -> None:
+    from ringfence._version import __version__
+
+    print(f"ringfence {__version__}")

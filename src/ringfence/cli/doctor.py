@@ -47,8 +47,7 @@ def doctor(
 ) -> None:
     """Show what this host can enforce, layer by layer and capability by capability.
 
-    Leaves with 0 when every layer that the profile requires is there, with 1 when one is missing, with 2 when
-    the profile cannot be read.
+    Exit code: 0 the profile can be held to, 1 a layer is missing, 2 usage.
     """
     from ringfence.sandbox.doctor import assess
     from ringfence.sandbox.errors import PolicyError
@@ -83,9 +82,7 @@ def _show(assessment: "Assessment", profile: "Profile", missing: "tuple[LayerFin
 
     console = Console(highlight=False)
     console.print(_layers(assessment, profile))
-    console.print()
     console.print(_capabilities(assessment))
-    console.print()
     _show_fixes(console, assessment)
     if missing:
         names = ", ".join(finding.layer.value for finding in missing)
@@ -152,4 +149,3 @@ def _show_fixes(console: "Console", assessment: "Assessment") -> None:
     for fix, wanted in fixes.items():
         table.add_row("\n".join(wanted), fix)
     console.print(table)
-    console.print()

@@ -170,8 +170,8 @@ class Refusals:
     ) -> None:
         self._caps = Capabilities(capabilities)
         self._private_root = private_root
-        self._own = tuple(_current_directory() if own is None else own)
-        self._readable = tuple(_interpreter_paths() if readable is None else readable)
+        self._own = _resolved(_current_directory() if own is None else own)
+        self._readable = _resolved(_interpreter_paths() if readable is None else readable)
         # A scope may be a link; the kernel compares where it leads.
         self._reach = self._caps.with_all(
             Grant(grant.capability, os.path.realpath(grant.scope))
@@ -268,8 +268,9 @@ class Refusals:
         """Return the path that a FileNotFoundError is about, if no grant makes it visible."""
         if not (self._private_root and isinstance(error, FileNotFoundError)) or self._silent:
             return None
-        path = _path(error.filename)
-        if path is None or not os.path.isabs(os.fsdecode(error.filename)):
+        name = _text(error.filename)
+        path = _path(name)
+        if name is None or path is None or not os.path.isabs(name):
             return None
         scopes = [grant.scope for grant in self._reach if grant.capability in _PATHS and grant.scope]
         if _below(path, (*scopes, *self._own, *self._readable)):
@@ -520,6 +521,11 @@ _SPELLINGS: Final[Mapping[str, str]] = {"socket.__new__": "socket.socket", "os.e
 # --- what comes without a grant -----------------------------------------------------------------------------
 
 
+def _resolved(paths: Iterable[str]) -> tuple[str, ...]:
+    # Targets are compared resolved, so these must be too.
+    return tuple(dict.fromkeys(os.path.realpath(path) for path in paths))
+
+
 def _current_directory() -> tuple[str, ...]:
     try:
         here = os.getcwd()
@@ -540,5 +546,4 @@ def _interpreter_paths() -> tuple[str, ...]:
         "/dev/null",
         "/dev/urandom",
     )
-    found = [os.path.realpath(p) for p in sys.path if p]
-    return (*found, os.path.realpath(os.path.dirname(os.__file__)), *system)
+    return (*filter(None, sys.path), os.path.dirname(os.__file__), *system)

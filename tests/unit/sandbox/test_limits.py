@@ -1,0 +1,138 @@
+"""Limits: reading amounts, and joining limits."""
+
+import pickle
+from typing import Any
+
+import pytest
+
+from ringfence.sandbox.errors import PolicyError
+from ringfence.sandbox.limits import Limits, parse_duration, parse_size
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        (1, 1),
+        (1048576.0, 2**20),
+        ("0", 0),
+        ("256MiB", 2**28),
+        ("256 mib", 2**28),
+        ("1.5GB", 1_500_000_000),
+        ("64k", 2**16),
+        ("1G", 2**30),
+        ("100MB", 100_000_000),
+        ("12B", 12),
+    ],
+)
+def test_sizes(written: Any, size: int) -> None:
+    """Binary and decimal units mean what they say."""
+    assert parse_size(written) == size
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    ["", "MiB", "-1", "1 XB", "1e3", "1,5GB", True, None, 1.5, -1, float("nan"), 2**63, "9999999T"],
+)
+def test_nonsense_sizes(nonsense: Any) -> None:
+    """What is no size is refused, and the message names the field."""
+    with pytest.raises(PolicyError, match="disk"):
+        parse_size(nonsense, what="disk")
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [(2, 2.0), ("2", 2.0), ("1.5s", 1.5), ("100ms", 0.1), ("2m", 120.0), ("1h30m", 5400.0), ("1 min", 60.0)],
+)
+def test_durations(written: Any, seconds: float) -> None:
+    """Units and sums of units mean what they say."""
+    assert parse_duration(written) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "nonsense", ["", "s", "0", "1h30", "1 fortnight", "1s!", 0, -1, True, float("inf"), 1e12]
+)
+def test_nonsense_durations(nonsense: Any) -> None:
+    """What is no positive, finite duration is refused."""
+    with pytest.raises(PolicyError):
+        parse_duration(nonsense)
+
+
+def test_limits_read_text_and_keep_numbers() -> None:
+    """A limit is a plain number, however it was written."""
+    limits = Limits(memory="256MiB", cpu="500ms", wall=3, open_files="64", processes=4)
+    assert limits.to_mapping() == {"memory": 2**28, "cpu": 0.5, "wall": 3.0, "open_files": 64, "processes": 4}
+    assert pickle.loads(pickle.dumps(limits)) == limits
+    assert hash(limits) == hash(Limits(**limits.to_mapping()))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("memory", 256, "did you mean '256MiB'"),
+        ("memory", "lots", "limits.memory"),
+        ("open_files", 3, "limits.open_files"),
+        ("processes", 0, "the worker itself"),
+        ("processes", 1.5, "whole number"),
+        ("processes", "many", "whole number"),
+        ("call_depth", True, "limits.call_depth"),
+        ("cpu", "0s", "limits.cpu"),
+        ("wall", 0.0001, "limits.wall"),
+    ],
+)
+def test_impossible_limits_say_which_and_why(field: str, value: Any, said: str) -> None:
+    """A limit under which nothing could run is refused by name."""
+    with pytest.raises(PolicyError, match=said):
+        Limits(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("alias", "field"),
+    [
+        ("max_memory", "memory"),
+        ("memory_bytes", "memory"),
+        ("max_call_depth", "call_depth"),
+        ("max_stack_depth", "call_depth"),
+        ("max_instructions", "instructions"),
+    ],
+)
+def test_aliases(alias: str, field: str) -> None:
+    """The spellings of compatible hosts are read."""
+    value = 10 * 1024 * 1024
+    assert Limits.from_mapping({alias: value}).to_mapping() == {field: value}
+
+
+def test_unknown_and_double_names_are_refused() -> None:
+    """A misspelt limit never counts as none."""
+    with pytest.raises(PolicyError, match=r"x\.toml: unknown limit 'memroy'"):
+        Limits.from_mapping({"memroy": 1}, source="x.toml")
+    with pytest.raises(PolicyError, match="keep one"):
+        Limits.from_mapping({"memory": "2MiB", "max_memory": "3MiB"})
+    with pytest.raises(PolicyError, match=r"x\.toml: limits\.memory"):
+        Limits.from_mapping({"memory": 1}, source="x.toml")
+
+
+def test_merge_takes_what_was_given_even_none() -> None:
+    """An override replaces what it names; None lifts a limit, silence keeps it."""
+    base = Limits(memory="64MiB", wall=30, processes=8)
+    merged = base.merge(Limits(memory=None, wall=5))
+    assert merged.to_mapping() == {"wall": 5.0, "processes": 8}
+    assert "memory" in merged.given
+    assert base.merge(Limits()) == base
+    assert base.merge(Limits.unlimited()).to_mapping() == {}
+
+
+def test_narrow_takes_the_tighter() -> None:
+    """Two owners of a limit: the lower number holds, a number beats none."""
+    one, two = Limits(memory="64MiB", wall=5), Limits(memory="16MiB", wall=30, processes=4)
+    assert one.narrow(two).to_mapping() == {"memory": 2**24, "wall": 5.0, "processes": 4}
+    assert one.narrow(two) == two.narrow(one)
+    assert one.narrow(Limits.unlimited()) == one
+
+
+def test_presets() -> None:
+    """The presets keep the compatible hosts' numbers, and none counts instructions."""
+    default, strict = Limits.default(), Limits.strict()
+    assert (default.wall, default.memory, default.call_depth, default.output) == (30, 64 * 2**20, 1000, 2**20)
+    assert (strict.wall, strict.memory, strict.call_depth, strict.output) == (5, 16 * 2**20, 100, 64 * 2**10)
+    assert default.instructions is None and strict.instructions is None
+    assert repr(Limits(wall=1)) == "Limits(wall=1.0)"
