@@ -156,7 +156,8 @@ class Refusals:
     Args:
         capabilities: what the worker is granted.
         private_root: whether ungranted paths are hidden (they answer ENOENT, as if they did not exist).
-        own: folders that come without any grant: the worker's private ones. By default the current directory.
+        own: folders that come without any grant: the worker's private ones. By default the current
+            directory and TMPDIR.
         readable: what may be read without any grant: the interpreter and its libraries.
     """
 
@@ -170,7 +171,7 @@ class Refusals:
     ) -> None:
         self._caps = Capabilities(capabilities)
         self._private_root = private_root
-        self._own = _resolved(_current_directory() if own is None else own)
+        self._own = _resolved(_private_folders() if own is None else own)
         self._readable = _resolved(_interpreter_paths() if readable is None else readable)
         # A scope may be a link; the kernel compares where it leads.
         self._reach = self._caps.with_all(
@@ -231,7 +232,7 @@ class Refusals:
         if need is None:
             return None
         grant = need.grant
-        if grant.scope is not None and grant.capability in _PATHS and _below(grant.scope, self._own):
+        if grant.scope is not None and grant.capability in _FOLDERS_OF_ITS_OWN and self._is_own(need):
             grant = Grant(grant.capability)
         return CapabilityDenied(
             grant.capability,
@@ -260,6 +261,11 @@ class Refusals:
         )
         bare = grant.capability is Capability.FS_READ or any(self._caps.has(c) for c in enough)
         return bare and _below(grant.scope, self._own)
+
+    def _is_own(self, need: _Need) -> bool:
+        """Whether the unscoped capability would have done: the private folder, or where it would have been."""
+        relative = need.target is not None and not os.path.isabs(need.target)
+        return _below(need.grant.scope or "/", self._own) or (relative and not self._own)
 
     def _held(self, capability: Capability) -> list[str]:
         return [str(grant) for grant in self._caps if grant.capability is capability]
@@ -340,6 +346,10 @@ _PATHS: Final = frozenset(
         Capability.PROCESS_EXEC,
     }
 )
+
+
+# What the unscoped capability allows in the worker's private folder.
+_FOLDERS_OF_ITS_OWN: Final = frozenset({Capability.FS_READ, Capability.FS_WRITE, Capability.FS_DELETE})
 
 
 def _path(value: object, *, follow: bool = True) -> str | None:
@@ -427,7 +437,8 @@ def _socket(event: Event) -> list[_Need]:
     if kind == socket.SOCK_DGRAM:
         return [_Need(Grant(Capability.NET_DNS), f"{name}, SOCK_DGRAM", any_scope=True)]
     if kind == socket.SOCK_STREAM:
-        return [_Need(Grant(Capability.NET_REQUEST), name, any_scope=True)]
+        note = "to listen, net:listen opens it too"
+        return [_Need(Grant(Capability.NET_REQUEST), name, any_scope=True, note=note)]
     return [_Need(Grant(Capability.NET_REQUEST), name, never=True, note="no capability opens such sockets")]
 
 
@@ -526,13 +537,13 @@ def _resolved(paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(os.path.realpath(path) for path in paths))
 
 
-def _current_directory() -> tuple[str, ...]:
+def _private_folders() -> tuple[str, ...]:
     try:
         here = os.getcwd()
     except OSError:  # it was removed
-        return ()
+        here = "/"
     # Everything is below "/": a worker that was not given a folder has none.
-    return (here,) if here != "/" else ()
+    return tuple(folder for folder in (here, os.environ.get("TMPDIR", "/")) if folder != "/")
 
 
 def _interpreter_paths() -> tuple[str, ...]:

@@ -262,3 +262,23 @@ def test_what_is_remembered_is_bounded_and_holds_no_socket() -> None:
             open("/nonexistent/again").close()
     assert len(recent_events()) <= 16
     assert not any(isinstance(a, socket.socket) for event in recent_events() for a in event.args)
+
+
+def test_relative_path_without_a_folder_needs_the_bare_grant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has no folder yet is told of the grant that brings one, not of a path below the root."""
+    monkeypatch.setattr(os, "getcwd", lambda: "/")
+    monkeypatch.delenv("TMPDIR", raising=False)
+    error = _refused(errno.EPERM, "notes.txt")
+    denied = Refusals(["random"]).explain(error, [_event(error, "open", "notes.txt", "w", 0)])
+    assert denied is not None and denied.needs == "fs:write"
+
+
+def test_worker_whose_folder_is_gone_can_still_be_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Explaining must not fail where the current directory was removed."""
+
+    def gone() -> str:
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+    monkeypatch.setattr(os, "getcwd", gone)
+    error = _refused(errno.EPERM, "/etc/x")
+    assert Refusals([]).explain(error, [_event(error, "open", "/etc/x", "w", 0)]) is not None
