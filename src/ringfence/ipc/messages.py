@@ -42,6 +42,7 @@ NEED_LEASE: Final = 34
 LEASED: Final = 35
 NEED_BUFFER: Final = 36
 SYNCED: Final = 37
+STARTED: Final = 38
 
 # The fields after the tag; `object` means any value the codec accepts.
 FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
@@ -70,6 +71,7 @@ FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     LEASED: ((int, dict, int, int), 2),  # task, how to read the lease[, as above]
     NEED_BUFFER: ((int,), 1),  # task
     SYNCED: ((), 0),
+    STARTED: ((), 0),  # the initializer has run: from here on, answers
 }
 
 NAMES: Final[Mapping[int, str]] = {

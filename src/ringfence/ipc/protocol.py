@@ -24,10 +24,11 @@ ZYGOTE: Final[_Table] = {
     "failed": {},
 }
 
-# What a worker may say. Before READY no task may reach it. Besides, an answer must be for the task at the head
+# What a worker may say. Before READY no task may reach it, before STARTED none has run in it. Besides, an answer must be for the task at the head
 # of what the worker holds, and SYNCED must have been asked for: the pool checks both, since it knows.
 WORKER: Final[_Table] = {
-    "connected": {m.READY: "serving", m.ERROR: "failed"},
+    "connected": {m.READY: "starting", m.ERROR: "failed"},
+    "starting": {m.STARTED: "serving", m.ERROR: "failed"},
     "serving": {
         m.RESULT: "serving",
         m.ERROR: "serving",

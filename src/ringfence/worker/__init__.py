@@ -1,1 +1,1 @@
-"""worker."""
+"""The code that runs inside a worker and the zygote."""

@@ -1,0 +1,47 @@
+"""Large results in a lease: how a value is laid out there, and how it is read again.
+
+Three forms: "bytes" (the value is the buffer), "array" (the buffer is the elements of a NumPy array, whose head says
+the rest), "frame" (the buffer is the value as the codec packs it).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+from ringfence.ipc.codec import Codec
+from ringfence.ipc.errors import RemoteProtocolError
+
+__all__ = ["lay_out", "restore"]
+
+
+def lay_out(value: object, codec: Codec) -> tuple[dict[str, Any], Any]:
+    """Return the form of `value` and its bytes (a buffer; not a copy where that can be). Raises NotSerializable."""
+    if type(value) is bytes:
+        return {"form": "bytes"}, value
+    if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray":
+        from ringfence.ipc.ext_types import Unencodable
+        from ringfence.ipc.numpy_types import array_form
+
+        try:
+            head, data = array_form(value)
+            return {"form": "array", "head": head}, data
+        except Unencodable:
+            pass  # packing it says why it cannot be sent
+    return {"form": "frame"}, codec.pack(value, name="result")
+
+
+def restore(form: Mapping[str, Any], lease: int, size: int, codec: Codec) -> Any:
+    """Return the value of this form from the `size` bytes of a lease. Raises RemoteProtocolError."""
+    kind = form.get("form")
+    if kind == "bytes":
+        return buffers.read_lease(lease, size)
+    if kind == "frame":
+        return codec.unpack(buffers.read_lease(lease, size))
+    if kind == "array" and type(form.get("head")) is str:
+        from ringfence.ipc.numpy_types import array_from
+
+        try:
+            return array_from(form["head"], buffers.claim_lease(lease, size))
+        except (ValueError, TypeError, ImportError) as error:
+            raise RemoteProtocolError(f"an array that is none: {error}") from error
+    raise RemoteProtocolError(f"a lease of unknown form {kind!r:.40}")

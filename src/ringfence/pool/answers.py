@@ -1,0 +1,143 @@
+"""What workers answer, turned into outcomes; and the large arguments and leases they ask for on the way."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+from ringfence.ipc import messages as m
+from ringfence.ipc.codec import Codec
+from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, UnregisteredType
+from ringfence.pool import outcome
+from ringfence.pool.backlog import Backlog
+from ringfence.pool.config import PoolConfig
+from ringfence.pool.delivery import Delivery
+from ringfence.pool.errors import LimitExceeded, ResultNotSerializable
+from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.statistics import Counters
+from ringfence.pool.task import Task
+from ringfence.pool.transfer import Lease, argument_buffer
+
+__all__ = ["Answers", "Partial"]
+
+
+class Partial:
+    """What came of a chunk: the values before the first failure, and that failure or None."""
+
+    __slots__ = ("error", "values")
+
+    def __init__(self, values: list[Any], error: BaseException | None) -> None:
+        self.values = values
+        self.error = error
+
+
+class Answers:
+    """Takes the answers of one pool's workers. The supervisor's lock guards it."""
+
+    def __init__(self, config: PoolConfig, backlog: Backlog, codec: Codec) -> None:
+        self._config = config
+        self._backlog = backlog
+        self._codec = codec
+        initializer = config.initializer
+        self.start_settings: dict[str, Any] = {
+            "pickle_results": config.pickle_results,
+            "call_depth": config.policy.limits.call_depth,
+            "capabilities": [str(grant) for grant in config.policy.capabilities],
+            "private_root": config.plan.namespaces is not None and config.plan.namespaces.private_root,
+            "trusted": config.policy.is_trusted,
+            "initializer": None if initializer is None else initializer.payload,
+            "modules": [] if initializer is None else [list(module) for module in initializer.modules],
+        }
+
+    def take(self, handle: WorkerHandle, message: list[Any], done: list[Delivery], counters: Counters) -> None:
+        """Take the answer to the task at the head of a worker's line. Raises RemoteProtocolError."""
+        task = handle.line[0]
+        value, error = self._read(handle, task, message)
+        counts = tuple(message[3:5]) if len(message) == 5 else None
+        handle.line.popleft()
+        if task.future._owner is None:
+            return
+        self._backlog.close(task)
+        if error is None:
+            counters.completed += 1
+        else:
+            counters.failed += 1
+        output = None if counts is None else handle.take_output(counts)
+        done.append(Delivery(task.future, value, error, output, self._config.on_output))
+
+    def _read(self, handle: WorkerHandle, task: Task, message: list[Any]) -> tuple[Any, BaseException | None]:
+        tag, body = message[0], message[2]
+        if tag == m.ERROR:
+            return None, outcome.exception_from(body)
+        if tag == m.LEASED:
+            lease, handle.lease = handle.lease, None
+            if lease is None or lease.task != task.id:
+                raise RemoteProtocolError("a lease that was never given")
+            if body.get("form") == "pickle":
+                tag, body = m.PICKLED, lease.redeem({**body, "form": "bytes"}, self._codec)
+            else:
+                body = lease.redeem(body, self._codec)
+        if tag == m.PICKLED:
+            return self._unpickled(body)
+        if task.flags & m.CHUNK:
+            return self._partial(body), None
+        return body, None
+
+    def _unpickled(self, body: bytes) -> tuple[Any, BaseException | None]:
+        if not self._config.pickle_results:
+            raise RemoteProtocolError("a pickled result, which nobody asked for")
+        try:
+            return pickle.loads(body), None
+        except BaseException as error:  # noqa: BLE001  # the caller trusts these workers; the I/O thread must live
+            return None, _unreadable(error)
+
+    def _partial(self, body: Any) -> Partial:
+        if type(body) is not list or len(body) != 2 or type(body[0]) is not list:
+            raise RemoteProtocolError("an answer to a chunk that is not [values, failure]")
+        values, failure = body
+        if failure is not None and type(failure) is not dict:
+            raise RemoteProtocolError("a chunk's failure that is no record")
+        return Partial(values, None if failure is None else outcome.exception_from(failure))
+
+    def fail(self, task: Task, error: BaseException, done: list[Delivery], handle: WorkerHandle | None = None) -> None:
+        """End a task with `error`, and with what its dead worker `handle` had printed."""
+        if task.future._owner is None:
+            return
+        self._backlog.close(task)
+        output = handle.take_output(None) if handle is not None else None
+        done.append(Delivery(task.future, None, error, output, self._config.on_output))
+
+    def send_arguments(self, handle: WorkerHandle) -> None:
+        """Send the arguments of the task at the head, in a sealed memfd."""
+        task = handle.line[0]
+        if not task.flags & m.BUFFERED:
+            raise RemoteProtocolError("NEED_BUFFER for a task that has its arguments")
+        fd = argument_buffer(task.shipment)
+        try:
+            handle.send([m.BUFFER, task.id, os.fstat(fd).st_size], (fd,))
+        except ChannelClosed:
+            pass
+        finally:
+            os.close(fd)
+
+    def send_lease(self, handle: WorkerHandle, size: int) -> None:
+        """Lend the worker a memfd for its result, or an answer without one when the result is too large."""
+        task = handle.line[0]
+        if handle.lease is not None or size <= 0:
+            raise RemoteProtocolError("NEED_LEASE twice, or for nothing")
+        try:
+            if size > self._config.max_buffer:
+                handle.send([m.LEASE, task.id, 0])
+                return
+            handle.lease = Lease(task.id, size)
+            handle.send([m.LEASE, task.id, size], (handle.lease.fd,))
+        except ChannelClosed:
+            pass
+
+
+def _unreadable(error: BaseException) -> BaseException:
+    from ringfence.pool.errors import WorkerCrashed
+
+    broken = WorkerCrashed(f"a result did not unpickle: {type(error).__name__}: {error}")
+    broken.__cause__ = error
+    return broken

@@ -1,0 +1,147 @@
+"""Which modules a worker can import by itself, and the sources of those that must be sent along.
+
+A worker reads the interpreter's library and nothing else. A function's own modules, wherever they lie, are sent as
+source: the module itself, the packages above it, and what they import, as far as it is not in the library.
+"""
+
+import ast
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, resolve_name
+from typing import NamedTuple
+
+__all__ = ["Module", "is_library", "library_paths", "needed_by"]
+
+
+class Module(NamedTuple):
+    """One module to send: its dotted name, its source, the file it came from, and whether it is a package."""
+
+    name: str
+    source: str
+    filename: str
+    is_package: bool
+
+
+@cache
+def library_paths() -> tuple[str, ...]:
+    """Return the folders, in import order, that hold the interpreter's library and what was installed into it."""
+    schemes = {os.path.realpath(path) for key, path in sysconfig.get_paths().items() if key.endswith("lib")}
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # ringfence itself, wherever it lies
+    found: list[str] = []
+    for entry in sys.path:
+        path = os.path.realpath(entry) if entry else ""
+        installed = os.path.basename(path) in ("site-packages", "dist-packages", "lib-dynload")
+        if path and (installed or path in schemes or path.endswith(".zip")):
+            found.append(path)
+    for path in sorted(schemes):
+        if path not in found:
+            found.append(path)
+    parent = os.path.dirname(own)
+    return tuple(found) if parent in found else (*found, parent)
+
+
+@cache
+def is_library(name: str) -> bool:
+    """Say whether a worker can import module `name` by itself."""
+    top = name.partition(".")[0]
+    if top in sys.builtin_module_names or top in sys.stdlib_module_names or top == "ringfence":
+        return True
+    spec = _spec(top)
+    if spec is None:
+        return False
+    places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
+    if not places:
+        return spec.origin in ("built-in", "frozen")
+    roots = tuple(path + os.sep for path in library_paths() if not _is_source_tree(path))
+    return all(os.path.realpath(place).startswith(roots) for place in places)
+
+
+def _is_source_tree(path: str) -> bool:
+    """An editable ringfence lies in a folder that may hold other modules too: those are not library."""
+    return os.path.basename(path) == "src"
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    loaded = sys.modules.get(name)
+    spec = getattr(loaded, "__spec__", None)
+    if spec is not None:
+        return spec if isinstance(spec, ModuleSpec) else None
+    parent = name.rpartition(".")[0]
+    if parent and parent not in sys.modules:
+        return None  # finding it would import, and so run, its package here
+    try:
+        return find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
+@cache
+def _load(name: str) -> Module | None:
+    """Return module `name` with its source, or None where there is no source to send."""
+    spec = _spec(name)
+    get_source = getattr(spec.loader, "get_source", None) if spec is not None else None
+    if spec is None or get_source is None:
+        # A namespace package has no source and needs none.
+        if spec is not None and spec.submodule_search_locations is not None:
+            return Module(name, "", "<namespace>", True)
+        return None
+    try:
+        source = get_source(name)
+    except (ImportError, OSError, UnicodeDecodeError):
+        return None
+    if source is None:
+        return None
+    return Module(name, source, spec.origin or f"<{name}>", spec.submodule_search_locations is not None)
+
+
+@cache
+def needed_by(name: str) -> tuple[Module, ...]:
+    """Return what must be sent so that a worker can import `name`: itself, its packages, their imports.
+
+    Empty for a library module. Only what an import statement names is found; a module imported by a computed name
+    is not.
+    """
+    found: dict[str, Module] = {}
+    waiting = [name]
+    while waiting:
+        current = waiting.pop()
+        if current in found or current == "__main__" or is_library(current):
+            continue
+        module = _load(current)
+        if module is None:
+            continue
+        found[current] = module
+        if "." in current:
+            waiting.append(current.rpartition(".")[0])
+        waiting.extend(_imports(module))
+    return tuple(found.values())
+
+
+def _imports(module: Module) -> Iterator[str]:
+    package = module.name if module.is_package else module.name.rpartition(".")[0]
+    try:
+        tree = ast.parse(module.source)
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _prefixes(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            try:
+                base = resolve_name("." * node.level + (node.module or ""), package)
+            except ImportError:
+                continue
+            yield from _prefixes(base)
+            for alias in node.names:
+                yield f"{base}.{alias.name}"
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        yield ".".join(parts[:count])

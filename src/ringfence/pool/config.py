@@ -1,0 +1,33 @@
+"""What a pool is told to be: one frozen record, checked once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ringfence.ipc.limits import WireLimits
+from ringfence.pool.serialise import Shipment
+from ringfence.pool.task import Output
+from ringfence.sandbox.plan import Plan
+from ringfence.sandbox.policy import Policy
+
+__all__ = ["PoolConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """The settings of one pool. `Pool` makes and checks it; the supervisor only reads it."""
+
+    policy: Policy
+    plan: Plan
+    max_workers: int
+    wire: WireLimits
+    # Bytes of one argument tuple or result that travels beside the message, in a memfd.
+    max_buffer: int
+    capture: bool
+    pickle_results: bool
+    # Tasks a worker runs before it is replaced; 1 is isolation="call".
+    max_tasks: int | None
+    queue_size: int | None
+    initializer: Shipment | None
+    preload: tuple[str, ...]
+    on_output: Callable[[Output], Any] | None

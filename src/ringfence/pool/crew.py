@@ -1,0 +1,471 @@
+"""Who lives: the zygote and its workers, from their start to their burial, and what they say in between."""
+
+import functools
+import itertools
+import logging
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from ringfence.errors import RingfenceError
+from ringfence.ipc import messages as m
+from ringfence.ipc.channel import Channel, pipe_fds
+from ringfence.ipc.codec import Codec
+from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError
+from ringfence.pool import outcome
+from ringfence.pool.answers import Answers
+from ringfence.pool.backlog import Backlog
+from ringfence.pool.config import PoolConfig
+from ringfence.pool.delivery import Delivery
+from ringfence.pool.dispatch import Dispatcher
+from ringfence.pool.errors import BrokenPool, CpuExceeded, LimitExceeded, OutputExceeded
+from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.monitor import Monitor
+from ringfence.pool.output import Stream
+from ringfence.pool.restart import StartBudget
+from ringfence.pool.statistics import Counters
+from ringfence.pool.zygote import Zygote, settings_for
+from ringfence.sandbox.policy import Demand
+from ringfence.sandbox.report import Report
+
+__all__ = ["Crew"]
+
+_log = logging.getLogger("ringfence.pool")
+
+# Seconds a worker that was told to stop may take before it is killed.
+_STOP_GRACE: Final = 1.0
+# Seconds a worker may take from its fork to READY; a hundred times what it takes on a loaded machine.
+_START_GRACE: Final = 30.0
+
+_Done = list[Delivery]
+
+
+class Crew:
+    """The processes of one pool. The supervisor's lock guards it; only the I/O thread starts, hears and buries."""
+
+    def __init__(
+        self, config: PoolConfig, backlog: Backlog, dispatcher: Dispatcher, monitor: Monitor, counters: Counters, poller: select.epoll
+    ) -> None:
+        self._config = config
+        self._backlog = backlog
+        self._dispatcher = dispatcher
+        self._monitor = monitor
+        self._counters = counters
+        self._poller = poller
+        self._codec = Codec(limits=config.wire)
+        self._answers = Answers(config, backlog, self._codec)
+        self._numbers = itertools.count(1)
+        self._budget = StartBudget()
+        self._zygote: Zygote | None = None
+        # Every worker that was asked for and is not buried yet, by number.
+        self.workers: dict[int, WorkerHandle] = {}
+        # Those of them that have not said READY.
+        self._starting: set[int] = set()
+        # No zygote or worker is started before this time.
+        self._start_after = 0.0
+        # The next time that a worker is late in starting or stopping.
+        self._late_at = float("inf")
+        self.handlers: dict[int, Callable[[_Done], None]] = {}
+        # Set once: why no worker will ever be started again.
+        self.broken: BaseException | None = None
+
+    # Starting
+
+    def wants_worker(self) -> bool:
+        """Say whether tasks wait that one more worker would run."""
+        return (
+            self.broken is None
+            and len(self._starting) + self._dispatcher.idle < self._backlog.queued
+            and len(self.workers) < self._config.max_workers
+        )
+
+    def start_missing(self, done: _Done) -> None:
+        """Start the zygote, and workers for the tasks that wait."""
+        if self.broken is not None or time.monotonic() < self._start_after:
+            return
+        try:
+            if self._zygote is None:
+                self._start_zygote()
+            while self._zygote is not None and self._zygote.ready and self.wants_worker():
+                self._start_worker(self._zygote)
+        except (OSError, ChannelClosed) as error:
+            self._start_failed(error, done)
+
+    def next_time(self) -> float:
+        """Return when there is something to do here, whatever else happens."""
+        when = self._late_at
+        if self._start_after and (self._zygote is None or self.wants_worker()):
+            when = min(when, self._start_after)
+        return when
+
+    def _start_zygote(self) -> None:
+        config = self._config
+        stdin = config.policy.capabilities.has("stdin:read")
+        zygote = Zygote(config.plan, settings_for(config), self._codec, inherit=not config.capture, stdin=stdin)
+        self._watch(zygote.channel.fileno(), self._hear_zygote)
+        self._zygote = zygote
+
+    def _start_worker(self, zygote: Zygote) -> None:
+        number = next(self._numbers)
+        ours: list[int] = []
+        theirs: list[int] = []
+        try:
+            near, far = pipe_fds()
+            ours.append(near)
+            theirs.append(far)
+            ours.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE))
+            for _ in range(2 if self._config.capture else 0):
+                read, write = os.pipe2(os.O_CLOEXEC)
+                ours.append(read)
+                theirs.append(write)
+                os.set_blocking(read, False)
+            zygote.send([m.SPAWN, number], (theirs[0], ours[1], *theirs[1:]))
+            streams = (ours[2], ours[3]) if self._config.capture else None
+            handle = WorkerHandle(number, Channel(near, self._config.wire), ours[1], self._codec, streams)
+            ours.clear()  # the handle's now
+        finally:
+            for fd in (*theirs, *ours):
+                os.close(fd)
+        self.workers[number] = handle
+        self._starting.add(number)
+        self._counters.started += 1
+        self._be_late(handle, _START_GRACE)
+        self._watch(handle.channel.fileno(), functools.partial(self._hear_worker, handle))
+        for stream in handle.streams():
+            self._watch(stream.fd, functools.partial(self._hear_output, handle, stream))
+
+    def _watch(self, fd: int, handler: Callable[[_Done], None]) -> None:
+        self._poller.register(fd, select.EPOLLIN)
+        self.handlers[fd] = handler
+
+    def _unwatch(self, fd: int) -> None:
+        if self.handlers.pop(fd, None) is not None:
+            self._poller.unregister(fd)
+
+    def _start_failed(self, error: BaseException, done: _Done) -> None:
+        """A start came to nothing: try again in a while, or never."""
+        if self._dispatcher.members:
+            self._start_after = time.monotonic() + 0.2  # others work: the host is short of something for a moment
+            return
+        delay = self._budget.failed()
+        if delay is None:
+            broken = BrokenPool(f"workers cannot be started: {error}")
+            broken.__cause__ = error
+            self.break_down(broken, done)
+        else:
+            self._start_after = time.monotonic() + delay
+
+    def break_down(self, error: BaseException, done: _Done) -> None:
+        """Nothing will run here again: every task without an outcome gets `error`, every worker dies."""
+        if self.broken is None:
+            self.broken = error
+        for task in self._backlog.drain():
+            self._answers.fail(task, error, done)
+        for handle in self.workers.values():
+            handle.kill(self.broken)
+
+    # Hearing the zygote
+
+    def _hear_zygote(self, done: _Done) -> None:
+        zygote = self._zygote
+        if zygote is None:
+            return
+        try:
+            for message, fds in zygote.hear():
+                self._zygote_said(zygote, message, fds, done)
+        except (ChannelClosed, RemoteProtocolError, OSError) as error:
+            self._lose_zygote(zygote, error, done)
+
+    def _zygote_said(self, zygote: Zygote, message: list[Any], fds: list[int], done: _Done) -> None:
+        tag = message[0]
+        if tag == m.CONFIGURED:
+            zygote.ready = True
+        elif tag == m.FAILED and message[1] < 0:
+            self.break_down(outcome.exception_from(message[2]), done)
+        elif tag in (m.SPAWNED, m.EXITED, m.FAILED):
+            handle = self.workers.get(message[1])
+            if handle is None:
+                raise RemoteProtocolError(f"the zygote speaks of worker {message[1]}, which it was not asked for")
+            if tag == m.SPAWNED:
+                handle.pid, handle.pidfd = message[2], fds[0]
+                if handle.doom is not None:
+                    handle.kill()
+            elif tag == m.EXITED:
+                handle.exit_code, handle.cpu_used, handle.peak_rss = message[2:5]
+                self._bury(handle, done)
+            else:
+                self._remove(handle)
+                self._start_failed(outcome.exception_from(message[2]), done)
+
+    def _lose_zygote(self, zygote: Zygote, error: BaseException, done: _Done) -> None:
+        """The zygote is gone, and by PDEATHSIG every worker with it: bury them all; a new one starts when needed."""
+        self._zygote = None
+        self._unwatch(zygote.channel.fileno())
+        zygote.kill()
+        zygote.end()
+        for handle in list(self.workers.values()):
+            handle.kill()
+            if handle.pidfd >= 0:
+                select.select([handle.pidfd], [], [], 2.0)
+            self._bury(handle, done)
+        if not zygote.ready:
+            code = zygote.process.returncode
+            self._start_failed(BrokenPool(f"the zygote died at its start (exit status {code}): {error}"), done)
+
+    # Hearing workers
+
+    def _hear_worker(self, handle: WorkerHandle, done: _Done) -> None:
+        channel = handle.channel
+        try:
+            if channel.wants_write and channel.flush():
+                self._poller.modify(channel.fileno(), select.EPOLLIN)
+            frames = channel.read_ready()
+        except ChannelClosed:
+            # Dead or dying, or it closed its end: then it is of no use. The zygote will say how it ended.
+            self._unwatch(channel.fileno())
+            handle.kill()
+            return
+        except RemoteProtocolError as error:
+            self._punish(handle, error)
+            return
+        if frames and handle.doom is None:
+            self._worker_said(handle, frames, done)
+
+    def _worker_said(self, handle: WorkerHandle, frames: list[bytes], done: _Done) -> None:
+        unpack = self._codec.unpack
+        line = handle.line
+        answered = 0
+        now = time.monotonic()
+        try:
+            for body in frames:
+                message = unpack(body)
+                # The message that comes a hundred thousand times a second is checked without a call.
+                if (
+                    type(message) is list
+                    and len(message) == 3
+                    and message[0] == m.RESULT
+                    and line
+                    and message[1] == line[0].id
+                    and not line[0].flags
+                    and handle.started
+                ):
+                    task = line.popleft()
+                    future = task.future
+                    if future._owner is not None:
+                        self._backlog.close(task)
+                        self._counters.completed += 1
+                        done.append(Delivery(future, message[2]))
+                    answered += 1
+                else:
+                    answered += self._heard(handle, handle.conversation.hear(message), done)
+        except RingfenceError as error:
+            self._punish(handle, error)
+        if answered and handle.doom is None:
+            self._dispatcher.answered(handle, answered, now)
+            if self._config.max_tasks is not None and handle.answered >= self._config.max_tasks:
+                self.stop(handle)
+
+    def _heard(self, handle: WorkerHandle, message: list[Any], done: _Done) -> int:
+        """Handle a message other than a plain result; return how many tasks it answers."""
+        tag = message[0]
+        if tag == m.READY:
+            self._ready(handle, message, done)
+        elif tag == m.STARTED:
+            handle.started = True
+            self._budget.succeeded()
+        elif tag == m.ERROR and handle.conversation.state == "failed":
+            # The lock-in or the initializer failed. It would fail again: say so, rather than try for ever.
+            self.break_down(outcome.exception_from(message[2]), done)
+        elif tag == m.SYNCED:
+            if not handle.sealed:
+                raise RemoteProtocolError("SYNCED without having been asked")
+            handle.sealed = False
+            self._dispatcher.go_on(handle)
+        else:
+            if not handle.line or message[1] != handle.line[0].id:
+                raise RemoteProtocolError(f"an answer to task {message[1]}, which it is not running")
+            if tag == m.NEED_BUFFER:
+                self._answers.send_arguments(handle)
+            elif tag == m.NEED_LEASE:
+                self._answers.send_lease(handle, message[2])
+            else:
+                self._answers.take(handle, message, done, self._counters)
+                return 1
+        return 0
+
+    def _ready(self, handle: WorkerHandle, message: list[Any], done: _Done) -> None:
+        if message[1] != m.PROTOCOL_VERSION:
+            raise RemoteProtocolError(f"it speaks protocol {message[1]}, not {m.PROTOCOL_VERSION}")
+        handle.report = Report.from_data(message[2])
+        demands = self._config.policy.demands
+        weak = handle.report.weaker_than(layer for layer, demand in demands.items() if demand is Demand.REQUIRED)
+        if weak:
+            self.break_down(BrokenPool("a worker is not locked in as required: " + "; ".join(map(str, weak))), done)
+            return
+        handle.ready = True
+        self._starting.discard(handle.number)
+        handle.late_at = float("inf")
+        handle.baseline_rss = self._monitor.baseline(handle.pid)
+        handle.start(self._answers.start_settings)
+        self._dispatcher.join(handle)
+
+    def _hear_output(self, handle: WorkerHandle, stream: Stream, done: _Done) -> None:
+        if not stream.read():
+            self._unwatch(stream.fd)
+        bound = self._config.policy.limits.output
+        if bound is not None and handle.doom is None and handle.line:
+            printed = handle.printed_now() - sum(handle.printed)
+            if printed > bound:
+                text = f"the task printed {printed} bytes, limit {bound}"
+                self._limit(handle, OutputExceeded(text, bound, printed))
+
+    # Ending
+
+    def _punish(self, handle: WorkerHandle, error: RingfenceError) -> None:
+        _log.warning("worker %d broke the protocol and is killed: %s", handle.pid, error)
+        handle.kill(outcome.violation(error, handle.last_words(), handle.pid))
+
+    def _limit(self, handle: WorkerHandle, error: LimitExceeded) -> None:
+        self._counters.limited += 1
+        handle.kill(error)
+
+    def look(self, done: _Done) -> None:
+        """Look at the workers whose time has come: limits, late starts, late stops."""
+        now = time.monotonic()
+        for handle in self._dispatcher.due(now):
+            if not handle.line or handle.doom is not None:
+                continue
+            task = handle.line[0]
+            error, when = self._monitor.look(
+                handle.pid, handle.head_since, task.options.timeout, handle.cpu_mark, handle.baseline_rss, now
+            )
+            if error is not None:
+                self._limit(handle, error)
+            else:
+                self._dispatcher.look_at(handle, when)
+        if now >= self._late_at:
+            self._end_late(now)
+
+    def _end_late(self, now: float) -> None:
+        self._late_at = float("inf")
+        for handle in self.workers.values():
+            if handle.late_at <= now:
+                handle.late_at = float("inf")
+                handle.kill(BrokenPool(f"worker {handle.pid} did not start or stop in time"))
+            self._late_at = min(self._late_at, handle.late_at)
+
+    def _be_late(self, handle: WorkerHandle, grace: float) -> None:
+        handle.late_at = time.monotonic() + grace
+        self._late_at = min(self._late_at, handle.late_at)
+
+    def stop(self, handle: WorkerHandle) -> None:
+        """Tell a worker without tasks to leave; its successor starts before it is gone."""
+        self._dispatcher.leave(handle)
+        handle.stopping = True
+        self._be_late(handle, _STOP_GRACE)
+        try:
+            handle.send([m.STOP])
+        except ChannelClosed:
+            pass
+
+    def _bury(self, handle: WorkerHandle, done: _Done) -> None:
+        """A worker has ended: take its last words, settle its line, close what was its."""
+        if handle.doom is None and handle.ready:
+            self._hear_the_rest(handle, done)
+        for stream in handle.streams():
+            stream.drain()
+        self._dispatcher.leave(handle)
+        unstarted = handle.unstarted()
+        line = list(handle.line)
+        started, waiting = line[: len(line) - unstarted], line[len(line) - unstarted :]
+        if started:
+            # Only the first can have run: the next one starts after its answer has been sent.
+            waiting = [*started[1:], *waiting]
+            self._blame(handle, started[0], done)
+        handle.line.clear()
+        if self.broken is None:
+            self._backlog.put_back(waiting)
+        else:
+            for task in waiting:
+                self._answers.fail(task, self.broken, done)
+        was_started, was_stopping = handle.started, handle.stopping
+        cause = handle.doom or outcome.crash(handle.exit_code, handle.last_words(), handle.pid)
+        self._remove(handle)
+        if not was_started and not was_stopping and self.broken is None:
+            self._start_failed(cause, done)
+
+    def _hear_the_rest(self, handle: WorkerHandle, done: _Done) -> None:
+        """Answers that a worker sent before it died count."""
+        try:
+            while frames := handle.channel.read_ready():
+                self._worker_said(handle, frames, done)
+        except (ChannelClosed, RemoteProtocolError):
+            pass
+
+    def _blame(self, handle: WorkerHandle, task: Any, done: _Done) -> None:
+        """The task that a dead worker was running ends, or runs again if it may."""
+        error: BaseException
+        if handle.doom is not None:
+            error = handle.doom
+        else:
+            self._counters.crashed += 1
+            error = self._cause_of_death(handle)
+        if task.future._owner is None:
+            return  # cancelled: it has its outcome
+        task.attempts += 1
+        if task.attempts <= task.options.retries and self.broken is None:
+            self._counters.retried += 1
+            self._backlog.put_back([task])
+            return
+        self._answers.fail(task, error, done, handle)
+
+    def _cause_of_death(self, handle: WorkerHandle) -> BaseException:
+        limit = self._config.policy.limits.cpu
+        if limit is not None and outcome.is_cpu_limit(handle.exit_code, handle.cpu_used, limit):
+            text = f"the task used {handle.cpu_used:.2f} s of CPU time, limit {limit:g} s"
+            return CpuExceeded(text, limit, handle.cpu_used)
+        return outcome.crash(handle.exit_code, handle.last_words(), handle.pid)
+
+    def _remove(self, handle: WorkerHandle) -> None:
+        self._starting.discard(handle.number)
+        del self.workers[handle.number]
+        self._unwatch(handle.channel.fileno())
+        for stream in handle.streams():
+            if stream.fd >= 0:
+                self._unwatch(stream.fd)
+        handle.close()
+
+    def dismiss(self) -> bool:
+        """Tell every worker and then the zygote to leave; True when all are gone."""
+        for handle in list(self.workers.values()):
+            if not handle.stopping:
+                self.stop(handle)
+        if self.workers:
+            return False
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            self._unwatch(zygote.channel.fileno())
+            zygote.end()
+        return True
+
+    def abandon(self, done: _Done) -> None:
+        """Bury every worker without waiting to be told, and end the zygote: for when the loop itself has failed."""
+        for handle in list(self.workers.values()):
+            for task in handle.line:
+                self._answers.fail(task, self.broken or BrokenPool("the pool failed"), done)
+            handle.kill()
+            handle.close()
+        self.workers.clear()
+        if self._zygote is not None:
+            self._zygote.kill()
+            self._zygote.end()
+            self._zygote = None
+
+    def forget(self) -> None:
+        """In a child forked by the caller: close our copies of every fd."""
+        for handle in self.workers.values():
+            handle.close()
+        if self._zygote is not None:
+            self._zygote.forget()

@@ -1,0 +1,63 @@
+"""The last step of a task: its outcome goes to its future, outside every lock."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import InvalidStateError
+from typing import Any
+
+from ringfence.pool.task import Output, PoolFuture
+
+__all__ = ["Delivery", "deliver"]
+
+_log = logging.getLogger("ringfence.pool")
+
+
+class Delivery:
+    """One outcome on its way to one future: a value, or an error, or a cancellation."""
+
+    __slots__ = ("_error", "_future", "_on_output", "_output", "_value")
+
+    def __init__(
+        self,
+        future: PoolFuture,
+        value: Any = None,
+        error: BaseException | None = None,
+        output: Output | None = None,
+        on_output: Callable[[Output], Any] | None = None,
+    ) -> None:
+        self._future = future
+        self._value = value
+        self._error = error
+        self._output = output
+        self._on_output = on_output
+
+    def run(self) -> None:
+        """Resolve the future; what its callbacks raise is logged, never raised here."""
+        future = self._future
+        if self._output is not None:
+            future.output = self._output
+            if self._error is not None:
+                self._error.output = self._output  # type: ignore[attr-defined]  # rides along, as documented
+        try:
+            if self._error is not None:
+                future.set_exception(self._error)
+            else:
+                future.set_result(self._value)
+        except InvalidStateError:
+            pass  # cancelled in this very moment: that is its outcome
+        if self._output is not None and self._on_output is not None:
+            try:
+                self._on_output(self._output)
+            except Exception:
+                _log.exception("on_output raised")
+
+
+def deliver(done: list[Delivery]) -> None:
+    """Run deliveries in order and forget each: nothing of a result may stay alive here."""
+    done.reverse()
+    while done:
+        try:
+            done.pop().run()
+        except BaseException:
+            # A callback's SystemExit or KeyboardInterrupt in our thread: not ours to act on.
+            _log.exception("a future's callback raised")

@@ -1,0 +1,202 @@
+"""Who gets which task: idle workers first, busy ones a little ahead, and back again when that was a mistake."""
+
+import heapq
+import itertools
+import select
+from collections.abc import Callable
+
+from ringfence.ipc.errors import ChannelClosed
+from ringfence.pool.backlog import Backlog
+from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.monitor import Monitor
+from ringfence.pool.schedule import MAX_BYTES_AHEAD, room, share, take_back
+from ringfence.pool.statistics import Counters
+from ringfence.pool.task import Task
+
+__all__ = ["Dispatcher"]
+
+_FOREVER = float("inf")
+# Tasks in one frame: about what a pipe takes at once, with small tasks.
+_BATCH = 256
+
+
+class Dispatcher:
+    """The lines of tasks before the workers of one pool. The supervisor's lock guards it."""
+
+    def __init__(
+        self, backlog: Backlog, monitor: Monitor, counters: Counters, poller: select.epoll, wake: Callable[[], None], *, ahead: bool
+    ) -> None:
+        self._backlog = backlog
+        self._monitor = monitor
+        self._counters = counters
+        self._poller = poller
+        self._wake = wake
+        # Whether workers may hold tasks besides the one they run (not when each gets only one).
+        self._may_run_ahead = ahead
+        self.members: dict[int, WorkerHandle] = {}
+        # Ready, unsealed, with an empty line. The one used last is used first: its caches are warm.
+        self._idle: dict[int, WorkerHandle] = {}
+        # Tasks in lines beyond each line's head: what an idle worker could take over.
+        self._ahead = 0
+        # (time, sequence, worker): when to look at a worker. An entry may be out of date; the worker's deadline counts.
+        self._looks: list[tuple[float, int, WorkerHandle]] = []
+        self._sequence = itertools.count()
+        # When the I/O thread wakes up by itself; 0.0 while it is awake.
+        self.wakes_at = 0.0
+
+    @property
+    def idle(self) -> int:
+        """How many workers have no task."""
+        return len(self._idle)
+
+    @property
+    def held(self) -> int:
+        """How many tasks are with workers."""
+        return sum(len(handle.line) for handle in self.members.values())
+
+    # Workers come and go
+
+    def join(self, handle: WorkerHandle) -> None:
+        """A worker is ready for tasks."""
+        self.members[handle.number] = handle
+        self._idle[handle.number] = handle
+
+    def leave(self, handle: WorkerHandle) -> None:
+        """A worker gets no tasks any more; what is in its line stays there."""
+        if self.members.pop(handle.number, None) is not None:
+            self._idle.pop(handle.number, None)
+            self._ahead -= max(0, len(handle.line) - 1)
+
+    # Tasks go out
+
+    def offer(self, task: Task) -> None:
+        """Send a new task to an idle worker at once, or put it into the queue."""
+        if self._idle and not self._backlog.queued:
+            _, handle = self._idle.popitem()
+            if self._assign(handle, [task]):
+                return
+        self._backlog.push(task)
+
+    def feed(self) -> None:
+        """Give every idle worker something: from the queue, or from another worker's line."""
+        while self._idle and self._backlog.queued:
+            _, handle = self._idle.popitem()
+            self._fill(handle)
+        while self._idle and self._ahead > 0:
+            rich = take_back(self.members.values())
+            if rich is None:
+                return
+            taken = self.take_back(rich, rich.held // 2)  # type: ignore[arg-type]  # a member of ours
+            if not taken:
+                return
+            self._backlog.put_back(taken)
+            while self._idle and self._backlog.queued:
+                _, handle = self._idle.popitem()
+                self._fill(handle)
+
+    def _fill(self, handle: WorkerHandle) -> None:
+        """Send a worker that may take tasks as many as it should hold."""
+        ahead = handle.pace.ahead if self._may_run_ahead else 0
+        space = min(room(len(handle.line), ahead), _BATCH)
+        budget = MAX_BYTES_AHEAD - handle.held_bytes
+        if space and (budget > 0 or not handle.line):
+            tasks = self._backlog.take(share(self._backlog.queued, len(self.members), space), max(budget, 0))
+            if tasks:
+                self._assign(handle, tasks)
+
+    def _assign(self, handle: WorkerHandle, tasks: list[Task]) -> bool:
+        was_empty = not handle.line
+        try:
+            handle.assign(tasks)
+            if handle.channel.wants_write:
+                self._poller.modify(handle.channel.fileno(), select.EPOLLIN | select.EPOLLOUT)
+        except ChannelClosed:
+            # It died, and we are about to hear of it. The tasks have not started; if the line shows them, they are
+            # sorted out when it is buried.
+            if handle.line and handle.line[-1] is tasks[-1]:
+                self._ahead += len(tasks) - was_empty
+                return True
+            self._backlog.put_back(tasks)
+            return True
+        self._ahead += len(tasks) - was_empty
+        if was_empty:
+            self.watch_head(handle)
+        return True
+
+    # Tasks come back
+
+    def answered(self, handle: WorkerHandle, count: int, now: float) -> None:
+        """A worker has answered `count` tasks, which have left its line: go on with the next ones."""
+        if handle.number not in self.members:
+            return  # these were its last words
+        handle.pace.answered(count, now - handle.head_since)
+        handle.head_since = now
+        handle.answered += count
+        self._ahead -= count if handle.line else count - 1
+        if handle.line:
+            self.watch_head(handle)
+        else:
+            handle.deadline = _FOREVER
+            handle.held_bytes = 0
+        self.go_on(handle)
+
+    def go_on(self, handle: WorkerHandle) -> None:
+        """A worker that is not sealed takes more tasks, or idles."""
+        if handle.sealed or handle.stopping or handle.number not in self.members:
+            return
+        if self._backlog.queued:
+            self._fill(handle)
+        if not handle.line:
+            self._idle[handle.number] = handle
+
+    def take_back(self, handle: WorkerHandle, count: int) -> list[Task]:
+        """Take up to `count` tasks that have not started out of a worker's line, from its end; never the head."""
+        if handle.sealed:
+            return []
+        try:
+            taken = handle.take_back(count)
+        except ChannelClosed:
+            return []  # dead: its line is sorted out when it is buried
+        self._ahead -= len(taken)
+        self._counters.taken_back += len(taken)
+        return taken
+
+    # When to look
+
+    def watch_head(self, handle: WorkerHandle) -> None:
+        """The task at the head of the line starts now: note when it has to be looked at."""
+        timeout = handle.line[0].options.timeout
+        if timeout is None and not self._monitor.watches_usage:
+            handle.deadline = _FOREVER
+            return
+        handle.cpu_mark = self._monitor.mark(handle.pid)
+        self.look_at(handle, self._monitor.first_look(handle.head_since, timeout))
+
+    def look_at(self, handle: WorkerHandle, when: float) -> None:
+        """Look at `handle` at time `when` (of time.monotonic), unless another time is set before."""
+        handle.deadline = when
+        if when < handle.queued_deadline:
+            handle.queued_deadline = when
+            heapq.heappush(self._looks, (when, next(self._sequence), handle))
+            if when < self.wakes_at:
+                self._wake()
+
+    def next_look(self) -> float:
+        """Return when the next worker may have to be looked at."""
+        return self._looks[0][0] if self._looks else _FOREVER
+
+    def due(self, now: float) -> list[WorkerHandle]:
+        """Return the workers that have to be looked at now."""
+        found = []
+        while self._looks and self._looks[0][0] <= now:
+            when, _, handle = heapq.heappop(self._looks)
+            if when == handle.queued_deadline:
+                handle.queued_deadline = _FOREVER
+            if handle.number not in self.members or handle.deadline == _FOREVER:
+                continue
+            if handle.deadline <= now:
+                found.append(handle)
+            else:
+                self.look_at(handle, handle.deadline)
+        return found
+

@@ -1,0 +1,121 @@
+"""What a pool's futures can raise, each class one way for a task to end badly."""
+
+from concurrent.futures.process import BrokenProcessPool
+from pickle import PicklingError
+from queue import Full
+from typing import Any
+
+from ringfence.errors import RingfenceError
+
+__all__ = [
+    "BrokenPool",
+    "CpuExceeded",
+    "InitializerFailed",
+    "LimitExceeded",
+    "MemoryExceeded",
+    "OutputExceeded",
+    "PoolClosed",
+    "ProtocolViolation",
+    "QueueFull",
+    "RemoteError",
+    "ResultNotSerializable",
+    "TaskTimeout",
+    "TaskUnreadable",
+    "WorkerCrashed",
+]
+
+
+class WorkerCrashed(RingfenceError, BrokenProcessPool):
+    """The worker died while it ran this task; the pool lives on.
+
+    `exit_code` is the exit status, or None when a signal ended it; `signal` the signal's number, or None;
+    `stderr` the last lines the worker wrote; `pid` its process id on this host.
+    """
+
+    def __init__(
+        self, message: str, exit_code: int | None = None, signal: int | None = None, stderr: str = "", pid: int = 0
+    ) -> None:
+        super().__init__(message, exit_code, signal, stderr, pid)
+        self.message = message
+        self.exit_code = exit_code
+        self.signal = signal
+        self.stderr = stderr
+        self.pid = pid
+
+    def __str__(self) -> str:
+        tail = self.stderr.strip()
+        return f"{self.message}; it last wrote to stderr:\n{tail}" if tail else self.message
+
+
+class ProtocolViolation(WorkerCrashed):
+    """The worker sent what it may not send, and was killed for it."""
+
+
+class TaskUnreadable(WorkerCrashed):
+    """The task's function or arguments did not unpickle in the worker (which lives on)."""
+
+
+class LimitExceeded(RingfenceError):
+    """A task went past one of its limits. `limit` and `measured` are in the limit's unit, None where not known."""
+
+    def __init__(self, message: str, limit: float | None = None, measured: float | None = None) -> None:
+        super().__init__(message, limit, measured)
+        self.message = message
+        self.limit = limit
+        self.measured = measured
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class MemoryExceeded(LimitExceeded, MemoryError):
+    """The task used more memory than it may: bytes above the worker's own baseline."""
+
+
+class CpuExceeded(LimitExceeded):
+    """The task used more CPU time than it may: seconds, over all its threads and children."""
+
+
+class OutputExceeded(LimitExceeded):
+    """The task printed more than it may: bytes of stdout and stderr together."""
+
+
+class TaskTimeout(LimitExceeded, TimeoutError):
+    """The task ran longer than its timeout: seconds of wall time since it started."""
+
+
+class ResultNotSerializable(RingfenceError, PicklingError, TypeError):
+    """The task's result is not plain data; the message names the part that is not, and what to do."""
+
+
+class RemoteError(RingfenceError):
+    """The task raised an exception of a class that this process does not rebuild.
+
+    `type_name` is its qualified name, `message` its text, `traceback` the formatted traceback of the worker.
+    """
+
+    def __init__(self, type_name: str, message: str, traceback: str = "", args: Any = None) -> None:
+        super().__init__(type_name, message, traceback, args)
+        self.type_name = type_name
+        self.message = message
+        self.traceback = traceback
+        self.remote_args = args
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message}" if self.message else self.type_name
+
+
+class BrokenPool(RingfenceError, BrokenProcessPool):
+    """The pool cannot start workers any more; the message says why and what to do."""
+
+
+class InitializerFailed(BrokenPool):
+    """The pool's initializer raised; its exception is the cause."""
+
+
+class PoolClosed(RingfenceError, RuntimeError):
+    """The pool takes no more tasks: it was shut down, or the interpreter is going down."""
+
+
+class QueueFull(RingfenceError, Full):
+    """The pool's queue is full and the caller said not to wait."""

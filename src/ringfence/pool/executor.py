@@ -1,0 +1,363 @@
+"""Pool: a concurrent.futures.Executor whose workers are locked in."""
+
+import asyncio
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+from pickle import PicklingError
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from ringfence.ipc import messages as m
+from ringfence.ipc.limits import MAX_FRAME, WireLimits
+from ringfence.pool.codebase import library_paths
+from ringfence.pool.config import PoolConfig
+from ringfence.pool.errors import QueueFull
+from ringfence.pool.mapping import Mapper
+from ringfence.pool.serialise import Serialiser, Shipment
+from ringfence.pool.statistics import Statistics
+from ringfence.pool.supervisor import Supervisor
+from ringfence.pool.task import Output, PoolFuture, Task, TaskOptions
+from ringfence.pool.transfer import LARGE
+from ringfence.sandbox.capabilities import GrantLike
+from ringfence.sandbox.errors import PolicyError
+from ringfence.sandbox.features import probe
+from ringfence.sandbox.limits import Limits, parse_duration, parse_size
+from ringfence.sandbox.plan import make_plan
+from ringfence.sandbox.policy import Policy
+from ringfence.sandbox.profiles import Profile
+from ringfence.sandbox.report import Report
+from ringfence.sandbox.runtime_paths import runtime_paths
+
+__all__ = ["Pool", "PoolView"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_task_ids = itertools.count(1)
+_supervisors: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
+
+
+class _Tasks(Executor):
+    """What a pool and its views share: ways to hand in work, under one set of task options."""
+
+    _supervisor: Supervisor
+    _serialiser: Serialiser
+    _options: TaskOptions
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Run ``fn(*args, **kwargs)`` in a worker; return the future of its result.
+
+        Functions, lambdas and closures all go; what a worker cannot import travels by value. With a `queue_size`, waits
+        while the queue is full. Raises PoolClosed after shutdown and BrokenPool when no worker can be started;
+        everything else, errors in pickling the call included, arrives through the future.
+        """
+        return self._hand_in(fn, args, kwargs, wait=True)
+
+    def submit_nowait(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Like submit, but raise QueueFull instead of waiting while the queue is full."""
+        return self._hand_in(fn, args, kwargs, wait=False)
+
+    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``fn(*args, **kwargs)`` in a worker and return its result, without blocking the event loop.
+
+        Cancelling the awaiting task ends the worker's task too. Raises what `submit` and the future raise.
+        """
+        while True:
+            try:
+                future = self.submit_nowait(fn, *args, **kwargs)
+                break
+            except QueueFull:
+                await asyncio.to_thread(self._supervisor.wait_for_space)
+        return await asyncio.wrap_future(future)
+
+    def _hand_in(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], *, wait: bool) -> "Future[T]":
+        future = PoolFuture()
+        try:
+            shipment = self._serialiser.task(fn, args, kwargs)
+            self._check_size(shipment)
+        except Exception as error:  # noqa: BLE001  # the contract: errors of pickling arrive through the future
+            self._supervisor.refuse_when_closed()
+            future.set_exception(error)
+            return future
+        self._accept(future, shipment, 0, wait=wait)
+        return future
+
+    def _hand_in_chunk(self, function: Callable[..., Any], items: list[tuple[Any, ...]]) -> PoolFuture:
+        future = PoolFuture()
+        shipment = self._serialiser.chunk(function, items)
+        self._check_size(shipment)
+        self._accept(future, shipment, m.CHUNK, wait=True)
+        return future
+
+    def _accept(self, future: PoolFuture, shipment: Shipment, flags: int, *, wait: bool) -> None:
+        if shipment.buffers or len(shipment.payload) >= LARGE:
+            flags |= m.BUFFERED
+        task = Task(next(_task_ids), future, shipment, self._options, flags)
+        if not self._supervisor.accept(task, wait=wait):
+            raise QueueFull("the pool's queue is full")
+
+    def _check_size(self, shipment: Shipment) -> None:
+        config = self._supervisor.config
+        size = len(shipment.payload) + sum(buffer.nbytes for buffer in shipment.buffers)
+        if size > config.max_buffer:
+            raise PicklingError(f"the arguments are {size} bytes, more than the pool's max_buffer of {config.max_buffer}")
+        code = sum(len(module.source) for module in shipment.modules)
+        if shipment.function is not None:
+            code += len(shipment.function.payload) + sum(len(module.source) for module in shipment.function.modules)
+        if code > config.wire.max_frame // 4:
+            raise PicklingError(f"the function and its modules are {code} bytes, too many to send to a worker")
+
+    def map(  # type: ignore[override]  # like 3.14's, whose stub has buffersize; older stubs do not
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Yield ``fn(*items)`` for the items of `iterables`, taken in parallel, in order.
+
+        The input is read lazily: `buffersize` items at most ahead of the results taken, by default a few chunks for each
+        worker. `chunksize` items travel together; by default the pool finds the size itself. `timeout` (seconds, from this
+        call) bounds the wait for each result: TimeoutError. A failing item's exception is raised in its place, and ends
+        the iteration. After a worker's death the other items of its chunk run again.
+        """
+        return self._mapper(fn, iterables, timeout, chunksize, buffersize).ordered()
+
+    def imap_unordered(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Like map, but yield results as they come."""
+        return self._mapper(fn, iterables, timeout, chunksize, buffersize).unordered()
+
+    def _mapper(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+    ) -> Mapper:
+        for name, value in (("chunksize", chunksize), ("buffersize", buffersize)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be greater than 0, or None")
+        self._supervisor.refuse_when_closed()
+        return Mapper(
+            self._hand_in_chunk,
+            fn,
+            zip(*iterables, strict=False),
+            workers=self._supervisor.config.max_workers,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            deadline=None if timeout is None else time.monotonic() + timeout,
+        )
+
+
+class PoolView(_Tasks):
+    """A pool under other task options; an Executor itself. Shutting it down shuts the pool down."""
+
+    def __init__(self, pool: "Pool", options: TaskOptions) -> None:
+        self._pool = pool
+        self._supervisor = pool._supervisor
+        self._serialiser = pool._serialiser
+        self._options = options
+
+    def options(self, **changes: Any) -> "PoolView":
+        """Return a view with these options changed once more (see Pool.options)."""
+        return self._pool._view(self._options, changes)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Shut the pool down."""
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+class Pool(_Tasks):
+    """Worker processes that lock themselves in before they see any of your code.
+
+    Args:
+        max_workers: how many workers at most; by default one for each CPU this process may use.
+        initializer, initargs: called in each worker before its first task; a failure breaks the pool.
+        profile: the name of a profile (`untrusted`, `trusted`, ...), the path of a TOML file, or a Profile.
+        capabilities: grants on top of the profile's, such as ``"fs:read=/data"``.
+        limits: ceilings for each task, over the profile's.
+        timeout: wall time for each task from its start, in seconds or as "1.5s"; the worker is killed at its end.
+        isolation: "pool" lets a worker run many tasks, "call" gives every task a fresh one.
+        max_tasks_per_child: replace a worker after so many tasks.
+        queue_size: tasks that may wait; `submit` blocks while the queue is full. By default there is no bound.
+        stdout: "capture" keeps what tasks print for `future.output`; "inherit" lets it through to ours.
+        on_output: called with each task's Output, in the supervisor's thread.
+        pickle_results: let workers pickle results that are not plain data. Only for the trusted profile: whoever
+            controls a worker then controls this process.
+        max_message: bytes in one message from a worker, before anything of it is kept.
+        max_buffer: bytes in one large argument or result.
+        preload: modules to import once, before workers are forked.
+        environ: where the values of granted environment variables come from; by default os.environ.
+
+    Raises:
+        PolicyError: the policy makes no sense or asks for what cannot be enforced.
+        UnsupportedError: this host lacks a layer that the profile requires. Nothing was started.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        profile: str | Profile = "untrusted",
+        capabilities: Iterable[GrantLike] = (),
+        limits: Limits | None = None,
+        timeout: float | str | None = None,
+        isolation: Literal["pool", "call"] = "pool",
+        max_tasks_per_child: int | None = None,
+        queue_size: int | None = None,
+        stdout: Literal["capture", "inherit"] = "capture",
+        on_output: Callable[[Output], Any] | None = None,
+        pickle_results: bool = False,
+        max_message: int | str = MAX_FRAME,
+        max_buffer: int | str = 1 << 30,
+        preload: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        policy = Policy.build(profile, capabilities, limits, environ)
+        if pickle_results and not policy.is_trusted:
+            raise PolicyError(
+                f"pickle_results needs profile='trusted': unpickling what a worker of profile {policy.name!r} sent would let "
+                "it run code here; return plain data, or register the class with ringfence.register_type"
+            )
+        if policy.limits.instructions is not None:
+            raise PolicyError("limits.instructions cannot be enforced yet; use limits.cpu or a timeout")
+        _check_choice("isolation", isolation, ("pool", "call"))
+        _check_choice("stdout", stdout, ("capture", "inherit"))
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        max_tasks = 1 if isolation == "call" else _positive("max_tasks_per_child", max_tasks_per_child)
+        self._serialiser = Serialiser()
+        self._options = TaskOptions(timeout=policy.timeout if timeout is None else parse_duration(timeout))
+        config = PoolConfig(
+            policy=policy,
+            plan=make_plan(
+                policy, probe(), runtime=runtime_paths(library_paths()), single_use=max_tasks == 1
+            ),
+            max_workers=_positive("max_workers", max_workers) or len(os.sched_getaffinity(0)),
+            wire=WireLimits(max_frame=parse_size(max_message)),
+            max_buffer=parse_size(max_buffer),
+            capture=stdout == "capture",
+            pickle_results=pickle_results,
+            max_tasks=max_tasks,
+            queue_size=_positive("queue_size", queue_size),
+            initializer=None if initializer is None else self._serialiser.value((initializer, tuple(initargs))),
+            preload=tuple(preload),
+            on_output=on_output,
+        )
+        self._supervisor = Supervisor(config)
+        _supervisors.add(self._supervisor)
+        # A pool that is forgotten without shutdown finishes its tasks and goes.
+        self._finalizer = weakref.finalize(self, self._supervisor.shut_down)
+        self._finalizer.atexit = False
+        self._supervisor.thread.start()
+
+    def options(self, **changes: Any) -> PoolView:
+        """Return a view of the pool whose tasks have other settings.
+
+        `timeout`: seconds (or "1.5s", or None for none) a task may take from its start. `retries`: how often a task runs
+        again after a worker died of it (crash, time-out, memory, CPU); exceptions that it raises are not retried.
+        """
+        return self._view(self._options, changes)
+
+    def _view(self, options: TaskOptions, changes: dict[str, Any]) -> PoolView:
+        unknown = changes.keys() - {"timeout", "retries"}
+        if unknown:
+            raise TypeError(f"no such task option: {', '.join(sorted(unknown))}; there are timeout and retries")
+        if changes.get("timeout") is not None:
+            changes["timeout"] = parse_duration(changes["timeout"])
+        if changes.get("retries", 0) < 0:
+            raise ValueError("retries must not be negative")
+        return PoolView(self, replace(options, **changes))
+
+    def statistics(self) -> Statistics:
+        """Return the pool's numbers at this moment."""
+        return self._supervisor.statistics()
+
+    def reports(self) -> dict[int, Report]:
+        """Return by pid, for each worker that is ready, what came true of its lock-in, layer by layer."""
+        return self._supervisor.reports()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks; with `wait`, return when all are done and every process is gone.
+
+        With `cancel_futures`, tasks that have not started end cancelled.
+        """
+        self._supervisor.shut_down(cancel=cancel_futures)
+        if wait:
+            self._join()
+
+    def terminate_workers(self) -> None:
+        """End the pool now: workers die, running tasks fail, waiting ones are cancelled (as in CPython 3.14).
+
+        There is no gentler way than SIGKILL to end code that is not trusted, so this is kill_workers.
+        """
+        self.kill_workers()
+
+    def kill_workers(self) -> None:
+        """End the pool now: workers are killed, running tasks fail with BrokenPool, waiting ones are cancelled."""
+        self._supervisor.shut_down(kill=True)
+
+    def _join(self) -> None:
+        if threading.current_thread() is not self._supervisor.thread:
+            self._supervisor.join()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            # The user wants out, at the first key press.
+            self.kill_workers()
+        self.shutdown(wait=True)
+        return None
+
+    def __repr__(self) -> str:
+        config = self._supervisor.config
+        return f"<Pool profile={config.policy.name!r} max_workers={config.max_workers}>"
+
+
+def _positive(name: str, value: int | None) -> int | None:
+    if value is not None and value <= 0:
+        raise ValueError(f"{name} must be greater than 0")
+    return value
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def _finish_at_exit() -> None:
+    """At interpreter exit: let every pool finish what it accepted, as ProcessPoolExecutor does."""
+    for supervisor in list(_supervisors):
+        supervisor.shut_down()
+    for supervisor in list(_supervisors):
+        supervisor.join()
+
+
+def _forget_after_fork() -> None:
+    for supervisor in list(_supervisors):
+        supervisor.forget()
+
+
+# Not atexit: that runs after the interpreter has waited for threads, and ours wait for us. What ProcessPoolExecutor uses.
+threading._register_atexit(_finish_at_exit)  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=_forget_after_fork)

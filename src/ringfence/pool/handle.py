@@ -1,0 +1,211 @@
+"""One worker as the supervisor sees it: its line of tasks, its channel, how it is ended."""
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ringfence.ipc import messages as m
+from ringfence.ipc.channel import Channel
+from ringfence.ipc.codec import Codec
+from ringfence.ipc.protocol import WORKER, Conversation
+from ringfence.pool.output import Stream
+from ringfence.pool.schedule import Pace
+from ringfence.pool.serialise import Function
+from ringfence.pool.task import Output, Task
+from ringfence.pool.transfer import Lease
+
+__all__ = ["WorkerHandle"]
+
+
+class WorkerHandle:
+    """The supervisor's side of one worker. The supervisor's lock guards everything here."""
+
+    __slots__ = (
+        "answered", "baseline_rss", "channel", "codec", "conversation", "cpu_mark", "cpu_used", "deadline", "doom",
+        "exit_code", "functions", "head_since", "held_bytes", "late_at", "lease", "line", "modules", "number", "pace",
+        "peak_rss", "pid", "pidfd", "printed", "queued_deadline", "ready", "report", "sealed", "started", "stderr", "stdout",
+        "stopping", "tokens",
+    )  # fmt: skip
+
+    def __init__(self, number: int, channel: Channel, tokens: int, codec: Codec, streams: tuple[int, int] | None) -> None:
+        self.number = number
+        self.channel = channel
+        self.tokens = tokens
+        self.codec = codec
+        self.stdout = Stream(streams[0]) if streams else None
+        self.stderr = Stream(streams[1]) if streams else None
+        self.pid = 0
+        self.pidfd = -1
+        self.conversation = Conversation(WORKER)
+        self.report: Any = None
+        # It said READY, and then STARTED.
+        self.ready = False
+        self.started = False
+        # Tasks it was sent and has not answered, in the order it runs them. The eventfd holds one token for each that it
+        # has not started: line[len(line) - tokens:].
+        self.line: deque[Task] = deque()
+        self.held_bytes = 0
+        # Tasks were taken back, and SYNCED has not come yet. Until then it must get no task: it could take the new
+        # task's token for one that was taken back.
+        self.sealed = False
+        self.stopping = False
+        # Why we killed it (the exception for the task it ran); None while it lives or when it died by itself.
+        self.doom: BaseException | None = None
+        # How it ended, once the zygote said so: exit code (negative: signal), CPU seconds, peak resident bytes.
+        self.exit_code: int | None = None
+        self.cpu_used = 0.0
+        self.peak_rss = 0
+        # When it is to be killed for not having started or stopped (seconds of time.monotonic).
+        self.late_at = float("inf")
+        # The memfd it was lent for the result of the task at the head.
+        self.lease: Lease | None = None
+        self.pace = Pace()
+        self.head_since = 0.0
+        self.answered = 0
+        # When the task at the head has to be looked at (seconds of time.monotonic), and the earliest time that
+        # the supervisor's heap already knows for this worker.
+        self.deadline = float("inf")
+        self.queued_deadline = float("inf")
+        self.cpu_mark = 0.0
+        self.baseline_rss = 0
+        # Output positions up to which output was credited to tasks.
+        self.printed = (0, 0)
+        self.functions: set[int] = set()
+        self.modules: set[str] = set()
+
+    @property
+    def held(self) -> int:
+        """Tasks it was sent and has not answered."""
+        return len(self.line)
+
+    def send(self, message: list[Any], fds: Sequence[int] = ()) -> None:
+        """Send one message, or as much as the pipe takes now; the rest goes when the pipe has room."""
+        self.channel.write_nowait(self.codec.pack(message), fds)
+
+    def start(self, settings: dict[str, Any]) -> None:
+        """Send what a worker is told before its first task."""
+        self.send([m.START, settings])
+
+    def streams(self) -> list[Stream]:
+        """Return its stdout and stderr, if they are captured."""
+        return [stream for stream in (self.stdout, self.stderr) if stream is not None]
+
+    def printed_now(self) -> int:
+        """Return how many bytes it has printed since its start."""
+        return sum(stream.position for stream in self.streams())
+
+    def last_words(self) -> str:
+        """Return the end of what it wrote to stderr."""
+        if self.stderr is None:
+            return ""
+        self.stderr.drain()
+        return self.stderr.tail()
+
+    def take_output(self, until: tuple[int, int] | None) -> Output | None:
+        """Return what was printed up to these positions (None: all of it); None if that is nothing."""
+        if self.stdout is None or self.stderr is None:
+            return None
+        if until is not None and until == self.printed:
+            return None
+        self.stdout.drain()
+        self.stderr.drain()
+        until = until or (self.stdout.position, self.stderr.position)
+        self.printed = until
+        out, cut_out = self.stdout.take(until[0])
+        err, cut_err = self.stderr.take(until[1])
+        return Output(out, err, cut_out or cut_err) if out or err else None
+
+    def assign(self, tasks: list[Task]) -> None:
+        """Send `tasks` to the end of the line: whatever they need first, their tokens, then the tasks."""
+        entries = []
+        for task in tasks:
+            shipment = task.shipment
+            function = shipment.function
+            if shipment.modules:
+                self._ship(shipment.modules)
+            if function is None:
+                number = 0
+            else:
+                number = function.number
+                if number not in self.functions:
+                    self._teach(function)
+            payload: bytes = shipment.payload
+            if task.flags & m.BUFFERED:
+                payload = b""
+            self.held_bytes += len(payload)
+            entries.append([task.id, number, payload, task.flags])
+        if not self.line:
+            self.head_since = time.monotonic()
+        self.line.extend(tasks)
+        # Before the tasks: a task that finds no token is taken for one that was taken back.
+        os.eventfd_write(self.tokens, len(tasks))
+        self.send([m.TASKS, entries])
+
+    def _teach(self, function: Function) -> None:
+        if function.modules:
+            self._ship(function.modules)
+        self.send([m.FUNCTION, function.number, function.payload])
+        self.functions.add(function.number)
+
+    def _ship(self, modules: Iterable[Any]) -> None:
+        new = [module for module in modules if module.name not in self.modules]
+        if new:
+            self.send([m.MODULES, [list(module) for module in new]])
+            self.modules.update(module.name for module in new)
+
+    def take_back(self, count: int) -> list[Task]:
+        """Take up to `count` tasks back from the end of the line, as far as they have not started; never the head.
+
+        The line afterwards lacks them, in order; the worker is told, and is sealed until it says that it knows.
+        """
+        wanted = min(count, len(self.line) - 1)
+        taken: list[Task] = []
+        for _ in range(wanted):
+            try:
+                os.eventfd_read(self.tokens)
+            except BlockingIOError:
+                break
+            taken.append(self.line.pop())
+        if taken:
+            taken.reverse()
+            self.held_bytes -= sum(len(task.shipment.payload) for task in taken if not task.flags & m.BUFFERED)
+            self.sealed = True
+            self.send([m.SYNC])
+        return taken
+
+    def unstarted(self) -> int:
+        """Return how many tasks of the line have not started, and forget their tokens. For a worker that is dead."""
+        count = 0
+        while count < len(self.line):
+            try:
+                os.eventfd_read(self.tokens)
+            except BlockingIOError:
+                break
+            count += 1
+        return count
+
+    def kill(self, doom: BaseException | None = None) -> None:
+        """End it now; `doom` is what its task then fails with (the first one counts; None: how it died will tell)."""
+        if self.doom is None:
+            self.doom = doom
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def close(self) -> None:
+        """Close every fd. The worker must be dead, or never have started."""
+        self.channel.close()
+        for fd in (self.tokens, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self.tokens = self.pidfd = -1
+        if self.lease is not None:
+            self.lease.close()
+        for stream in (self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()

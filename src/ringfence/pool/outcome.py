@@ -1,0 +1,151 @@
+"""From what a worker reported, or how it died, to the exception that the caller sees: pure decisions.
+
+Nothing here runs foreign code. A builtin exception is built again from plain arguments by its own constructor, out
+of a fixed table; everything else becomes a RemoteError.
+"""
+
+import builtins
+import pickle
+import signal as signals
+import socket
+from collections.abc import Mapping
+from concurrent.futures.process import _RemoteTraceback
+from typing import Any, Final
+
+from ringfence.ipc.errors import RemoteProtocolError
+from ringfence.pool.errors import (
+    InitializerFailed,
+    MemoryExceeded,
+    ProtocolViolation,
+    RemoteError,
+    ResultNotSerializable,
+    TaskUnreadable,
+    WorkerCrashed,
+)
+from ringfence.sandbox.capabilities import Capability
+from ringfence.sandbox.errors import CapabilityDenied, EnforcementError
+
+__all__ = ["crash", "exception_from", "is_cpu_limit", "violation"]
+
+_BUILTINS: Final[Mapping[str, type[BaseException]]] = {
+    name: value for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)
+}
+# Exceptions outside builtins that the standard library's users catch by class, and that plain arguments rebuild.
+_KNOWN: Final[Mapping[tuple[str, str], type[BaseException]]] = {
+    **{("builtins", name): value for name, value in _BUILTINS.items()},
+    **{(cls.__module__, cls.__qualname__): cls for cls in (pickle.PicklingError, pickle.UnpicklingError, socket.gaierror)},
+}
+_FIELDS: Final[Mapping[str, type]] = {"kind": str, "module": str, "type": str, "message": str, "traceback": str, "notes": list}
+
+
+def exception_from(record: Mapping[str, Any]) -> BaseException:
+    """Return the exception that `record` (of ringfence.worker.failure) describes, its remote traceback as its cause.
+
+    Raises RemoteProtocolError when the record is not of that form.
+    """
+    for field, kind in _FIELDS.items():
+        if type(record.get(field)) is not kind:
+            raise RemoteProtocolError(f"a failure record whose {field} is no {kind.__name__}")
+    error = _of_kind(record)
+    for note in record["notes"]:
+        if type(note) is str:
+            error.add_note(note)
+    if record["traceback"]:
+        error.__cause__ = _RemoteTraceback(f'\n"""\n{record["traceback"]}"""')
+    return error
+
+
+def _of_kind(record: Mapping[str, Any]) -> BaseException:
+    message = record["message"]
+    name = f"{record['module']}.{record['type']}" if record["module"] != "builtins" else record["type"]
+    match record["kind"]:
+        case "unserializable":
+            return ResultNotSerializable(message)
+        case "unreadable":
+            return TaskUnreadable(f"the task did not unpickle in the worker: {name}: {message}")
+        case "initializer":
+            return InitializerFailed(f"the pool's initializer raised {name}: {message}")
+        case "start":
+            return EnforcementError(f"a worker could not lock itself in: {message}")
+        case "memory":
+            return MemoryExceeded(message or "the task ran out of memory")
+        case "denied":
+            return _denied(record)
+    return _rebuilt(record, name)
+
+
+def _denied(record: Mapping[str, Any]) -> BaseException:
+    denied = record.get("denied")
+    if type(denied) is not list or len(denied) != 3 or type(denied[0]) is not str or type(denied[1]) is not str:
+        raise RemoteProtocolError("a denial without capability, operation and target")
+    capability = Capability.from_name(denied[0])
+    if capability is None:
+        raise RemoteProtocolError("a denial of an unknown capability")
+    return CapabilityDenied(capability, denied[1], str(denied[2]) if denied[2] is not None else None, message=record["message"])
+
+
+def _rebuilt(record: Mapping[str, Any], name: str) -> BaseException:
+    cls = _KNOWN.get((record["module"], record["type"]))
+    args = record.get("args")
+    if cls is not None and issubclass(cls, BaseExceptionGroup):
+        return _rebuilt_group(cls, record, name)
+    if cls is not None and type(args) is list:
+        if issubclass(cls, OSError) and len(args) == 2 and record.get("filename") is not None:
+            args = [*args, record["filename"]]
+            if record.get("filename2") is not None:
+                args += [None, record["filename2"]]
+        try:
+            return cls(*args)
+        except Exception:  # noqa: BLE001  # arguments its constructor does not take: an impostor, or a subclass's
+            pass
+    return RemoteError(name, record["message"], record["traceback"], args)
+
+
+def _rebuilt_group(cls: type[BaseException], record: Mapping[str, Any], name: str) -> BaseException:
+    inner = record.get("group")
+    args = record.get("args")
+    text = args[0] if type(args) is list and args and type(args[0]) is str else record["message"]
+    if type(inner) is list and inner and all(type(each) is dict for each in inner):
+        exceptions = [exception_from(each) for each in inner]
+        try:
+            return cls(text, exceptions)
+        except TypeError:  # an ExceptionGroup cannot hold what is no Exception
+            pass
+    return RemoteError(name, record["message"], record["traceback"])
+
+
+def crash(code: int | None, stderr: str, pid: int) -> WorkerCrashed:
+    """Return the error for a worker that ended by itself with `code` (negative: a signal; None: not known)."""
+    if code is None:
+        return WorkerCrashed(f"worker {pid} died together with its zygote", stderr=stderr, pid=pid)
+    if code >= 0:
+        return WorkerCrashed(f"worker {pid} exited with code {code} in the middle of a task", code, None, stderr, pid)
+    name = _signal_name(-code)
+    hint = {
+        signals.SIGSYS: ": it made a system call that no capability grants",
+        signals.SIGKILL: ": killed from outside (the kernel's out-of-memory killer, or somebody's kill -9)",
+        signals.SIGSEGV: ": it crashed in native code",
+        signals.SIGABRT: ": it aborted in native code",
+    }.get(signals.Signals(-code) if name != str(-code) else signals.SIGHUP, "")
+    return WorkerCrashed(f"worker {pid} was ended by signal {name}{hint}", None, -code, stderr, pid)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def violation(error: RemoteProtocolError, stderr: str, pid: int) -> ProtocolViolation:
+    """Return the error for a worker that was killed because of what it sent."""
+    return ProtocolViolation(f"worker {pid} broke the protocol and was killed: {error}", stderr=stderr, pid=pid)
+
+
+def is_cpu_limit(code: int | None, used: float, limit: float) -> bool:
+    """Say whether a worker that ended with `code` after `used` CPU seconds ran into RLIMIT_CPU of `limit` seconds.
+
+    The kernel sends SIGXCPU at the soft limit and SIGKILL at the hard one (getrlimit(2)); pid 1 of a pid namespace is
+    spared the former.
+    """
+    return code in (-signals.SIGXCPU, -signals.SIGKILL) and used >= limit

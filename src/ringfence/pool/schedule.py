@@ -1,0 +1,67 @@
+"""How many tasks a worker holds ahead, and whose tasks an idle worker takes: pure decisions."""
+
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+__all__ = ["MAX_AHEAD", "Pace", "room", "share", "take_back"]
+
+# Seconds of work a worker holds ahead. The supervisor's threads share one interpreter lock, which CPython hands over every
+# 5 ms (sys.getswitchinterval): a worker has to last for two such turns without hearing from us.
+AHEAD: Final = 0.010
+# More than this, and what is sent ahead fills the pipe (208 KiB) even with small tasks.
+MAX_AHEAD: Final = 1024
+# A worker whose tasks hold more payload than this is sent no further ones ahead.
+MAX_BYTES_AHEAD: Final = 128 * 1024
+# Weight of the newest measurement: a worker that turns from long tasks to short ones is filled within a few answers.
+_WEIGHT: Final = 0.3
+
+
+class Pace:
+    """How long a worker's tasks take, as far as its answers have shown. Starts out knowing nothing."""
+
+    __slots__ = ("ahead", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        # How many tasks the worker may hold besides the one it runs.
+        self.ahead = 1
+
+    def answered(self, count: int, elapsed: float) -> None:
+        """Take in that `count` tasks were answered in `elapsed` seconds."""
+        each = elapsed / count
+        self.seconds = each if self.seconds is None else self.seconds + _WEIGHT * (each - self.seconds)
+        wanted = int(AHEAD / self.seconds) if self.seconds > 0 else MAX_AHEAD
+        # Slow start: one burst of short answers says little about the tasks to come.
+        self.ahead = max(1, min(wanted, 2 * self.ahead + 2, MAX_AHEAD))
+
+
+def room(held: int, ahead: int) -> int:
+    """Return how many tasks to send to a worker that holds `held`; 0 until it has used up half of what it had."""
+    return 1 + ahead - held if held <= 1 + ahead // 2 else 0
+
+
+def share(queued: int, workers: int, space: int) -> int:
+    """Return how many of `queued` tasks one of `workers` workers takes that has space for `space`."""
+    return min(space, max(1, -(-queued // max(workers, 1))))
+
+
+class Holder(Protocol):
+    """What take_back needs to know of a worker."""
+
+    @property
+    def held(self) -> int:
+        """Tasks it was sent and has not answered."""
+
+    @property
+    def sealed(self) -> bool:
+        """Tasks were taken back and it has not yet said that it knows."""
+
+
+def take_back(workers: Iterable[Holder]) -> Holder | None:
+    """Return the worker that holds most tasks ahead of the one it runs, or None if none does."""
+    best: Holder | None = None
+    most = 1
+    for worker in workers:
+        if worker.held > most and not worker.sealed:
+            best, most = worker, worker.held
+    return best

@@ -1,0 +1,248 @@
+"""The supervisor: the one loop that acts, and the lock under which everything happens.
+
+Threads: tasks are accepted and cancelled from any thread; everything else happens in the I/O thread. One lock guards
+all state. Futures are resolved outside it, since their callbacks may call back.
+"""
+
+import logging
+import os
+import select
+import threading
+import time
+from typing import Final
+
+from ringfence.errors import RingfenceError
+from ringfence.pool.backlog import Backlog
+from ringfence.pool.config import PoolConfig
+from ringfence.pool.crew import Crew
+from ringfence.pool.delivery import Delivery, deliver
+from ringfence.pool.dispatch import Dispatcher
+from ringfence.pool.errors import BrokenPool, PoolClosed
+from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.monitor import Monitor
+from ringfence.pool.statistics import Counters, Statistics
+from ringfence.pool.task import Task
+from ringfence.sandbox.report import Report
+
+__all__ = ["Supervisor"]
+
+_log = logging.getLogger("ringfence.pool")
+_FOREVER: Final = float("inf")
+
+
+class Supervisor:
+    """The processes and the queue of one pool."""
+
+    def __init__(self, config: PoolConfig) -> None:
+        self.config = config
+        self._owner_pid = os.getpid()
+        self._lock = threading.Lock()
+        self._space = threading.Condition(self._lock)
+        self._poller = select.epoll()
+        self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poller.register(self._waker, select.EPOLLIN)
+        self._counters = Counters()
+        self._backlog = Backlog()
+        monitor = Monitor(config.policy.limits)
+        self._dispatcher = Dispatcher(
+            self._backlog, monitor, self._counters, self._poller, self._wake, ahead=config.max_tasks is None
+        )
+        self._crew = Crew(config, self._backlog, self._dispatcher, monitor, self._counters, self._poller)
+        # Set once each, never unset.
+        self._closing = False
+        self._finished = False
+        # The zygote is started from this thread, which lives as long as the pool does.
+        self.thread = threading.Thread(target=self._main, name="ringfence-supervisor")
+
+    # From any thread
+
+    def accept(self, task: Task, *, wait: bool = True) -> bool:
+        """Take a task in; False when the queue is full and `wait` is false. Raises PoolClosed or BrokenPool."""
+        with self._lock:
+            self._check_open()
+            bound = self.config.queue_size
+            # The I/O thread, in a callback, must not wait for itself.
+            if bound is not None and threading.current_thread() is not self.thread:
+                while self._backlog.queued >= bound:
+                    if not wait:
+                        return False
+                    self._space.wait()
+                    self._check_open()
+            task.future._owner = (self, task)
+            self._backlog.open += 1
+            self._counters.submitted += 1
+            self._dispatcher.offer(task)
+            if self._backlog.queued and self._crew.wants_worker():
+                self._wake()
+        return True
+
+    def _check_open(self) -> None:
+        if self._owner_pid != os.getpid():
+            raise PoolClosed(f"this pool belongs to process {self._owner_pid}, which forked this one; make a new pool")
+        if self._crew.broken is not None:
+            raise BrokenPool(f"the pool is broken: {self._crew.broken}") from self._crew.broken
+        if self._closing:
+            raise PoolClosed("cannot schedule new futures after shutdown")
+
+    def cancel(self, task: Task) -> bool:
+        """Cancel a task wherever it is; False when it has another outcome already."""
+        with self._lock:
+            if task.future._owner is None:
+                return task.future.cancelled()
+            handle = self._holder(task)
+            if handle is not None and not self._recall(handle, task):
+                # It runs, and ends here for its caller; its worker's death is then blamed on nobody.
+                handle.kill(RingfenceError("the task was cancelled"))
+            else:
+                self._backlog.queued -= 1
+            self._backlog.close(task)
+            self._counters.cancelled += 1
+            self._space.notify()
+            self._wake()
+        task.future.settle_cancelled()
+        return True
+
+    def _holder(self, task: Task) -> WorkerHandle | None:
+        return next((handle for handle in self._crew.workers.values() if task in handle.line), None)
+
+    def _recall(self, handle: WorkerHandle, task: Task) -> bool:
+        """Take `task` and what is behind it back into the queue; False if it has started."""
+        position = handle.line.index(task)
+        taken = self._dispatcher.take_back(handle, len(handle.line) - position) if position else []
+        self._backlog.put_back(taken)
+        return task in taken
+
+    def is_running(self, task: Task) -> bool:
+        """Say whether `task` is at the head of a worker's line."""
+        with self._lock:
+            handle = self._holder(task)
+            return handle is not None and handle.line[0] is task
+
+    def shut_down(self, *, cancel: bool = False, kill: bool = False) -> None:
+        """Take no more tasks. `cancel`: those that have not started end cancelled. `kill`: workers die now."""
+        cancelled: list[Task] = []
+        done: list[Delivery] = []
+        with self._lock:
+            if self._finished or self._owner_pid != os.getpid():
+                return
+            self._closing = True
+            if cancel or kill:
+                for handle in self._crew.workers.values():
+                    self._backlog.put_back(self._dispatcher.take_back(handle, len(handle.line)))
+                cancelled = self._backlog.drain()
+                for task in cancelled:
+                    self._backlog.close(task)
+                self._counters.cancelled += len(cancelled)
+            if kill:
+                self._crew.break_down(BrokenPool("the pool's workers were killed"), done)
+            self._space.notify_all()
+            self._wake()
+        for task in cancelled:
+            task.future.settle_cancelled()
+        deliver(done)
+
+    def refuse_when_closed(self) -> None:
+        """Raise PoolClosed or BrokenPool if no more tasks are taken."""
+        with self._lock:
+            self._check_open()
+
+    def join(self) -> None:
+        """Wait until every process is gone; only after shut_down."""
+        if self._owner_pid == os.getpid():
+            self.thread.join()
+
+    def wait_for_space(self) -> None:
+        """Block while the queue is full."""
+        bound = self.config.queue_size
+        with self._lock:
+            while bound is not None and self._backlog.queued >= bound and not self._closing:
+                self._space.wait()
+
+    def statistics(self) -> Statistics:
+        """Return the pool's numbers at this moment."""
+        with self._lock:
+            totals = {name: getattr(self._counters, name) for name in Counters.__slots__}
+            return Statistics(
+                workers=len(self._crew.workers),
+                idle=self._dispatcher.idle,
+                queued=self._backlog.queued,
+                held=self._dispatcher.held,
+                **totals,
+            )
+
+    def reports(self) -> dict[int, Report]:
+        """Return by pid, for each worker that is ready, what came true of its lock-in."""
+        with self._lock:
+            return {handle.pid: handle.report for handle in self._crew.workers.values() if handle.ready}
+
+    def forget(self) -> None:
+        """In a child forked by the caller: close our copies of every fd, so that the parent's death is still seen."""
+        self._lock = threading.Lock()  # the parent's threads may have held the other one
+        self._space = threading.Condition(self._lock)
+        if not self._finished:
+            self._finished = True
+            self._crew.forget()
+            self._poller.close()
+            os.close(self._waker)
+
+    def _wake(self) -> None:
+        if not self._finished:
+            os.eventfd_write(self._waker, 1)
+
+    # The I/O thread
+
+    def _main(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:
+            # A defect of ours must leave nobody waiting for ever.
+            _log.exception("the supervisor failed")
+            self._fail(BrokenPool(f"the supervisor failed: {type(error).__name__}: {error}"))
+        finally:
+            self._release()
+
+    def _turn(self) -> bool:
+        """Start what is missing, wait for something to happen, handle it; False when all is done."""
+        done: list[Delivery] = []
+        with self._lock:
+            if not self._closing or self._backlog.open:
+                self._crew.start_missing(done)
+            elif self._crew.dismiss():
+                return False
+            wakes_at = min(self._dispatcher.next_look(), self._crew.next_time())
+            self._dispatcher.wakes_at = wakes_at
+        if done:
+            deliver(done)
+            return True
+        timeout = None if wakes_at == _FOREVER else max(0.0, wakes_at - time.monotonic())
+        events = self._poller.poll(timeout)
+        with self._lock:
+            self._dispatcher.wakes_at = 0.0
+            handlers = self._crew.handlers
+            for fd, _ in events:
+                if fd == self._waker:
+                    os.eventfd_read(fd)
+                elif fd in handlers:
+                    handlers[fd](done)
+            self._crew.look(done)
+            self._dispatcher.feed()
+            if self.config.queue_size is not None:
+                self._space.notify_all()
+        deliver(done)
+        return True
+
+    def _fail(self, error: BrokenPool) -> None:
+        done: list[Delivery] = []
+        with self._lock:
+            self._closing = True
+            self._crew.break_down(error, done)
+            self._crew.abandon(done)
+            self._space.notify_all()
+        deliver(done)
+
+    def _release(self) -> None:
+        with self._lock:
+            self._finished = True
+            self._poller.close()
+            os.close(self._waker)

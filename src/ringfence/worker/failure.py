@@ -1,0 +1,99 @@
+"""An exception as plain data: what the supervisor is told of a failure, under limits.
+
+The record is a dict of plain values; the supervisor builds an exception from it again and never
+unpickles one. Everything in it comes from foreign code (`__str__` may raise, loop or lie), so each piece is asked for
+once, bounded, and replaced by a placeholder when it cannot be had.
+"""
+
+import sys
+import traceback
+from types import TracebackType
+from typing import Any
+
+from ringfence.ipc.codec import Codec
+from ringfence.sandbox.errors import CapabilityDenied
+
+__all__ = ["MAX_TEXT", "record"]
+
+# A traceback longer than this helps nobody, and a thousand of them must not fill the supervisor.
+MAX_TEXT = 64 * 1024
+_MAX_ARGS = 16
+_MAX_ARG = 4096
+_MAX_GROUP = 32
+
+
+def record(error: BaseException, codec: Codec, *, kind: str = "exception", skip: TracebackType | None = None) -> dict[str, Any]:
+    """Return `error` as plain data.
+
+    `kind` says whose failure it is: "exception" (the task's), "unserializable" (its result), "unreadable" (its
+    arguments did not unpickle), "denied", "memory", "start" (lock-in or initializer). `skip` is the innermost
+    frame of our own, which the traceback leaves out together with everything above it.
+    """
+    cls = type(error)
+    made: dict[str, Any] = {
+        "kind": kind,
+        "module": _text(getattr(cls, "__module__", "?"), 256),
+        "type": _text(getattr(cls, "__qualname__", "?"), 256),
+        "message": _said(error),
+        "args": _plain_args(error.args, codec),
+        "traceback": _formatted(error, skip),
+        "notes": _notes(error),
+    }
+    if isinstance(error, OSError):
+        made["filename"] = _plain(error.filename, codec)
+        made["filename2"] = _plain(error.filename2, codec)
+    if isinstance(error, CapabilityDenied):
+        made["denied"] = [str(error.capability), _text(error.operation, 256), _plain(error.target, codec)]
+    if isinstance(error, BaseExceptionGroup):
+        made["group"] = [record(inner, codec) for inner in error.exceptions[:_MAX_GROUP]]
+    return made
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return _text(str(error), MAX_TEXT)
+    except BaseException as inner:  # noqa: BLE001  # __str__ of foreign code: anything may come
+        return f"<no message: __str__ raised {type(inner).__name__}>"
+
+
+def _formatted(error: BaseException, skip: TracebackType | None) -> str:
+    try:
+        frames = error.__traceback__ if skip is None else skip.tb_next
+        lines = traceback.format_exception(type(error), error, frames, limit=-40)
+        return _text("".join(lines), MAX_TEXT)
+    except BaseException as inner:  # noqa: BLE001  # as above
+        return f"<no traceback: formatting raised {type(inner).__name__}>"
+
+
+def _notes(error: BaseException) -> list[str]:
+    try:
+        return [_text(note, 4096) for note in list(error.__notes__)[:16]]
+    except Exception:  # noqa: BLE001  # absent for most, and foreign where present
+        return []
+
+
+def _plain_args(args: tuple[object, ...], codec: Codec) -> list[Any] | None:
+    """Return the arguments as plain values, or None when one of them is not plain."""
+    if len(args) > _MAX_ARGS:
+        return None
+    try:
+        return None if len(codec.pack(list(args))) > _MAX_ARG * _MAX_ARGS else list(args)
+    except Exception:  # noqa: BLE001  # any object may sit in args
+        return None
+
+
+def _plain(value: object, codec: Codec) -> Any:
+    return value if value is None or type(value) in (str, bytes, int) else repr(value)[:_MAX_ARG]
+
+
+def _text(value: object, bound: int) -> str:
+    text = value if type(value) is str else str(value)
+    if len(text) <= bound:
+        return text
+    half = bound // 2
+    return f"{text[:half]}\n... {len(text) - bound} characters left out ...\n{text[-half:]}"
+
+
+def last_traceback() -> TracebackType | None:
+    """Return the traceback of the exception that is being handled."""
+    return sys.exc_info()[2]

@@ -1,0 +1,77 @@
+"""A worker's life from the fork to its end: lock in, say READY, serve, leave by the book."""
+
+import atexit
+import os
+import sys
+from typing import Any, NoReturn
+
+from ringfence.ipc import messages as m
+from ringfence.ipc.channel import Channel
+from ringfence.ipc.codec import Codec
+from ringfence.ipc.errors import ChannelClosed
+from ringfence.sandbox import enforce
+from ringfence.worker import failure
+from ringfence.worker.output import Streams
+from ringfence.worker.serve import Worker, settle
+
+__all__ = ["run"]
+
+# What a worker leaves behind when it could not start; the supervisor reads the reason from its channel.
+EXIT_NOT_STARTED = 70  # EX_SOFTWARE of sysexits.h
+
+
+def run(prepared: enforce.Prepared, channel_fd: int, tokens: int, output: tuple[int, int] | None) -> NoReturn:
+    """Be a worker; never return.
+
+    Called in a child that was just forked. `channel_fd` is our end of the pipe, `tokens` the eventfd, `output` the
+    write ends for stdout and stderr, or None to keep the zygote's.
+    """
+    code = EXIT_NOT_STARTED
+    try:
+        code = _run(prepared, channel_fd, tokens, output)
+    except ChannelClosed:
+        code = 0  # the supervisor is gone, and so is the reason to be
+    except BaseException:  # noqa: BLE001  # nothing may climb back into the zygote's loop
+        sys.excepthook(*sys.exc_info())
+    finally:
+        try:
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _run(prepared: enforce.Prepared, channel_fd: int, tokens: int, output: tuple[int, int] | None) -> int:
+    channel = Channel(channel_fd, blocking=True)
+    codec = Codec()
+    streams = None
+    if output is not None:
+        for fd, target in zip(output, (1, 2), strict=True):
+            os.dup2(fd, target)
+    try:
+        # From here to READY nothing foreign is read, let alone run.
+        report = enforce.enter(prepared, (channel_fd, tokens))
+    except BaseException as error:  # noqa: BLE001  # whatever it is, the supervisor is told before any foreign code
+        channel.send(codec.pack([m.ERROR, -1, failure.record(error, codec, kind="start")]))
+        return EXIT_NOT_STARTED
+    if output is not None:
+        streams = Streams()
+        streams.install()
+    settle()
+    channel.send(codec.pack([m.READY, m.PROTOCOL_VERSION, report.to_data()]))
+    return _work(Worker(channel, tokens, codec, streams), channel, codec)
+
+
+def _work(worker: Worker, channel: Channel, codec: Codec) -> int:
+    message: list[Any] = codec.unpack(channel.recv())
+    if message[0] == m.STOP:
+        return 0
+    try:
+        worker.start(message[1])
+    except BaseException as error:  # noqa: BLE001  # the initializer's failure is what the caller must see
+        channel.send(codec.pack([m.ERROR, -1, failure.record(error, codec, kind="initializer")]))
+        return EXIT_NOT_STARTED
+    channel.send(codec.pack([m.STARTED]))
+    worker.serve()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    return 0

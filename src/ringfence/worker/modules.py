@@ -1,0 +1,58 @@
+"""An importer for the modules that the supervisor sent along with a function.
+
+A task's own modules lie in folders that the worker may not read. The supervisor sends the sources
+that the function needs; here they are imported as if they had been found on disk: same names, same
+`__file__`, and `linecache` finds their lines for tracebacks.
+"""
+
+import sys
+from importlib.machinery import ModuleSpec
+from types import CodeType, ModuleType
+from typing import Any
+
+__all__ = ["ShippedModules"]
+
+
+class _Loader:
+    """Loads one shipped module (the interface of importlib.abc.InspectLoader, which is slow to import)."""
+
+    def __init__(self, source: str, filename: str) -> None:
+        self._source = source
+        self._filename = filename
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(self.get_code(module.__name__), module.__dict__)
+
+    def get_code(self, name: str) -> CodeType:
+        return compile(self._source, self._filename, "exec", dont_inherit=True)
+
+    def get_source(self, name: str) -> str:
+        return self._source
+
+
+class ShippedModules:
+    """A meta path finder over `{name: (source, file name, is a package)}`."""
+
+    def __init__(self) -> None:
+        self._modules: dict[str, tuple[str, str, bool]] = {}
+
+    def add(self, name: str, source: str, filename: str, is_package: bool) -> None:
+        """Make module `name` importable from `source`; `filename` is what tracebacks show."""
+        if not self._modules:
+            # First: a shipped module shadows nothing of the library, since only modules that
+            # are not in the library are shipped.
+            sys.meta_path.append(self)  # type: ignore[arg-type]  # a finder by its shape, not by its base class
+        self._modules[name] = (source, filename, is_package)
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        found = self._modules.get(name)
+        if found is None:
+            return None
+        source, filename, is_package = found
+        loader: Any = _Loader(source, filename)
+        spec = ModuleSpec(name, loader, origin=filename, is_package=is_package)
+        spec.has_location = True
+        return spec

@@ -1,0 +1,271 @@
+"""A locked-in worker's loop: take a task, run it, answer, until told to stop.
+
+Starting a task takes a token. The supervisor puts one into an eventfd for each task that it sends, and takes some
+out again when it wants tasks back that have not started: the kernel hands each token out once, so no task runs
+twice and none is forgotten. A task without a token is not ours any more and is dropped.
+"""
+
+import gc
+import mmap
+import os
+import pickle
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ringfence.ipc import messages as m
+from ringfence.ipc import parcel
+from ringfence.ipc.channel import Channel
+from ringfence.ipc.codec import Codec
+from ringfence.ipc.errors import NotSerializable
+from ringfence.ipc.large import lay_out
+from ringfence.sandbox.denials import Refusals
+from ringfence.worker import failure
+from ringfence.worker.modules import ShippedModules
+from ringfence.worker.output import Streams
+
+__all__ = ["Worker"]
+
+# From here on a result travels in a leased memfd: below, one write through the pipe is cheaper (measured at
+# benchmarks/buffers.py; the pipe holds 208 KiB by default, net.core.wmem_default).
+LARGE = 128 * 1024
+
+_TaskMessage = list[Any]
+
+
+class _UnreadableTask(Exception):
+    """The task's function or arguments did not unpickle here; the cause says why."""
+
+
+class Worker:
+    """The state of one worker: its channel, the functions it knows, its streams."""
+
+    def __init__(self, channel: Channel, tokens: int, codec: Codec, streams: Streams | None) -> None:
+        self._channel = channel
+        self._tokens = tokens
+        self._codec = codec
+        self._streams = streams
+        self._modules = ShippedModules()
+        # A function arrives once, as bytes, and is unpickled by the first task that needs it, whose failure it then is.
+        self._unread: dict[int, bytes] = {}
+        self._functions: dict[int, Callable[..., Any]] = {}
+        # Messages that came while we waited for a lease or a buffer, in order.
+        self._waiting: deque[_TaskMessage] = deque()
+        self._pickle_results = False
+        self._refusals: Refusals | None = None  # a trusted worker is refused nothing by us
+
+    def serve(self) -> None:
+        """Run tasks until STOP arrives or the supervisor is gone (ChannelClosed)."""
+        while True:
+            message = self._next()
+            tag = message[0]
+            if tag == m.TASKS:
+                self._run(message[1])
+            elif tag == m.FUNCTION:
+                self._unread[message[1]] = message[2]
+            elif tag == m.MODULES:
+                for name, source, filename, is_package in message[1]:
+                    self._modules.add(name, source, filename, is_package)
+            elif tag == m.SYNC:
+                self._send([m.SYNCED])
+            elif tag == m.STOP:
+                return
+
+    def start(self, settings: dict[str, Any]) -> None:
+        """Take the settings of START, and run the initializer if there is one; its exception passes through."""
+        self._pickle_results = settings["pickle_results"]
+        if not settings["trusted"]:
+            self._refusals = Refusals(settings["capabilities"], private_root=settings["private_root"])
+            self._refusals.install()
+        if settings["call_depth"] is not None:
+            sys.setrecursionlimit(settings["call_depth"])
+        for name, source, filename, is_package in settings["modules"]:
+            self._modules.add(name, source, filename, is_package)
+        if settings["initializer"] is not None:
+            function, args = pickle.loads(settings["initializer"])
+            function(*args)
+
+    def _next(self) -> _TaskMessage:
+        if self._waiting:
+            return self._waiting.popleft()
+        message: _TaskMessage = self._codec.unpack(self._channel.recv())
+        return message
+
+    def _send(self, message: list[Any]) -> None:
+        self._channel.send(self._codec.pack(message))
+
+    def _run(self, entries: list[_TaskMessage]) -> None:
+        for task, function, payload, flags in entries:
+            try:
+                os.eventfd_read(self._tokens)
+            except BlockingIOError:
+                return  # taken back, and so is everything behind it
+            self._channel.send(self._answer(task, function, payload, flags))
+
+    def _answer(self, task: int, function: int, payload: bytes, flags: int) -> bytes:
+        """Run one task and return the frame that answers it."""
+        try:
+            value = self._call(task, function, payload, flags)
+        except BaseException as error:  # noqa: BLE001  # the task's failure, whatever it is, is its answer
+            return self._failed(task, error)
+        counts = self._printed()
+        try:
+            body = self._codec.pack([m.RESULT, task, value, *counts])
+        except NotSerializable as error:
+            return self._unpackable(task, value, error, counts)
+        except MemoryError as error:
+            return self._failed(task, error)
+        if len(body) < LARGE:
+            return body
+        return self._lend(task, value, counts)
+
+    def _call(self, task: int, function: int, payload: bytes, flags: int) -> Any:
+        try:
+            if flags & m.BUFFERED:
+                payload = self._fetch(task)
+            if function:
+                callable_ = self._functions.get(function)
+                if callable_ is None:
+                    callable_ = self._functions[function] = pickle.loads(self._unread.pop(function))
+                arguments = _loads(payload)
+            else:  # one of a kind: it travels with its arguments
+                callable_, *arguments = _loads(payload)
+                if flags & m.CHUNK:
+                    (arguments,) = arguments
+        except Exception as error:
+            raise _UnreadableTask from error
+        if flags & m.CHUNK:
+            return self._chunk(callable_, arguments)
+        args, kwargs = arguments
+        return callable_(*args, **kwargs)
+
+    def _chunk(self, function: Callable[..., Any], items: list[tuple[Any, ...]]) -> list[Any]:
+        """Call `function` for each item; stop at the first that fails: `[values, failure record or None]`."""
+        values: list[Any] = []
+        try:
+            for item in items:
+                values.append(function(*item))
+        except BaseException as error:  # noqa: BLE001  # as in _answer
+            return [values, self._record(error)]
+        return [values, None]
+
+    def _failed(self, task: int, error: BaseException) -> bytes:
+        made = self._record(error)
+        error.__traceback__ = None  # its frames hold the task's arguments
+        return self._codec.pack([m.ERROR, task, made, *self._printed()])
+
+    def _record(self, error: BaseException) -> dict[str, Any]:
+        kind = "exception"
+        skip = error.__traceback__
+        if isinstance(error, _UnreadableTask):
+            kind, error = "unreadable", error.__cause__ or error
+            skip = None
+        elif isinstance(error, MemoryError):
+            kind = "memory"
+        elif self._refusals is not None and (denied := self._refusals.explain(error)) is not None:
+            kind, error, denied.__cause__ = "denied", denied.with_traceback(error.__traceback__), error
+        # Our own frames above the task's are of no use to its author.
+        while skip is not None and skip.tb_next is not None and skip.tb_frame.f_code.co_filename != __file__:
+            skip = skip.tb_next
+        while skip is not None and skip.tb_next is not None and skip.tb_next.tb_frame.f_code.co_filename == __file__:
+            skip = skip.tb_next
+        return failure.record(error, self._codec, kind=kind, skip=skip)
+
+    def _printed(self) -> tuple[int, ...]:
+        """Flush the streams; return what they have counted, or nothing when nobody counts."""
+        if self._streams is None:
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except (OSError, ValueError, AttributeError):
+                    pass
+            return ()
+        self._streams.flush()
+        counts = self._streams.counts()
+        return counts if counts != (0, 0) else ()
+
+    def _unpackable(self, task: int, value: object, error: NotSerializable, counts: tuple[int, ...]) -> bytes:
+        """Answer with a pickled result where the caller asked for it, else with the reason there is none."""
+        if not self._pickle_results:
+            return self._codec.pack([m.ERROR, task, failure.record(error, self._codec, kind="unserializable"), *counts])
+        try:
+            pickled = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        except BaseException as inner:  # noqa: BLE001  # __reduce__ of foreign code: anything may come
+            return self._failed(task, inner)
+        if len(pickled) < LARGE:
+            return self._codec.pack([m.PICKLED, task, pickled, *counts])
+        return self._lend(task, pickled, counts, pickled=True)
+
+    def _lend(self, task: int, value: object, counts: tuple[int, ...], *, pickled: bool = False) -> bytes:
+        """Write a large result into a memfd that the supervisor lends us, and say how to read it."""
+        form, data = lay_out(value, self._codec)
+        if pickled:
+            form = {"form": "pickle"}
+        size = memoryview(data).nbytes
+        self._send([m.NEED_LEASE, task, size])
+        lease = self._await(m.LEASE)
+        try:
+            if lease is None:
+                return self._codec.pack([
+                    m.ERROR, task,
+                    {"kind": "unserializable", "module": "ringfence", "type": "ResultNotSerializable", "args": None,
+                     "message": f"the result is {size} bytes, more than the pool's max_buffer", "traceback": "",
+                     "notes": []},
+                    *counts,
+                ])  # fmt: skip
+            _fill(lease, data)
+        finally:
+            if lease is not None:
+                os.close(lease)
+        return self._codec.pack([m.LEASED, task, {**form, "size": size}, *counts])
+
+    def _fetch(self, task: int) -> Any:
+        """Ask for the task's arguments, which lie in a sealed memfd, and return them as a read-only view."""
+        self._send([m.NEED_BUFFER, task])
+        fd = self._await(m.BUFFER)
+        if fd is None:
+            raise EOFError("the supervisor holds no arguments for this task")
+        try:
+            return memoryview(mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
+        finally:
+            os.close(fd)
+
+    def _await(self, tag: int) -> int | None:
+        """Wait for message `tag` and the fd that comes with it; what else comes waits its turn."""
+        # Plain reads drop fds, so receiving them is switched on only while one is due.
+        self._channel.accept_fds = True
+        try:
+            while True:
+                message: _TaskMessage = self._codec.unpack(self._channel.recv())
+                if message[0] == tag:
+                    fds = self._channel.take_fds()
+                    return fds[0] if fds else None
+                self._waiting.append(message)
+        finally:
+            self._channel.accept_fds = False
+
+
+def _loads(payload: Any) -> Any:
+    """Unpickle arguments: plain bytes, or a parcel of a pickle and its buffers (a view of a mapped memfd)."""
+    if type(payload) is bytes:
+        return pickle.loads(payload)
+    body, *buffers = parcel.unpack(payload)
+    return pickle.loads(body, buffers=buffers)
+
+
+def _fill(fd: int, data: Any) -> None:
+    """Write `data` into the memfd: by pwrite, or through a mapping where RLIMIT_FSIZE forbids that."""
+    view = memoryview(data)
+    done = 0
+    try:
+        while done < len(view):
+            done += os.pwrite(fd, view[done:], done)
+    except OSError:
+        with mmap.mmap(fd, len(view)) as mapped:
+            mapped[:] = view
+
+
+def settle() -> None:
+    """Undo for a worker what its zygote did to be quick to fork: collect garbage again."""
+    gc.enable()

@@ -1,0 +1,160 @@
+"""The template process: started fresh, single-threaded, holding no secret; it forks a worker on request.
+
+Everything a worker needs is imported here, once, and shared by copy-on-write. The zygote reads only what the
+supervisor sends (the trusted direction) and only reports: which worker got which pid, which one ended how. When its
+channel closes, however the supervisor died, it kills what it started and exits.
+"""
+
+import errno
+import gc
+import os
+import pickle
+import select
+import signal
+import sys
+from importlib import import_module
+from typing import Any
+
+from ringfence.ipc import messages as m
+from ringfence.ipc.channel import Channel
+from ringfence.ipc.codec import Codec
+from ringfence.ipc.errors import ChannelClosed
+from ringfence.sandbox import enforce
+from ringfence.worker import failure
+from ringfence.worker import main as worker
+
+__all__ = ["main"]
+
+
+def main(fd: int) -> None:
+    """Serve the supervisor at the other end of `fd` until it closes the channel or says RETIRE."""
+    # The terminal's ^C is the supervisor's to act on; a worker's broken pipe is an error, not a death.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(fd, blocking=True, accept_fds=True)
+    codec = Codec()
+    try:
+        channel.send(codec.pack([m.HELLO, m.PROTOCOL_VERSION, os.getpid()]))
+        prepared = _configure(channel, codec)
+        if prepared is not None:
+            _Zygote(channel, codec, prepared).loop()
+    except ChannelClosed:
+        pass
+
+
+def _configure(channel: Channel, codec: Codec) -> enforce.Prepared | None:
+    """Receive the plan and make ready; on failure say why and return None."""
+    _, plan, settings = codec.unpack(channel.recv())
+    try:
+        # Before the lock-in: what dill pickled needs it, and importing it opens /dev/null for writing.
+        import_module("dill")
+        prepared = enforce.prepare(pickle.loads(plan))
+        for name in settings["preload"]:
+            import_module(name)
+    except BaseException as error:  # noqa: BLE001  # the supervisor is told, whatever it is; no worker is started
+        channel.send(codec.pack([m.FAILED, -1, failure.record(error, codec, kind="start")]))
+        return None
+    sys.prefix, sys.exec_prefix = settings["prefix"], settings["prefix"]
+    sys.argv = [""]
+    # What lives now lives in every worker: keep the collector from touching, and so copying, those pages.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    channel.send(codec.pack([m.CONFIGURED, 0]))
+    return prepared
+
+
+class _Zygote:
+    """The loop and the children it answers for."""
+
+    def __init__(self, channel: Channel, codec: Codec, prepared: enforce.Prepared) -> None:
+        self._channel = channel
+        self._codec = codec
+        self._prepared = prepared
+        self._poller = select.epoll()
+        self._poller.register(channel.fileno(), select.EPOLLIN)
+        # pidfd -> (worker number, pid): every child that has been forked and not yet waited for.
+        self._children: dict[int, tuple[int, int]] = {}
+
+    def loop(self) -> None:
+        try:
+            while True:
+                for fd, _ in self._poller.poll():
+                    if fd in self._children:
+                        self._reap(fd)
+                    elif not self._serve():
+                        return
+        finally:
+            self._end()
+
+    def _serve(self) -> bool:
+        """Handle what the supervisor sent; False when it said RETIRE."""
+        for body in self._channel.read_ready():
+            message: list[Any] = self._codec.unpack(body)
+            if message[0] == m.RETIRE:
+                return False
+            fds = self._channel.take_fds()
+            try:
+                self._spawn(message[1], fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+        return True
+
+    def _spawn(self, number: int, fds: list[int]) -> None:
+        channel, tokens, *output = fds
+        try:
+            pid = enforce.fork(self._prepared)
+        except OSError as error:
+            self._send([m.FAILED, number, failure.record(error, self._codec, kind="start")])
+            return
+        if pid == 0:
+            worker.run(self._prepared, channel, tokens, (output[0], output[1]) if output else None)
+        pidfd = os.pidfd_open(pid)
+        self._children[pidfd] = (number, pid)
+        self._poller.register(pidfd, select.EPOLLIN)
+        self._send([m.SPAWNED, number, enforce.host_pid(self._prepared, pid)], [pidfd])
+
+    def _reap(self, pidfd: int) -> None:
+        number, pid = self._children.pop(pidfd)
+        self._poller.unregister(pidfd)
+        os.close(pidfd)
+        _, status, usage = os.wait4(pid, 0)
+        self._kill_strays()
+        code = os.waitstatus_to_exitcode(status)
+        self._send([m.EXITED, number, code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024])
+
+    def _kill_strays(self) -> None:
+        """Kill what a dead worker left behind: as subreaper we inherit it. (A pid namespace leaves nothing.)"""
+        spaces = self._prepared.plan.namespaces
+        if spaces is not None and spaces.own_pids:
+            return
+        known = {pid for _, pid in self._children.values()}
+        while strays := [pid for pid in _children() if pid not in known]:
+            for pid in strays:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+                except OSError as error:
+                    if error.errno not in (errno.ESRCH, errno.ECHILD):
+                        raise
+
+    def _send(self, message: list[Any], fds: list[int] | None = None) -> None:
+        self._channel.send(self._codec.pack(message), fds or ())
+
+    def _end(self) -> None:
+        """Kill and reap every child, so that nothing of us outlives us."""
+        for pidfd in self._children:
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        for _, pid in self._children.values():
+            os.waitpid(pid, 0)
+        self._children.clear()
+        self._kill_strays()
+
+
+def _children() -> list[int]:
+    """Return the pids of our children (needs /proc; CONFIG_PROC_CHILDREN, in every distribution's kernel)."""
+    with open(f"/proc/self/task/{os.getpid()}/children", "rb") as listing:
+        return [int(pid) for pid in listing.read().split()]
