@@ -16,8 +16,9 @@ code  type           body
 10    path           ``P`` PurePosixPath, ``W`` PureWindowsPath, ``p`` PosixPath, then the path, UTF-8
 ====  =============  =======================================================================================
 
-A zone is nothing (naive), ``U`` (timezone.utc), ``F`` with the offset (as timedelta) and the name if it was given, or
-``Z`` with the key of a ZoneInfo. Encoders raise Unencodable, decoders whatever comes: the codec translates.
+A zone is nothing (naive), ``U`` (timezone.utc), ``F`` with the offset (as timedelta) and, if a name was given,
+``=`` and the name, or ``Z`` with the key of a ZoneInfo. Encoders raise Unencodable, decoders whatever comes: the
+codec translates.
 """
 
 import re
@@ -101,15 +102,16 @@ def _encode_zone(zone: "datetime.tzinfo | None") -> bytes:
         return b"U"
     if type(zone) is datetime.timezone:
         offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]  # what pickle uses; not in typeshed
-        text = name[0].encode("utf-8", "surrogatepass") if name else b""
-        return b"F" + _DELTA.pack(offset.days, offset.seconds, offset.microseconds) + b"".join(b"=" + text for _ in name)
+        fixed = b"F" + _DELTA.pack(offset.days, offset.seconds, offset.microseconds)
+        return fixed + b"=" + name[0].encode("utf-8", "surrogatepass") if name else fixed
     zoneinfo = sys.modules.get("zoneinfo")
     if zoneinfo is not None and type(zone) is zoneinfo.ZoneInfo:
         key: str | None = zone.key  # type: ignore[attr-defined]  # not narrowed: the module is an Any
         if key is None or not _ZONE_KEY.fullmatch(key):
             raise Unencodable("a ZoneInfo without a key that can be looked up")
         return b"Z" + key.encode("ascii")
-    raise Unencodable(f"its tzinfo is a {type(zone).__module__}.{type(zone).__qualname__}, not a timezone or ZoneInfo")
+    cls = type(zone)
+    raise Unencodable(f"its tzinfo is a {cls.__module__}.{cls.__qualname__}, not timezone or ZoneInfo")
 
 
 def _decode_zone(body: bytes) -> "datetime.tzinfo | None":
@@ -137,9 +139,8 @@ def _decode_zone(body: bytes) -> "datetime.tzinfo | None":
 
 
 def _encode_datetime(value: "datetime.datetime") -> tuple[int, bytes]:
-    head = _DATETIME.pack(
-        value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond, value.fold
-    )
+    date = (value.year, value.month, value.day)
+    head = _DATETIME.pack(*date, value.hour, value.minute, value.second, value.microsecond, value.fold)
     return 5, head + _encode_zone(value.tzinfo)
 
 

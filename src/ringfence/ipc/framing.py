@@ -128,7 +128,7 @@ class FrameDecoder:
             self._parts.append(bytearray(piece))
 
     def _refuse(self, length: int, frames: list[bytes]) -> list[bytes]:
-        what = f"a frame of {length} bytes, above the limit of {self._max_frame}" if length else "an empty frame"
+        what = f"a frame of {length} bytes, more than {self._max_frame}" if length else "an empty frame"
         self.error = RemoteProtocolError(f"the peer sent {what}")
         if not frames:
             raise self.error.with_traceback(None)

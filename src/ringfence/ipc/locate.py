@@ -37,7 +37,8 @@ def locate(
     error = _enter(value, name, path, done, registry, encode)
     while path and error is None:
         if len(path) > max_depth:
-            return NotSerializable(_shorten(path[-1].path), "container", f"nested deeper than {max_depth} levels")
+            reason = f"nested deeper than {max_depth} levels"
+            return NotSerializable(_shorten(path[-1].path), "container", reason)
         step, child = next(path[-1].rest, ("", path))
         if child is path:
             done.add(path.pop().identity)
@@ -84,7 +85,8 @@ def _children(value: Any, registry: TypeRegistry) -> Iterator[tuple[str, object]
     registration = registry.find(kind)
     if registration is None or kind not in registry.containers:
         return None
-    return ((f".{label}", item) for label, item in zip(registration.labels, registration.fields(value), strict=True))
+    fields = zip(registration.labels, registration.fields(value), strict=True)
+    return ((f".{label}", item) for label, item in fields)
 
 
 def _entries(value: dict[Any, object]) -> Iterator[tuple[str, object]]:

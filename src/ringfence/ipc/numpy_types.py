@@ -8,7 +8,16 @@ from typing import Any, Final
 from ringfence.ipc.errors import UnregisteredType
 from ringfence.ipc.ext_types import Encoder, Unencodable
 
-__all__ = ["ARRAY", "SCALAR", "array_form", "array_from", "decode_array", "decode_scalar", "encode_array", "find_encoder"]
+__all__ = [
+    "ARRAY",
+    "SCALAR",
+    "array_form",
+    "array_from",
+    "decode_array",
+    "decode_scalar",
+    "encode_array",
+    "find_encoder",
+]
 
 ARRAY: Final = 11
 """Extension code of an array: length of the head (u8), the head (ASCII: type, order, shape), the elements."""
@@ -18,8 +27,11 @@ SCALAR: Final = 12
 
 # What numpy.dtype() may be asked to read. It takes a whole language, records and Python literals included:
 # none of that from a peer. Integers by character, because longlong and int64 are two types of one size.
-_DTYPE = re.compile(r"[<>|=]([bhilqBHILQ?]|[fc][0-9]{1,2}|[SUV][1-9][0-9]{0,8}|[mM]8(\[[0-9]{0,9}[a-zA-Z]{1,2}\])?)")
-_HEAD = re.compile(rf"({_DTYPE.pattern})([CF])((?:[0-9]{{1,19}},){{0,32}})")
+_NUMBER = r"[bhilqBHILQ?]|[fc][0-9]{1,2}"
+_SIZED = r"[SUV][1-9][0-9]{0,8}"
+_DATE = r"[mM]8(?:\[[0-9]{0,9}[a-zA-Z]{1,2}\])?"
+_DTYPE = re.compile(f"[<>|=](?:{_NUMBER}|{_SIZED}|{_DATE})")
+_HEAD = re.compile(f"({_DTYPE.pattern})([CF])((?:[0-9]{{1,19}},){{0,64}})")
 
 _TEXT: Final = {"U": "str_", "S": "bytes_"}  # scalars whose numpy.dtype may have no size
 
@@ -56,7 +68,8 @@ def array_form(array: Any) -> tuple[str, Any]:
     order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
     shape = "".join(f"{length}," for length in array.shape)
     flat = numpy.ravel(array, order=order)
-    return f"{dtype_text(array.dtype)}{order}{shape}", memoryview(flat.view(numpy.uint8)) if flat.size else b""
+    data = memoryview(flat.view(numpy.uint8)) if flat.size else b""
+    return f"{dtype_text(array.dtype)}{order}{shape}", data
 
 
 def array_from(head: str, data: Any) -> object:
@@ -67,10 +80,10 @@ def array_from(head: str, data: Any) -> object:
         raise ValueError("head of an array")
     numpy = _numpy()
     dtype = numpy.dtype(match[1])
-    shape = tuple(int(length) for length in match[match.lastindex or 0].split(",")[:-1])
+    shape = tuple(int(length) for length in match[3].split(",")[:-1])
     if prod(shape) * dtype.itemsize != len(data):
         raise ValueError("an array whose shape does not fit its size")
-    return numpy.ndarray(shape, dtype, data, order=match[(match.lastindex or 0) - 1])
+    return numpy.ndarray(shape, dtype, data, order=match[2])
 
 
 def encode_array(array: Any) -> tuple[int, bytes]:

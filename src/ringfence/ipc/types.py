@@ -61,7 +61,7 @@ class TypeRegistry:
         if known is not None and known.name == name:
             return cls
         if known is not None or name in self._by_name:
-            raise LocalProtocolError(f"{cls!r} cannot be registered as {name!r}: the class or the name is taken")
+            raise LocalProtocolError(f"{cls!r} cannot be {name!r}: the class or the name is taken")
         made = _registration(cls, name)
         self._by_class[cls] = self._by_name[name] = made
         if not issubclass(cls, _enum_bases()):

@@ -1,0 +1,176 @@
+"""Memory that two processes pass to each other as a file descriptor, beside their messages.
+
+Two kinds, both memfds of a fixed size. A *sealed* one is written by its maker and can never change again. A
+*lease* is made by the supervisor and lent to a worker, which fills it; the supervisor copies it, or seals it
+before it maps it: a mapping that a hostile worker can still write would change under the reader's eyes.
+
+Whoever gets a descriptor from here closes it; nothing here keeps one, nor closes one that it was given. Where
+memfds are missing (``available()``), large values travel in frames instead, up to the limit of those.
+"""
+
+import fcntl
+import mmap
+import os
+import sys
+import weakref
+from collections.abc import Iterable
+
+from ringfence.ipc.errors import RemoteProtocolError
+
+__all__ = [
+    "available",
+    "claim_lease",
+    "create_lease",
+    "create_sealed",
+    "create_sealed_from",
+    "map_sealed",
+    "read_lease",
+]
+
+Buffer = bytes | bytearray | memoryview
+
+_FIXED_SIZE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_IMMUTABLE = _FIXED_SIZE | fcntl.F_SEAL_WRITE
+
+# Since Linux 6.3; a memfd that can be executed is a way around a noexec mount. Python has no name for it yet.
+_MFD_NOEXEC_SEAL = 0x0008
+
+# Before Python 3.13 a mapping keeps a descriptor of its own for as long as it lives, and results live as long
+# as the caller likes: beyond this many, buffers are copied instead, so that results never use up the
+# descriptors (1,024).
+_MAX_TRACKED = 32
+_tracked: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
+
+
+def available() -> bool:
+    """Whether this host has memfds that can be sealed."""
+    try:
+        os.close(_create(1))
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def create_sealed(data: Buffer) -> int:
+    """Return a memfd that holds `data` and can never change again; the caller closes it. Raises OSError."""
+    view = memoryview(data).cast("B")
+    return create_sealed_from(view.nbytes, [(0, view)])
+
+
+def create_sealed_from(size: int, pieces: Iterable[tuple[int, Buffer]]) -> int:
+    """Return a sealed memfd of `size` bytes with each piece at its offset and zeros between; the caller
+    closes it."""
+    fd = _create(size)
+    try:
+        for offset, piece in pieces:
+            _write_at(fd, offset, memoryview(piece).cast("B"))
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _IMMUTABLE | fcntl.F_SEAL_SEAL)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def map_sealed(fd: int, size: int) -> memoryview:
+    """Return a read-only view of the sealed memfd that a peer sent; `fd` stays the caller's to close.
+
+    Raises RemoteProtocolError unless it is a memfd of exactly `size` bytes (at least one) that nobody can
+    change.
+    """
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise RemoteProtocolError("a buffer that is not a memfd") from error
+    if seals & _IMMUTABLE != _IMMUTABLE:
+        raise RemoteProtocolError("a buffer that its sender could still change")
+    _check_size(fd, size)
+    return _map(fd, size, mmap.PROT_READ)
+
+
+def create_lease(size: int) -> int:
+    """Return a memfd of `size` bytes, zeros, for a peer to fill; its size can never change. The caller closes
+    it.
+
+    Raises OSError.
+    """
+    fd = _create(size)
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED_SIZE)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read_lease(fd: int, size: int) -> bytes:
+    """Return a copy of a lease of `size` bytes; `fd` stays the caller's. Raises RemoteProtocolError."""
+    parts: list[bytes] = []
+    missing = size
+    while missing:
+        part = os.pread(fd, missing, size - missing)
+        if not part:
+            raise RemoteProtocolError(f"a buffer that ends {missing} bytes early")
+        parts.append(part)
+        missing -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def claim_lease(fd: int, size: int) -> memoryview:
+    """Take a lease of `size` bytes (at least one) back: return a writable view of it that is this process's
+    alone.
+
+    Nothing is copied; pages are as they are written to. `fd` stays the caller's to close. Raises
+    RemoteProtocolError when the peer still has the lease mapped for writing.
+    """
+    _check_size(fd, size)
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _IMMUTABLE)
+    except OSError as error:
+        # EBUSY: somebody has it mapped for writing. EPERM: the peer has sealed the seals.
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _IMMUTABLE != _IMMUTABLE:
+            raise RemoteProtocolError("a lease that its borrower can still change") from error
+    return _map(fd, size, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def _create(size: int) -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        fd = os.memfd_create("ringfence", flags | _MFD_NOEXEC_SEAL)
+    except OSError:
+        fd = os.memfd_create("ringfence", flags)
+    try:
+        os.ftruncate(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _write_at(fd: int, offset: int, data: memoryview) -> None:
+    while data:
+        written = os.pwrite(fd, data, offset)
+        offset += written
+        data = data[written:]
+
+
+def _check_size(fd: int, size: int) -> None:
+    actual = os.fstat(fd).st_size
+    if actual != size or size <= 0:
+        raise RemoteProtocolError(f"a buffer of {actual} bytes that was announced with {size}")
+
+
+def _map(fd: int, size: int, protection: int) -> memoryview:
+    """Return a private mapping of a memfd that cannot change any more, or a copy of it."""
+    if sys.version_info >= (3, 13):
+        return memoryview(mmap.mmap(fd, size, mmap.MAP_PRIVATE, protection, trackfd=False))
+    if len(_tracked) < _MAX_TRACKED:
+        mapping = mmap.mmap(fd, size, mmap.MAP_PRIVATE, protection)
+        _tracked.add(mapping)
+        return memoryview(mapping)
+    copy = mmap.mmap(-1, size, mmap.MAP_PRIVATE)
+    view = memoryview(copy)
+    done = 0
+    while done < size:
+        # Never zero: the size is sealed.
+        done += os.preadv(fd, [view[done:]], done)
+    return view if protection & mmap.PROT_WRITE else view.toreadonly()

@@ -1,0 +1,191 @@
+"""What values are built of while msgpack reads a frame that may be hostile."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from ringfence.ipc import ext_types
+from ringfence.ipc.errors import RemoteProtocolError
+from ringfence.ipc.limits import WireLimits
+from ringfence.ipc.measure import CONTAINER_WORDS, ENTRY_WORDS
+from ringfence.ipc.types import TypeRegistry
+
+__all__ = [
+    "FRACTION",
+    "FROZENSET",
+    "MAX_FRACTION_BITS",
+    "RANGE",
+    "REGISTERED",
+    "SET",
+    "TAG_CODE",
+    "TUPLE",
+    "CountedReading",
+    "Reading",
+    "Tagged",
+    "decode_leaf",
+]
+
+TAG_CODE: Final = 1
+"""Extension code of a tag: the first element of a list that stands for another container, one byte that says
+which."""
+
+TUPLE, SET, FROZENSET, REGISTERED, FRACTION, RANGE = (bytes((kind,)) for kind in range(6))
+
+MAX_FRACTION_BITS: Final = 8 * 4096
+"""Bits of either part of a fraction. Reading one takes a greatest common divisor, which is quadratic in
+them."""
+
+# Equal hashes that one dict or set may have. Integers, tuples and UUIDs with equal hashes are easy to make,
+# and n of them cost n * n / 2 comparisons; honest ones hardly have a pair.
+_MAX_COLLISIONS = 1000
+
+# Leaves whose hash the sender chooses. Those of str, bytes and dates are keyed with a secret.
+_COLLIDING = frozenset({2, 3, 4, 8, 9, 12})
+
+
+class Tagged(Exception):
+    """The frame has a tag, or many values with a hash of the sender's choice: it must be read with all
+    hooks."""
+
+
+def decode_leaf(code: int, body: bytes) -> object:
+    """Return the value of an extension that is not a tag; raises Tagged for one, and anything for
+    nonsense."""
+    decoder = ext_types.DECODERS.get(code)
+    if decoder is not None:
+        return decoder(body)
+    if code == TAG_CODE:
+        raise Tagged
+    from ringfence.ipc import numpy_types
+
+    if code == numpy_types.ARRAY:
+        return numpy_types.decode_array(body)
+    if code == numpy_types.SCALAR:
+        return numpy_types.decode_scalar(body)
+    raise RemoteProtocolError(f"extension type {code} is not known")
+
+
+class Reading:
+    """The hooks for one small frame that has tags in it."""
+
+    __slots__ = ("_registry", "_tags")
+
+    def __init__(self, registry: TypeRegistry) -> None:
+        self._registry = registry
+        # Tags read and not yet used up by the list they begin. What remains in the end stood where no tag may
+        # be.
+        self._tags = 0
+
+    def on_leaf(self, code: int, body: bytes) -> object:
+        """Take an extension."""
+        if code != TAG_CODE:
+            return decode_leaf(code, body)
+        self._tags += 1
+        return _TAGS[body]
+
+    def on_list(self, items: list[Any]) -> object:
+        """Take a list; return what it stands for."""
+        if not items or type(items[0]) is not _Tag:
+            return items
+        self._tags -= 1
+        tag = items[0]
+        del items[0]
+        return tag.build(items, self._registry)
+
+    def finish(self) -> None:
+        """Check the whole once it is read."""
+        if self._tags:
+            raise RemoteProtocolError("a tag that begins no list")
+
+
+class CountedReading(Reading):
+    """The hooks for one frame that could do harm by its size."""
+
+    __slots__ = ("_colliding", "_left")
+
+    def __init__(self, registry: TypeRegistry, limits: WireLimits) -> None:
+        super().__init__(registry)
+        # Words that the containers of this frame may still count.
+        self._left = limits.max_items
+        # Leaves so far whose hashes could collide; only in a frame that is read without the other hooks.
+        self._colliding = 0
+
+    def on_only_leaf(self, code: int, body: bytes) -> object:
+        """Take an extension in a frame that is read with no other hook; raises Tagged when it needs the
+        others."""
+        if code in _COLLIDING:
+            self._colliding += 1
+            if self._colliding > _MAX_COLLISIONS:
+                raise Tagged
+        return decode_leaf(code, body)
+
+    def on_list(self, items: list[Any]) -> object:
+        """Take a list; return what it stands for."""
+        if not items or type(items[0]) is not _Tag or not items[0].leaf:
+            self._charge(CONTAINER_WORDS + len(items))
+        return super().on_list(items)
+
+    def on_pairs(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        """Take the entries of a dict."""
+        self._charge(CONTAINER_WORDS + ENTRY_WORDS * len(pairs))
+        if len(pairs) > _MAX_COLLISIONS:
+            _check_hashes([key for key, _ in pairs])
+        return dict(pairs)
+
+    def _charge(self, words: int) -> None:
+        self._left -= words
+        if self._left < 0:
+            raise RemoteProtocolError("a frame whose containers hold more items than the limit")
+
+
+class _Tag:
+    """The first element of a list that stands for something else."""
+
+    __slots__ = ("build", "leaf")
+
+    def __init__(self, build: Callable[[list[Any], TypeRegistry], object], *, leaf: bool = False) -> None:
+        self.build = build
+        # Whether the sender, who counts containers only, does not count it.
+        self.leaf = leaf
+
+
+def _check_hashes(keys: list[Any]) -> None:
+    if len(keys) - len(set(map(hash, keys))) > _MAX_COLLISIONS:
+        raise RemoteProtocolError("keys that were made to have equal hashes")
+
+
+def _build_set(items: list[Any], registry: TypeRegistry) -> object:
+    if len(items) > _MAX_COLLISIONS:
+        _check_hashes(items)
+    return set(items)
+
+
+def _build_frozenset(items: list[Any], registry: TypeRegistry) -> object:
+    if len(items) > _MAX_COLLISIONS:
+        _check_hashes(items)
+    return frozenset(items)
+
+
+def _build_range(items: list[Any], registry: TypeRegistry) -> object:
+    start, stop, step = items
+    return range(start, stop, step)
+
+
+def _build_fraction(items: list[Any], registry: TypeRegistry) -> object:
+    from fractions import Fraction
+
+    numerator, denominator = items
+    if type(numerator) is not int or type(denominator) is not int or denominator <= 0:
+        raise RemoteProtocolError("a fraction of other than two integers")
+    if max(numerator.bit_length(), denominator.bit_length()) > MAX_FRACTION_BITS:
+        raise RemoteProtocolError("a fraction that is too long")
+    return Fraction(numerator, denominator)
+
+
+_TAGS: Final = {
+    TUPLE: _Tag(lambda items, _: tuple(items)),
+    SET: _Tag(_build_set),
+    FROZENSET: _Tag(_build_frozenset),
+    REGISTERED: _Tag(lambda items, registry: registry.build(items)),
+    FRACTION: _Tag(_build_fraction, leaf=True),
+    RANGE: _Tag(_build_range, leaf=True),
+}

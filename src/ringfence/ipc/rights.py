@@ -1,0 +1,48 @@
+"""File descriptors as the control messages of a socket (SCM_RIGHTS)."""
+
+import os
+import socket
+from collections.abc import Iterable, Sequence
+
+__all__ = ["control_of", "duplicate", "fds_of", "room_for"]
+
+_INT_SIZE = 4  # bytes of one descriptor in a control message
+
+
+def room_for(count: int) -> int:
+    """Return the bytes of control messages that `count` descriptors need."""
+    return socket.CMSG_SPACE(count * _INT_SIZE)
+
+
+def control_of(fds: Sequence[int]) -> list[tuple[int, int, memoryview]]:
+    """Return the control messages for sendmsg() that send `fds` along."""
+    if not fds:
+        return []
+    numbers = memoryview(bytearray(len(fds) * _INT_SIZE)).cast("i")
+    for index, fd in enumerate(fds):
+        numbers[index] = fd
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
+
+
+def fds_of(control: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """Return the descriptors in what recvmsg() returned; they are the caller's to close."""
+    fds: list[int] = []
+    for level, kind, payload in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            # A cut message may end inside a number that stands for nothing.
+            whole = len(payload) // _INT_SIZE * _INT_SIZE
+            fds += memoryview(payload)[:whole].cast("i").tolist()
+    return fds
+
+
+def duplicate(fds: Iterable[int]) -> tuple[int, ...]:
+    """Return duplicates of `fds` that the caller owns: all of them, or an OSError and none."""
+    own: list[int] = []
+    try:
+        for fd in fds:
+            own.append(os.dup(fd))
+    except BaseException:
+        for fd in own:
+            os.close(fd)
+        raise
+    return tuple(own)
