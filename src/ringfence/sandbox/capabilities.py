@@ -1,13 +1,21 @@
 """What code may be granted: names, scopes and sets of grants, as frozen data."""
 
-import os.path
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, final
 
 from ringfence.sandbox.errors import CapabilityDenied, PolicyError, UnknownCapability
+from ringfence.sandbox.scopes import (
+    address_contains,
+    path_contains,
+    read_address,
+    read_host,
+    read_path,
+    read_plugin,
+    read_port,
+    read_variable,
+)
 
 __all__ = ["Capabilities", "Capability", "Grant", "Risk"]
 
@@ -159,78 +167,16 @@ def _nearest(name: str) -> list[str]:
     return list(dict.fromkeys(_ALIASES.get(found, found) for found in close))
 
 
-# --- scopes: each reader returns the canonical spelling or raises PolicyError -------------------------------
-
-
-def _path_scope(scope: str) -> str:
-    if not scope.startswith("/"):
-        raise PolicyError(
-            f"{scope!r} is not an absolute path; write {os.path.abspath(scope)!r} if that is meant"
-        )
-    # Collapsing ".." here would name another folder than the kernel would when a part of the path is a
-    # symbolic link.
-    if ".." in scope.split("/"):
-        raise PolicyError(f"{scope!r} contains '..'; write the path it leads to")
-    return "/" + "/".join(part for part in scope.split("/") if part not in ("", "."))
-
-
-_HOST_LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
-_HOST = re.compile(rf"(?:\*\.)?{_HOST_LABEL}(?:\.{_HOST_LABEL})*\.?|\[[0-9a-f:.%]+\]", re.ASCII)
-
-
-def _port(text: str, *, least: int) -> str:
-    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not least <= int(text) <= 65535:
-        raise PolicyError(f"{text!r} is not a port ({least} to 65535)")
-    return str(int(text))
-
-
-def _host(text: str) -> str:
-    host = text.lower()
-    if not _HOST.fullmatch(host):
-        raise PolicyError(f"{text!r} is not a host name or address; an IPv6 address goes in brackets")
-    return host.rstrip(".")
-
-
-def _address_scope(scope: str) -> str:
-    """Read ``host``, ``host:port`` or ``:port``."""
-    if scope.isdecimal():
-        raise PolicyError(f"{scope!r} could be a port or a host; write ':{scope}' for the port")
-    head, colon, tail = scope.rpartition(":")
-    if not colon or scope.endswith("]"):
-        return _host(scope)
-    port = _port(tail, least=1)
-    return f"{_host(head)}:{port}" if head else f":{port}"
-
-
-def _listen_scope(scope: str) -> str:
-    """Read ``port``, ``:port`` or ``host:port``; port 0 is "any free one"."""
-    head, _, tail = scope.rpartition(":")
-    port = _port(tail, least=0)
-    return f"{_host(head)}:{port}" if head else port
-
-
-def _name_scope(scope: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", scope, re.ASCII):
-        raise PolicyError(f"{scope!r} is not the name of an environment variable")
-    return scope
-
-
-def _plugin_scope(scope: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", scope, re.ASCII):
-        raise PolicyError(f"{scope!r} is not a plugin name (small letters, digits and '-')")
-    return scope
-
-
 _SCOPES: Final[Mapping[Capability, Callable[[str], str]]] = {
-    **dict.fromkeys(_FILE_SYSTEM, _path_scope),
-    Capability.PROCESS_EXEC: _path_scope,
-    Capability.NET_REQUEST: _address_scope,
-    Capability.NET_LISTEN: _listen_scope,
-    Capability.NET_DNS: _host,
-    Capability.ENV_READ: _name_scope,
-    Capability.ENV_WRITE: _name_scope,
-    Capability.PLUGIN_CALL: _plugin_scope,
-    Capability.PLUGIN_MESSAGE: _plugin_scope,
+    **dict.fromkeys(_FILE_SYSTEM, read_path),
+    Capability.PROCESS_EXEC: read_path,
+    Capability.NET_REQUEST: read_address,
+    Capability.NET_LISTEN: read_port,
+    Capability.NET_DNS: read_host,
+    Capability.ENV_READ: read_variable,
+    Capability.ENV_WRITE: read_variable,
+    Capability.PLUGIN_CALL: read_plugin,
+    Capability.PLUGIN_MESSAGE: read_plugin,
 }
 
 
@@ -247,30 +193,6 @@ def _read_scope(capability: Capability, scope: str) -> str:
         return reader(scope)
     except PolicyError as error:
         raise PolicyError(f"{text!r}: {error}") from None
-
-
-def _within(outer: str, inner: str) -> bool:
-    """Whether path `inner` is `outer` or lies below it; both are canonical."""
-    return outer in ("/", inner) or inner.startswith(outer + "/")
-
-
-def _split_address(scope: str) -> tuple[str, str]:
-    head, colon, tail = scope.rpartition(":")
-    if not colon or scope.endswith("]"):
-        return scope, ""
-    return head, tail
-
-
-def _address_covers(outer: str, inner: str) -> bool:
-    """Whether every address of `inner` is one of `outer`; a part left out is any."""
-    outer_host, outer_port = _split_address(outer)
-    inner_host, inner_port = _split_address(inner)
-    if outer_port and outer_port != inner_port:
-        return False
-    if outer_host.startswith("*."):
-        # As in the compatible hosts: the pattern covers the bare domain too.
-        return inner_host.removeprefix("*.") == outer_host[2:] or inner_host.endswith(outer_host[1:])
-    return not outer_host or outer_host == inner_host
 
 
 @final
@@ -310,14 +232,14 @@ class Grant:
             return False
         if self.capability in _FILE_SYSTEM:
             # The private folder comes with any grant; a path only with one that contains it.
-            return other.scope is None or (self.scope is not None and _within(self.scope, other.scope))
+            return other.scope is None or (self.scope is not None and path_contains(self.scope, other.scope))
         if self.scope is None or self.scope == other.scope:
             return True
         if other.scope is None:
             return False
         if self.capability in (Capability.NET_REQUEST, Capability.NET_LISTEN, Capability.NET_DNS):
-            return self.capability is not Capability.NET_LISTEN and _address_covers(self.scope, other.scope)
-        return self.capability is Capability.PROCESS_EXEC and _within(self.scope, other.scope)
+            return self.capability is not Capability.NET_LISTEN and address_contains(self.scope, other.scope)
+        return self.capability is Capability.PROCESS_EXEC and path_contains(self.scope, other.scope)
 
     def __lt__(self, other: "Grant") -> bool:
         return self._key() < other._key()

@@ -8,91 +8,34 @@ capability that the operation needs is not granted for its target. An ordinary e
 therefore stays what it is.
 """
 
-import errno
 import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from types import CodeType
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, final
 
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant, GrantLike
 from ringfence.sandbox.errors import CapabilityDenied
+from ringfence.sandbox.operations import (
+    KEPT,
+    KINDS,
+    OWN_FOLDERS,
+    PATHS,
+    SPELLINGS,
+    Event,
+    Need,
+    is_beside_a_descriptor,
+    path_of,
+    text_of,
+)
 
 __all__ = ["Event", "Refusals", "install_audit_hook", "recent_events"]
-
-# What seccomp (EPERM, ENOSYS), Landlock (EACCES) and read-only mounts (EROFS) answer.
-_REFUSALS: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EROFS})
-# What fork answers besides, when no further process is allowed.
-_FORK_REFUSALS: Final = _REFUSALS | {errno.EAGAIN}
-# What a look-up answers when it may open no socket: EAI_NONAME, EAI_AGAIN, EAI_FAIL. Written as numbers (they
-# are the same for glibc and musl), because a worker should not import socket for them. EAI_SYSTEM arrives as
-# a plain errno.
-_LOOKUP_REFUSALS: Final = _REFUSALS | {-2, -3, -4}
-
-_WRITING_FLAGS: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 # How many events a thread remembers. An exception may pass clean-up code (removing a temporary file, closing
 # a connection) on its way up, which announces operations of its own.
 _REMEMBERED: Final = 16
-
-
-@final
-class Event(NamedTuple):
-    """One sensitive operation that was announced: name, arguments, and the instruction it came from."""
-
-    name: str
-    args: tuple[Any, ...]
-    code: CodeType | None = None
-    instruction: int = -1
-
-
-# Which arguments of an event are kept. The first one of the socket events is the socket itself: holding on to
-# it would keep a connection open. An environment or an argument list is not needed and may be large.
-_KEPT: Final[Mapping[str, slice]] = {
-    "open": slice(3),
-    "os.listdir": slice(1),
-    "os.scandir": slice(1),
-    "os.mkdir": slice(3),
-    "os.remove": slice(2),
-    "os.rmdir": slice(2),
-    "os.rename": slice(4),
-    "os.link": slice(4),
-    "os.symlink": slice(3),
-    "os.truncate": slice(1),
-    "os.chmod": slice(3),
-    "os.chown": slice(4),
-    "os.utime": slice(1),
-    "os.setxattr": slice(1),
-    "os.removexattr": slice(1),
-    "os.getxattr": slice(1),
-    "os.listxattr": slice(1),
-    "socket.__new__": slice(1, 3),
-    "socket.connect": slice(1, 2),
-    "socket.bind": slice(1, 2),
-    "socket.getaddrinfo": slice(1),
-    "socket.gethostbyname": slice(1),
-    "socket.gethostbyaddr": slice(1),
-    "subprocess.Popen": slice(1),
-    "os.posix_spawn": slice(1),
-    "os.exec": slice(1),
-    "os.fork": slice(0),
-    "os.forkpty": slice(0),
-    "os.kill": slice(1),
-    "os.killpg": slice(1),
-}
-# Where among them the folder descriptors stand that a relative path is looked up from; -1 there is "none".
-_FOLDERS: Final[Mapping[str, slice]] = {
-    "os.mkdir": slice(2, 3),
-    "os.remove": slice(1, 2),
-    "os.rmdir": slice(1, 2),
-    "os.rename": slice(2, 4),
-    "os.link": slice(2, 4),
-    "os.symlink": slice(2, 3),
-    "os.chmod": slice(2, 3),
-    "os.chown": slice(3, 4),
-}
 
 
 class _Memory(threading.local):
@@ -116,7 +59,7 @@ def install_audit_hook() -> None:
     if _installed:
         return
     _installed = True
-    kept, memory, frame_at, make = _KEPT.get, _memory, sys._getframe, Event
+    kept, memory, frame_at, make = KEPT.get, _memory, sys._getframe, Event
 
     def remember(name: str, args: tuple[Any, ...]) -> None:
         part = kept(name)
@@ -133,20 +76,6 @@ def install_audit_hook() -> None:
 def recent_events() -> tuple[Event, ...]:
     """Return this thread's last sensitive operations, the newest first."""
     return tuple(reversed(_memory.events))
-
-
-class _Need(NamedTuple):
-    """What one operation takes: the grant, and what it was tried on.
-
-    With `any_scope` a grant of the capability with any scope will do; with `never` none will, and `note` says
-    why.
-    """
-
-    grant: Grant
-    target: str | None
-    any_scope: bool = False
-    never: bool = False
-    note: str = ""
 
 
 @final
@@ -177,7 +106,7 @@ class Refusals:
         self._reach = self._caps.with_all(
             Grant(grant.capability, os.path.realpath(grant.scope))
             for grant in self._caps
-            if grant.scope is not None and grant.capability in _PATHS
+            if grant.scope is not None and grant.capability in PATHS
         )
         everything = Capabilities.all() | Capabilities(["fs:read=/", "fs:write=/", "fs:delete=/"])
         # Whoever may do everything is not locked in: a refusal there is the host's own.
@@ -225,33 +154,35 @@ class Refusals:
         return None
 
     def _judge(self, event: Event, error: OSError) -> CapabilityDenied | None:
-        kind = _KINDS[event.name]
-        if error.errno not in kind.errnos or _is_beside_a_descriptor(event):
+        kind = KINDS[event.name]
+        if error.errno not in kind.errnos or is_beside_a_descriptor(event):
             return None
         need = next((need for need in kind.needs(event) if not self._allows(need)), None)
         if need is None:
             return None
         grant = need.grant
-        if grant.scope is not None and grant.capability in _FOLDERS_OF_ITS_OWN and self._is_own(need):
+        if grant.scope is not None and grant.capability in OWN_FOLDERS and self._is_own(need):
             grant = Grant(grant.capability)
         return CapabilityDenied(
             grant.capability,
-            _SPELLINGS.get(event.name, event.name),
+            SPELLINGS.get(event.name, event.name),
             need.target,
             needs="a trusted profile" if need.never else str(grant),
             granted=self._held(grant.capability),
             note=need.note,
         )
 
-    def _allows(self, need: _Need) -> bool:
+    def _allows(self, need: Need) -> bool:
         if need.never:
             return False
         grant = need.grant
         if need.any_scope and self._caps.has(grant.capability):
             return True
+        if need.instead is not None and self._caps.has(need.instead):
+            return True
         if any(held.covers(grant) for held in self._reach):
             return True
-        if grant.scope is None or grant.capability not in _PATHS:
+        if grant.scope is None or grant.capability not in PATHS:
             return False
         if grant.capability is Capability.FS_READ and _below(grant.scope, self._readable):
             return True
@@ -262,8 +193,8 @@ class Refusals:
         bare = grant.capability is Capability.FS_READ or any(self._caps.has(c) for c in enough)
         return bare and _below(grant.scope, self._own)
 
-    def _is_own(self, need: _Need) -> bool:
-        """Whether the unscoped capability would have done: the private folder, or where it would have been."""
+    def _is_own(self, need: Need) -> bool:
+        """Whether the unscoped capability would have done: it brings the private folder."""
         relative = need.target is not None and not os.path.isabs(need.target)
         return _below(need.grant.scope or "/", self._own) or (relative and not self._own)
 
@@ -274,11 +205,11 @@ class Refusals:
         """Return the path that a FileNotFoundError is about, if no grant makes it visible."""
         if not (self._private_root and isinstance(error, FileNotFoundError)) or self._silent:
             return None
-        name = _text(error.filename)
-        path = _path(name)
+        name = text_of(error.filename)
+        path = path_of(name)
         if name is None or path is None or not os.path.isabs(name):
             return None
-        scopes = [grant.scope for grant in self._reach if grant.capability in _PATHS and grant.scope]
+        scopes = [grant.scope for grant in self._reach if grant.capability in PATHS and grant.scope]
         if _below(path, (*scopes, *self._own, *self._readable)):
             return None
         return path
@@ -305,21 +236,7 @@ def _matches(event: Event, error: OSError, place: tuple[CodeType | None, int]) -
         return False
     if error.filename is None or event.name == "subprocess.Popen":
         return True
-    return any(_text(error.filename) == _text(argument) for argument in event.args)
-
-
-def _text(value: object) -> str | None:
-    """Return a path as text, or `None` for what is none, such as a descriptor."""
-    return os.fsdecode(value) if isinstance(value, str | bytes | os.PathLike) else None
-
-
-def _is_beside_a_descriptor(event: Event) -> bool:
-    """Whether a relative path was looked up from an open folder: which one is not known here."""
-    if event.name == "open":
-        # os.open() announces itself without a mode, and does not say whether it was given a folder.
-        path = _text(event.args[0])
-        return event.args[1] is None and path is not None and not os.path.isabs(path)
-    return any(folder != -1 for folder in event.args[_FOLDERS.get(event.name, slice(0))])
+    return any(text_of(error.filename) == text_of(argument) for argument in event.args)
 
 
 def _chain(error: BaseException) -> Iterable[BaseException]:
@@ -333,200 +250,6 @@ def _chain(error: BaseException) -> Iterable[BaseException]:
         reason = next((a for a in current.args if isinstance(a, BaseException)), None)
         context = None if current.__suppress_context__ else current.__context__
         current = current.__cause__ or reason or context
-
-
-# --- what each operation needs ------------------------------------------------------------------------------
-
-_PATHS: Final = frozenset(
-    {
-        Capability.FS_READ,
-        Capability.FS_WRITE,
-        Capability.FS_DELETE,
-        Capability.FS_EXECUTE,
-        Capability.PROCESS_EXEC,
-    }
-)
-
-
-# What the unscoped capability allows in the worker's private folder.
-_FOLDERS_OF_ITS_OWN: Final = frozenset({Capability.FS_READ, Capability.FS_WRITE, Capability.FS_DELETE})
-
-
-def _path(value: object, *, follow: bool = True) -> str | None:
-    """Return the absolute path a call was about, links resolved; `None` for a descriptor.
-
-    Args:
-        value: the argument; `None` is the current folder.
-        follow: whether the call acts on what a link leads to (open) or on the link itself (remove).
-    """
-    text = "." if value is None else _text(value)
-    try:
-        if text is None:
-            return None
-        if follow:
-            return os.path.realpath(text)
-        folder, name = os.path.split(os.path.abspath(text))
-        return os.path.join(os.path.realpath(folder), name)
-    except (ValueError, OSError):
-        return None
-
-
-def _below(path: str, folders: Iterable[str]) -> bool:
-    return any(
-        folder == "/" or path == folder or path.startswith(folder.rstrip("/") + "/") for folder in folders
-    )
-
-
-def _path_needs(capability: Capability, *values: object, follow: bool = True) -> list[_Need]:
-    paths = [(_path(value, follow=follow), _text(value) or ".") for value in values]
-    return [_Need(Grant(capability, path), text) for path, text in paths if path is not None]
-
-
-def _opened(event: Event) -> list[_Need]:
-    path, mode, flags = (*event.args, None, None, None)[:3]
-    writes = isinstance(mode, str) and any(letter in mode for letter in "wax+")
-    writes = writes or (isinstance(flags, int) and bool(flags & _WRITING_FLAGS))
-    only_writes = writes and not (isinstance(mode, str) and "+" in mode)
-    needs = _path_needs(Capability.FS_WRITE, path) if writes else []
-    return needs if only_writes else needs + _path_needs(Capability.FS_READ, path)
-
-
-def _reads(event: Event) -> list[_Need]:
-    return _path_needs(Capability.FS_READ, *event.args)
-
-
-def _writes(event: Event) -> list[_Need]:
-    return _path_needs(Capability.FS_WRITE, event.args[0])
-
-
-def _moves(event: Event) -> list[_Need]:
-    # To the kernel a move is a removal there and a creation here.
-    source, target = event.args[:2]
-    return _path_needs(Capability.FS_WRITE, target, follow=False) + _path_needs(
-        Capability.FS_DELETE, source, follow=False
-    )
-
-
-def _makes_link(event: Event) -> list[_Need]:
-    note = (
-        "no capability makes links: one planted in a shared folder is a trap for whoever handles it outside"
-    )
-    return [_Need(Grant(Capability.FS_WRITE), _text(event.args[1]), never=True, note=note)]
-
-
-def _deletes(event: Event) -> list[_Need]:
-    return _path_needs(Capability.FS_DELETE, event.args[0], follow=False)
-
-
-def _changes_metadata(event: Event) -> list[_Need]:
-    return [_Need(Grant(Capability.FS_METADATA), _path(event.args[0]))]
-
-
-def _socket(event: Event) -> list[_Need]:
-    import socket  # loaded already: it made the announcement
-
-    family, kind = event.args
-    # -1 stands for the default, which is filled in after the announcement.
-    family = socket.AF_INET if family == -1 else family
-    # The flags SOCK_CLOEXEC and SOCK_NONBLOCK share the argument with the type.
-    kind = socket.SOCK_STREAM if kind == -1 else kind & 0xF
-    name = next((f.name for f in socket.AddressFamily if f == family), str(family))
-    if family not in (socket.AF_INET, socket.AF_INET6):
-        note = f"no capability opens {name} sockets"
-        return [_Need(Grant(Capability.NET_REQUEST), name, never=True, note=note)]
-    if kind == socket.SOCK_DGRAM:
-        return [_Need(Grant(Capability.NET_DNS), f"{name}, SOCK_DGRAM", any_scope=True)]
-    if kind == socket.SOCK_STREAM:
-        note = "to listen, net:listen opens it too"
-        return [_Need(Grant(Capability.NET_REQUEST), name, any_scope=True, note=note)]
-    return [_Need(Grant(Capability.NET_REQUEST), name, never=True, note="no capability opens such sockets")]
-
-
-def _connects(event: Event) -> list[_Need]:
-    address = event.args[0]
-    if not isinstance(address, tuple) or len(address) < 2 or not _is_port(address[1]):
-        return []
-    return [_Need(Grant(Capability.NET_REQUEST, f":{address[1]}"), f"{address[0]}:{address[1]}")]
-
-
-def _binds(event: Event) -> list[_Need]:
-    address = event.args[0]
-    if not isinstance(address, tuple) or len(address) < 2:
-        return []
-    if not (_is_port(address[1]) or address[1] == 0):
-        return []
-    return [_Need(Grant(Capability.NET_LISTEN, str(address[1])), f"{address[0]}:{address[1]}")]
-
-
-def _is_port(value: object) -> bool:
-    return isinstance(value, int) and 0 < value < 65536
-
-
-def _looks_up(event: Event) -> list[_Need]:
-    host = event.args[0]
-    if isinstance(host, bytes):
-        host = host.decode("ascii", "replace")
-    if not isinstance(host, str) or not host or _is_address(host):
-        return []
-    return [_Need(Grant(Capability.NET_DNS), host)]
-
-
-def _is_address(host: str) -> bool:
-    import ipaddress  # not at the top: few workers ever come here
-
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _starts(event: Event) -> list[_Need]:
-    program = event.args[0] if event.args else None
-    if not isinstance(program, str | bytes | os.PathLike):
-        return [_Need(Grant(Capability.PROCESS_EXEC), None, any_scope=True)]
-    name = os.fsdecode(program)
-    if os.path.isabs(name):
-        return [_Need(Grant(Capability.PROCESS_EXEC, _path(name)), name)]
-    # A bare name is looked for in PATH by the child: which file it would have been is not known here.
-    return [_Need(Grant(Capability.PROCESS_EXEC), name, any_scope=True)]
-
-
-def _signals(event: Event) -> list[_Need]:
-    return [_Need(Grant(Capability.PROCESS_EXEC), str(event.args[0]), any_scope=True)]
-
-
-class _Kind(NamedTuple):
-    """How an operation is judged: what it needs, and which errnos are refusals of it."""
-
-    needs: Callable[[Event], list[_Need]]
-    errnos: frozenset[int] = _REFUSALS
-
-
-_KINDS: Final[Mapping[str, _Kind]] = {
-    "open": _Kind(_opened),
-    **dict.fromkeys(("os.listdir", "os.scandir", "os.getxattr", "os.listxattr"), _Kind(_reads)),
-    **dict.fromkeys(("os.mkdir", "os.truncate"), _Kind(_writes)),
-    "os.rename": _Kind(_moves),
-    **dict.fromkeys(("os.link", "os.symlink"), _Kind(_makes_link)),
-    **dict.fromkeys(("os.remove", "os.rmdir"), _Kind(_deletes)),
-    **dict.fromkeys(
-        ("os.chmod", "os.chown", "os.utime", "os.setxattr", "os.removexattr"), _Kind(_changes_metadata)
-    ),
-    "socket.__new__": _Kind(_socket),
-    "socket.connect": _Kind(_connects),
-    "socket.bind": _Kind(_binds),
-    **dict.fromkeys(
-        ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"),
-        _Kind(_looks_up, _LOOKUP_REFUSALS),
-    ),
-    **dict.fromkeys(("subprocess.Popen", "os.posix_spawn", "os.exec"), _Kind(_starts, _FORK_REFUSALS)),
-    **dict.fromkeys(("os.fork", "os.forkpty"), _Kind(_starts, _FORK_REFUSALS)),
-    **dict.fromkeys(("os.kill", "os.killpg"), _Kind(_signals)),
-}
-
-# Where the event's name is not what the author of the code wrote.
-_SPELLINGS: Final[Mapping[str, str]] = {"socket.__new__": "socket.socket", "os.exec": "os.execv"}
 
 
 # --- what comes without a grant -----------------------------------------------------------------------------
@@ -558,3 +281,9 @@ def _interpreter_paths() -> tuple[str, ...]:
         "/dev/urandom",
     )
     return (*filter(None, sys.path), os.path.dirname(os.__file__), *system)
+
+
+def _below(path: str, folders: Iterable[str]) -> bool:
+    return any(
+        folder == "/" or path == folder or path.startswith(folder.rstrip("/") + "/") for folder in folders
+    )

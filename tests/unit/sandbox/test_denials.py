@@ -102,6 +102,7 @@ def test_message_lists_what_is_granted_instead() -> None:
         ("fs:write=/out", "open", ("/out/x", "w", 0), "/out/x", errno.EACCES),
         ("net:request=:443", "socket.connect", (("h", 443),), None, errno.EACCES),
         ("net:request=:443", "socket.__new__", (2, 1), None, errno.EACCES),
+        ("net:listen", "socket.__new__", (2, 1), None, errno.EPERM),
         ("net:dns", "socket.getaddrinfo", ("nope.example",), None, -2),
         ("random", "socket.getaddrinfo", ("127.0.0.1",), None, -2),
         ("random", "socket.getaddrinfo", ("example.com",), None, -8),
