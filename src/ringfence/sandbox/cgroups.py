@@ -5,7 +5,23 @@ import re
 from dataclasses import dataclass
 from typing import final
 
-__all__ = ["CgroupFeature", "find_own_cgroup"]
+__all__ = ["CgroupFeature", "CgroupLimits", "find_own_cgroup"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupLimits:
+    """Ceilings for all processes of a group together; `None` for none.
+
+    Attributes:
+        memory: bytes, page cache and kernel memory included.
+        processes: processes and threads.
+        cpu: processors, as a fraction: 0.5 is half of one.
+    """
+
+    memory: int | None = None
+    processes: int | None = None
+    cpu: float | None = None
 
 
 @final

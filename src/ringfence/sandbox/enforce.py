@@ -13,10 +13,10 @@ from ringfence.sandbox.descriptors import close_all_but, empty_environment
 from ringfence.sandbox.errors import EnforcementError
 from ringfence.sandbox.landlock import Access, build_ruleset
 from ringfence.sandbox.namespaces import enter_own, enter_shared, fork_worker, has_ended, proc_pid
-from ringfence.sandbox.plan import Plan
 from ringfence.sandbox.privileges import drop_bounding_set, drop_privileges, forbid_regain, worker_uid
 from ringfence.sandbox.report import Report
 from ringfence.sandbox.rlimits import apply_rlimits, measure_baseline, resolve
+from ringfence.sandbox.steps import Plan
 
 __all__ = ["Prepared", "Timings", "enter", "fork", "host_pid", "prepare"]
 
@@ -31,7 +31,8 @@ class Prepared:
     Attributes:
         plan: the plan this was made from.
         proc: /proc as it was before the private root, or `None` where it is not mounted.
-        parent: this process, as a pidfd, or `None` without pidfds.
+        pid: this process.
+        parent: the same as a pidfd, or `None` without pidfds.
         home: this process's pid namespace, when each worker gets its own.
         ruleset: the Landlock rule-set.
         program: the seccomp program.
@@ -42,6 +43,7 @@ class Prepared:
 
     plan: Plan
     proc: int | None
+    pid: int
     parent: int | None
     home: int | None
     ruleset: int | None
@@ -84,23 +86,25 @@ def prepare(plan: Plan) -> Prepared:
     """
     spaces = plan.namespaces
     baseline = measure_baseline()
-    if plan.descriptors is not None:
-        empty_environment(plan.descriptors)
     proc = _open_proc(required=spaces is not None and spaces.user)
     if spaces is not None:
         enter_shared(spaces, plan.grants, _known(proc))
+    if plan.descriptors is not None:
+        # Not before: under the workers' umask the folders of the private root would be closed to them.
+        empty_environment(plan.descriptors)
     translate = spaces is not None and spaces.user and spaces.own_pids
     home = (
         os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
         if spaces and spaces.own_pids
         else None
     )
-    if plan.privileges is not None and plan.privileges.drop_bounding:
+    if plan.privileges is not None and plan.privileges.drop_bounding and not (spaces and spaces.user):
         drop_bounding_set()
     return Prepared(
         plan=plan,
         proc=proc,
-        parent=os.pidfd_open(os.getpid()) if plan.close_range else None,
+        pid=os.getpid(),
+        parent=_own_pidfd(),
         home=home,
         ruleset=build_ruleset(plan.landlock, plan.grants) if plan.landlock is not None else None,
         program=sys.FilterProgram(plan.seccomp.code, plan.seccomp.pid_slots)
@@ -165,6 +169,9 @@ def enter(prepared: Prepared, keep_fds: Collection[int], *, timings: Timings | N
         apply_rlimits(prepared.rlimits)
     mark("rlimits")
     if plan.privileges is not None:
+        if plan.namespaces is not None and plan.namespaces.user:
+            # A user namespace begins with a full bounding set.
+            drop_bounding_set()
         drop_privileges(uid)
     if plan.privileges is not None or plan.landlock is not None or plan.seccomp is not None:
         forbid_regain(dumpable=plan.privileges is None)
@@ -197,6 +204,13 @@ def _open_proc(*, required: bool) -> int | None:
         raise EnforcementError("open /proc", error.errno or 0) from error
 
 
+def _own_pidfd() -> int | None:
+    try:
+        return os.pidfd_open(os.getpid())
+    except OSError:
+        return None
+
+
 def _known(proc: int | None) -> int:
     # An fd number that no call accepts: what needs /proc then fails with EBADF, closed.
     return -1 if proc is None else proc
@@ -219,7 +233,12 @@ def _own_host_pid(prepared: Prepared) -> int:
 def _die_with_parent(prepared: Prepared) -> None:
     """Be killed when the zygote ends, which may just have happened."""
     sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if prepared.parent is not None and has_ended(prepared.parent):
+    if prepared.parent is not None:
+        orphaned = has_ended(prepared.parent)
+    else:
+        # In a pid namespace of its own a process has no parent that it could see.
+        orphaned = prepared.home is None and os.getppid() != prepared.pid
+    if orphaned:
         os._exit(1)
 
 

@@ -5,7 +5,6 @@ interpreter: the caller may have threads, and must not import ctypes.
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,7 @@ _T = TypeVar("_T")
 _NEWUSER: Final = 0x10000000
 _CAP_SETGID: Final = 1 << 6
 _CAP_SETUID: Final = 1 << 7
+_CAP_SETPCAP: Final = 1 << 8
 _CAP_SYS_ADMIN: Final = 1 << 21
 _KILL_PROCESS: Final = 0x80000000
 # Starting an interpreter takes some 20 ms; a host so loaded that this is not enough is not probed as bare.
@@ -52,6 +52,7 @@ class Features:
         cgroup: this process's own cgroup v2, or `None`.
         is_root: whether the effective uid is 0.
         can_setuid: whether it can become another user.
+        can_drop_bounding: whether it may drop the capability bounding set.
         own_uids: whether a uid per worker is mapped here.
         pidfd: whether processes can be held by descriptors.
         close_range: whether descriptors can be closed by range.
@@ -69,6 +70,7 @@ class Features:
     cgroup: CgroupFeature | None = None
     is_root: bool = False
     can_setuid: bool = False
+    can_drop_bounding: bool = False
     own_uids: bool = False
     pidfd: bool = False
     close_range: bool = False
@@ -110,6 +112,7 @@ def probe() -> Features:
         OSError: no interpreter could be started, or it failed: nothing is known, so nothing may be assumed.
     """
     import json
+    import subprocess
 
     if sys.platform != "linux":
         return Features(machine=os.uname().machine, reasons={"platform": f"{sys.platform} is not Linux"})
@@ -150,6 +153,7 @@ def probe_here() -> Features:
         cgroup=_ask(reasons, "cgroup", find_own_cgroup, None),
         is_root=is_root,
         can_setuid=can_setuid,
+        can_drop_bounding=bool(capabilities & _CAP_SETPCAP),
         own_uids=can_setuid and _ask(reasons, "own_uids", _probe_own_uids, False),
         pidfd=_ask(reasons, "pidfd", lambda: _closes(os.pidfd_open(os.getpid())), False),
         close_range=_ask(reasons, "close_range", _probe_close_range, False),

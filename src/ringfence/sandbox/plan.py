@@ -1,21 +1,21 @@
 """Policy and features to plan: what each layer will do on this host, decided without touching it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, final
+from typing import Final
 
 from ringfence.sandbox.capabilities import Capabilities, Capability
+from ringfence.sandbox.cgroups import CgroupLimits
 from ringfence.sandbox.descriptors import DescriptorPlan
 from ringfence.sandbox.errors import UnsupportedError
 from ringfence.sandbox.features import Features
 from ringfence.sandbox.landlock import Access, LandlockPlan, PathGrant, plan_landlock, weaknesses
-from ringfence.sandbox.limits import Limits
 from ringfence.sandbox.namespaces import SCRATCH, SCRATCH_PARENT, NamespacePlan
 from ringfence.sandbox.policy import Demand, Layer, Policy
 from ringfence.sandbox.privileges import PrivilegePlan
 from ringfence.sandbox.report import LayerReport, Report, Status
 from ringfence.sandbox.rlimits import RlimitPlan, plan_rlimits
 from ringfence.sandbox.runtime_paths import RuntimePaths
+from ringfence.sandbox.steps import Missing, Plan, SeccompPlan
 
 __all__ = ["Missing", "Plan", "SeccompPlan", "make_plan"]
 
@@ -25,52 +25,6 @@ _SCRATCH: Final = 64 << 20
 
 _READ: Final = Access.READ | Access.LIST
 _NETWORK: Final = (Capability.NET_REQUEST, Capability.NET_LISTEN, Capability.NET_DNS)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A layer, or a part of it, that the policy prefers and this host lacks."""
-
-    layer: Layer
-    reason: str
-    fix: str
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeccompPlan:
-    """A finished program; `pid_slots` are filled by each worker with its own pid."""
-
-    code: bytes
-    pid_slots: tuple[int, ...]
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What will be done, as plain data that can be pickled. A layer that is `None` is left out.
-
-    Attributes:
-        policy: the policy's name.
-        grants: the paths that can be reached, for Landlock and the private root alike.
-        missing: what the policy prefers and does not get.
-        report: what will be true once every planned step has succeeded.
-        cgroup: the limits a cgroup should carry; the supervisor makes it and puts the zygote in.
-    """
-
-    policy: str
-    grants: tuple[PathGrant, ...]
-    descriptors: DescriptorPlan | None
-    namespaces: NamespacePlan | None
-    rlimits: RlimitPlan | None
-    cgroup: Limits | None
-    privileges: PrivilegePlan | None
-    landlock: LandlockPlan | None
-    seccomp: SeccompPlan | None
-    close_range: bool
-    missing: tuple[Missing, ...]
-    report: Report
 
 
 def make_plan(policy: Policy, features: Features, *, runtime: RuntimePaths, single_use: bool = False) -> Plan:
@@ -139,7 +93,7 @@ class _Planner:
         """Refuse if the layer is required, else record that it will not be there."""
         if self._policy.demands[layer] is Demand.REQUIRED:
             raise UnsupportedError(layer, reason, fix)
-        self._missing.append(Missing(layer, reason, fix))
+        self._missing.append(Missing(layer.value, reason, fix))
         self._note(layer, Status.NONE, "not enforced", reason)
 
     # --- layers ---------------------------------------------------------------------------------------------
@@ -177,7 +131,9 @@ class _Planner:
                 f"{kind}: {features.reasons.get(f'namespace.{kind}', 'refused')}" for kind in lost
             )
             self._note(Layer.NAMESPACES, Status.PARTIAL, detail, cause)
-            self._missing.append(Missing(Layer.NAMESPACES, cause, "allow these namespaces on this host"))
+            self._missing.append(
+                Missing(Layer.NAMESPACES.value, cause, "allow these namespaces on this host")
+            )
         else:
             self._note(
                 Layer.NAMESPACES, Status.FULL, detail + ("; the host's network" if uses_network else "")
@@ -213,7 +169,7 @@ class _Planner:
             self._note(Layer.RLIMITS, Status.FULL, detail)
         return plan
 
-    def _cgroup(self) -> Limits | None:
+    def _cgroup(self) -> CgroupLimits | None:
         if not self._wants(Layer.CGROUP):
             return None
         group = self._features.cgroup
@@ -229,8 +185,9 @@ class _Planner:
         else:
             cause = f"controllers not delegated: {', '.join(lost)}"
             self._note(Layer.CGROUP, Status.PARTIAL, "killed as one", cause)
-            self._missing.append(Missing(Layer.CGROUP, cause, fix))
-        return self._policy.limits
+            self._missing.append(Missing(Layer.CGROUP.value, cause, fix))
+        limits = self._policy.limits
+        return CgroupLimits(memory=limits.memory, processes=limits.processes)
 
     def _privileges(self, namespaces: NamespacePlan | None) -> PrivilegePlan | None:
         if not self._wants(Layer.PRIVILEGES):
@@ -247,7 +204,7 @@ class _Planner:
         if features.is_root and not change:
             cause = "root without the right to change its user"
             self._note(Layer.PRIVILEGES, Status.PARTIAL, "no capabilities, no way to regain them", cause)
-            self._missing.append(Missing(Layer.PRIVILEGES, cause, "start as an ordinary user"))
+            self._missing.append(Missing(Layer.PRIVILEGES.value, cause, "start as an ordinary user"))
         else:
             whom = " and the user" if change else ""
             detail = f"capabilities{whom} dropped, no_new_privs, not dumpable"
@@ -255,7 +212,7 @@ class _Planner:
         return PrivilegePlan(
             change_uid=change,
             own_uid=change and features.own_uids,
-            drop_bounding=features.is_root or (namespaces is not None and namespaces.user),
+            drop_bounding=features.can_drop_bounding or (namespaces is not None and namespaces.user),
         )
 
     def _landlock(self, namespaces: NamespacePlan | None) -> LandlockPlan | None:

@@ -2,15 +2,18 @@
 
 import resource
 from dataclasses import dataclass
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from ringfence.sandbox.errors import EnforcementError
-from ringfence.sandbox.limits import Limits
+
+if TYPE_CHECKING:
+    from ringfence.sandbox.limits import Limits
 
 __all__ = ["RlimitPlan", "apply_rlimits", "measure_baseline", "plan_rlimits"]
 
 # Shared objects, mapped files and a 64 MiB heap arena per thread take address space but no memory: RLIMIT_AS
-# leaves this much over the memory limit, RLIMIT_DATA is the one that counts.
+# leaves this much over the memory limit. RLIMIT_DATA counts what is private; shared anonymous memory escapes it,
+# so this is also how far a worker can get before the supervisor's monitor sees it.
 _ADDRESS_SPACE_SLACK: Final = 512 << 20
 
 # Linux's usual default; a recursion that needs more is refused by the interpreter long before.
@@ -28,7 +31,7 @@ class RlimitPlan:
     memory: int | None
 
 
-def plan_rlimits(limits: Limits, *, cpu_backstop: bool = False) -> RlimitPlan:
+def plan_rlimits(limits: "Limits", *, cpu_backstop: bool = False) -> RlimitPlan:
     """Return the plan.
 
     Args:

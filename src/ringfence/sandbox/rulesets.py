@@ -219,7 +219,7 @@ BUNDLES: Final = {
                 Rule(
                     "chmod fchmod fchmodat fchmodat2 utimensat utime utimes chown fchown fchownat lchown",
                     (),
-                    0,
+                    errno_action(0),
                 ),
             ),
         ),
