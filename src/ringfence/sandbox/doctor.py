@@ -264,14 +264,14 @@ def _monitor() -> LayerFinding:
 _BY_CONSTRUCTION: Final[Mapping[Capability, str]] = {
     Capability.ENV_READ: "the environment is emptied; granted names are passed",
     Capability.STDIN_READ: "the descriptor leads nowhere unless granted",
-    Capability.STDOUT_WRITE: "the descriptor leads nowhere unless granted",
-    Capability.STDERR_WRITE: "the descriptor leads nowhere unless granted",
 }
 
 _ADVISORY: Final[Mapping[Capability, str]] = {
     Capability.ENV_WRITE: "a process owns its copy of the environment; the host's is out of reach",
     Capability.TIME_READ: "clocks are read without the kernel; no process can be kept from it",
     Capability.RANDOM: "the processor itself gives random numbers",
+    Capability.STDOUT_WRITE: "output is taken and bounded, not forbidden",
+    Capability.STDERR_WRITE: "output is taken and bounded, not forbidden",
     Capability.METRICS: "only ringfence's own functions ask for it",
     Capability.LOGGING: "only ringfence's own functions ask for it",
     Capability.ASYNC_SPAWN: "threads and tasks are counted by the processes limit, not forbidden",

@@ -41,6 +41,8 @@ _ADVISORY = {
     Capability.ENV_WRITE,
     Capability.TIME_READ,
     Capability.RANDOM,
+    Capability.STDOUT_WRITE,
+    Capability.STDERR_WRITE,
     Capability.METRICS,
     Capability.LOGGING,
     Capability.ASYNC_SPAWN,
