@@ -7,7 +7,7 @@ the rest), "frame" (the buffer is the value as the codec packs it).
 from collections.abc import Mapping
 from typing import Any
 
-
+from ringfence.ipc import buffers
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import RemoteProtocolError
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ringfence.ipc import messages as m
-from ringfence.ipc.errors import RemoteProtocolError
 
 __all__ = ["WORKER", "ZYGOTE", "Conversation"]
 
@@ -24,8 +23,9 @@ ZYGOTE: Final[_Table] = {
     "failed": {},
 }
 
-# What a worker may say. Before READY no task may reach it, before STARTED none has run in it. Besides, an answer must be for the task at the head
-# of what the worker holds, and SYNCED must have been asked for: the pool checks both, since it knows.
+# What a worker may say. Before READY no task may reach it, before STARTED none has run in it. Besides, an answer
+# must be for the task at the head of what the worker holds, and SYNCED must have been asked for: the pool checks
+# both, since it knows.
 WORKER: Final[_Table] = {
     "connected": {m.READY: "starting", m.ERROR: "failed"},
     "starting": {m.STARTED: "serving", m.ERROR: "failed"},

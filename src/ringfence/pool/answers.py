@@ -2,7 +2,6 @@
 
 import os
 import pickle
-from collections.abc import Mapping
 from typing import Any
 
 from ringfence.ipc import messages as m
@@ -12,7 +11,7 @@ from ringfence.pool import outcome
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.delivery import Delivery
-from ringfence.pool.errors import LimitExceeded, ResultNotSerializable
+from ringfence.pool.errors import ResultNotSerializable, WorkerCrashed
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.statistics import Counters
 from ringfence.pool.task import Task
@@ -64,6 +63,18 @@ class Answers:
             counters.failed += 1
         output = None if counts is None else handle.take_output(counts)
         done.append(Delivery(task.future, value, error, output, self._config.on_output))
+
+    def unregistered(
+        self, handle: WorkerHandle, error: UnregisteredType, done: list[Delivery], counters: Counters
+    ) -> int:
+        """An answer held an object of a class that was not registered here: that is the task's failure, not a crime."""
+        if not handle.line or not handle.started:
+            raise RemoteProtocolError("an answer although it runs no task")
+        task = handle.line.popleft()
+        if task.future._owner is not None:
+            counters.failed += 1
+            self.fail(task, ResultNotSerializable(str(error)), done)
+        return 1
 
     def _read(self, handle: WorkerHandle, task: Task, message: list[Any]) -> tuple[Any, BaseException | None]:
         tag, body = message[0], message[2]
@@ -136,8 +147,6 @@ class Answers:
 
 
 def _unreadable(error: BaseException) -> BaseException:
-    from ringfence.pool.errors import WorkerCrashed
-
     broken = WorkerCrashed(f"a result did not unpickle: {type(error).__name__}: {error}")
     broken.__cause__ = error
     return broken

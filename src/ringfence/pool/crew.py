@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from ringfence.errors import RingfenceError
 from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel, pipe_fds
 from ringfence.ipc.codec import Codec
-from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError
+from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, UnregisteredType
 from ringfence.pool import outcome
 from ringfence.pool.answers import Answers
 from ringfence.pool.backlog import Backlog
@@ -46,7 +45,13 @@ class Crew:
     """The processes of one pool. The supervisor's lock guards it; only the I/O thread starts, hears and buries."""
 
     def __init__(
-        self, config: PoolConfig, backlog: Backlog, dispatcher: Dispatcher, monitor: Monitor, counters: Counters, poller: select.epoll
+        self,
+        config: PoolConfig,
+        backlog: Backlog,
+        dispatcher: Dispatcher,
+        monitor: Monitor,
+        counters: Counters,
+        poller: select.epoll,
     ) -> None:
         self._config = config
         self._backlog = backlog
@@ -240,7 +245,11 @@ class Crew:
         now = time.monotonic()
         try:
             for body in frames:
-                message = unpack(body)
+                try:
+                    message = unpack(body)
+                except UnregisteredType as error:
+                    answered += self._answers.unregistered(handle, error, done, self._counters)
+                    continue
                 # The message that comes a hundred thousand times a second is checked without a call.
                 if (
                     type(message) is list
@@ -260,7 +269,7 @@ class Crew:
                     answered += 1
                 else:
                     answered += self._heard(handle, handle.conversation.hear(message), done)
-        except RingfenceError as error:
+        except RemoteProtocolError as error:
             self._punish(handle, error)
         if answered and handle.doom is None:
             self._dispatcher.answered(handle, answered, now)
@@ -323,7 +332,7 @@ class Crew:
 
     # Ending
 
-    def _punish(self, handle: WorkerHandle, error: RingfenceError) -> None:
+    def _punish(self, handle: WorkerHandle, error: RemoteProtocolError) -> None:
         _log.warning("worker %d broke the protocol and is killed: %s", handle.pid, error)
         handle.kill(outcome.violation(error, handle.last_words(), handle.pid))
 

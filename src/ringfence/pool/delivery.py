@@ -48,7 +48,7 @@ class Delivery:
         if self._output is not None and self._on_output is not None:
             try:
                 self._on_output(self._output)
-            except Exception:
+            except Exception:  # noqa: BLE001  # the caller's function: anything may come
                 _log.exception("on_output raised")
 
 
@@ -58,6 +58,6 @@ def deliver(done: list[Delivery]) -> None:
     while done:
         try:
             done.pop().run()
-        except BaseException:
+        except BaseException:  # noqa: BLE001
             # A callback's SystemExit or KeyboardInterrupt in our thread: not ours to act on.
             _log.exception("a future's callback raised")

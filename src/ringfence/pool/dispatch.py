@@ -24,7 +24,14 @@ class Dispatcher:
     """The lines of tasks before the workers of one pool. The supervisor's lock guards it."""
 
     def __init__(
-        self, backlog: Backlog, monitor: Monitor, counters: Counters, poller: select.epoll, wake: Callable[[], None], *, ahead: bool
+        self,
+        backlog: Backlog,
+        monitor: Monitor,
+        counters: Counters,
+        poller: select.epoll,
+        wake: Callable[[], None],
+        *,
+        ahead: bool,
     ) -> None:
         self._backlog = backlog
         self._monitor = monitor
@@ -199,4 +206,3 @@ class Dispatcher:
             else:
                 self.look_at(handle, handle.deadline)
         return found
-

@@ -76,7 +76,9 @@ class _Tasks(Executor):
                 await asyncio.to_thread(self._supervisor.wait_for_space)
         return await asyncio.wrap_future(future)
 
-    def _hand_in(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], *, wait: bool) -> "Future[T]":
+    def _hand_in(
+        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], *, wait: bool
+    ) -> "Future[T]":
         future = PoolFuture()
         try:
             shipment = self._serialiser.task(fn, args, kwargs)
@@ -106,14 +108,16 @@ class _Tasks(Executor):
         config = self._supervisor.config
         size = len(shipment.payload) + sum(buffer.nbytes for buffer in shipment.buffers)
         if size > config.max_buffer:
-            raise PicklingError(f"the arguments are {size} bytes, more than the pool's max_buffer of {config.max_buffer}")
+            raise PicklingError(
+                f"the arguments are {size} bytes, more than the pool's max_buffer of {config.max_buffer}"
+            )
         code = sum(len(module.source) for module in shipment.modules)
         if shipment.function is not None:
             code += len(shipment.function.payload) + sum(len(module.source) for module in shipment.function.modules)
         if code > config.wire.max_frame // 4:
             raise PicklingError(f"the function and its modules are {code} bytes, too many to send to a worker")
 
-    def map(  # type: ignore[override]  # like 3.14's, whose stub has buffersize; older stubs do not
+    def map(
         self,
         fn: Callable[..., T],
         /,
@@ -124,10 +128,10 @@ class _Tasks(Executor):
     ) -> Iterator[T]:
         """Yield ``fn(*items)`` for the items of `iterables`, taken in parallel, in order.
 
-        The input is read lazily: `buffersize` items at most ahead of the results taken, by default a few chunks for each
-        worker. `chunksize` items travel together; by default the pool finds the size itself. `timeout` (seconds, from this
-        call) bounds the wait for each result: TimeoutError. A failing item's exception is raised in its place, and ends
-        the iteration. After a worker's death the other items of its chunk run again.
+        The input is read lazily: `buffersize` items at most ahead of the results taken, by default a few chunks for
+        each worker. `chunksize` items travel together; by default the pool finds the size itself. `timeout` (seconds,
+        from this call) bounds the wait for each result: TimeoutError. A failing item's exception is raised in its
+        place, and ends the iteration. After a worker's death the other items of its chunk run again.
         """
         return self._mapper(fn, iterables, timeout, chunksize, buffersize).ordered()
 
@@ -235,8 +239,8 @@ class Pool(_Tasks):
         policy = Policy.build(profile, capabilities, limits, environ)
         if pickle_results and not policy.is_trusted:
             raise PolicyError(
-                f"pickle_results needs profile='trusted': unpickling what a worker of profile {policy.name!r} sent would let "
-                "it run code here; return plain data, or register the class with ringfence.register_type"
+                f"pickle_results needs profile='trusted': unpickling what a worker of profile {policy.name!r} sent "
+                "would let it run code here; return plain data, or register the class with ringfence.register_type"
             )
         if policy.limits.instructions is not None:
             raise PolicyError("limits.instructions cannot be enforced yet; use limits.cpu or a timeout")
@@ -249,9 +253,7 @@ class Pool(_Tasks):
         self._options = TaskOptions(timeout=policy.timeout if timeout is None else parse_duration(timeout))
         config = PoolConfig(
             policy=policy,
-            plan=make_plan(
-                policy, probe(), runtime=runtime_paths(library_paths()), single_use=max_tasks == 1
-            ),
+            plan=make_plan(policy, probe(), runtime=runtime_paths(library_paths()), single_use=max_tasks == 1),
             max_workers=_positive("max_workers", max_workers) or len(os.sched_getaffinity(0)),
             wire=WireLimits(max_frame=parse_size(max_message)),
             max_buffer=parse_size(max_buffer),
@@ -273,8 +275,8 @@ class Pool(_Tasks):
     def options(self, **changes: Any) -> PoolView:
         """Return a view of the pool whose tasks have other settings.
 
-        `timeout`: seconds (or "1.5s", or None for none) a task may take from its start. `retries`: how often a task runs
-        again after a worker died of it (crash, time-out, memory, CPU); exceptions that it raises are not retried.
+        `timeout`: seconds (or "1.5s", or None for none) a task may take from its start. `retries`: how often a task
+        runs again after a worker died of it (crash, time-out, memory, CPU); exceptions that it raises are not retried.
         """
         return self._view(self._options, changes)
 
@@ -358,6 +360,6 @@ def _forget_after_fork() -> None:
         supervisor.forget()
 
 
-# Not atexit: that runs after the interpreter has waited for threads, and ours wait for us. What ProcessPoolExecutor uses.
+# Not atexit: that runs after the interpreter has waited for threads, and ours waits for us. As ProcessPoolExecutor.
 threading._register_atexit(_finish_at_exit)  # type: ignore[attr-defined]
 os.register_at_fork(after_in_child=_forget_after_fork)

@@ -26,11 +26,13 @@ class WorkerHandle:
     __slots__ = (
         "answered", "baseline_rss", "channel", "codec", "conversation", "cpu_mark", "cpu_used", "deadline", "doom",
         "exit_code", "functions", "head_since", "held_bytes", "late_at", "lease", "line", "modules", "number", "pace",
-        "peak_rss", "pid", "pidfd", "printed", "queued_deadline", "ready", "report", "sealed", "started", "stderr", "stdout",
-        "stopping", "tokens",
+        "peak_rss", "pid", "pidfd", "printed", "queued_deadline", "ready", "report", "sealed", "started", "stderr",
+        "stdout", "stopping", "tokens",
     )  # fmt: skip
 
-    def __init__(self, number: int, channel: Channel, tokens: int, codec: Codec, streams: tuple[int, int] | None) -> None:
+    def __init__(
+        self, number: int, channel: Channel, tokens: int, codec: Codec, streams: tuple[int, int] | None
+    ) -> None:
         self.number = number
         self.channel = channel
         self.tokens = tokens
@@ -44,8 +46,8 @@ class WorkerHandle:
         # It said READY, and then STARTED.
         self.ready = False
         self.started = False
-        # Tasks it was sent and has not answered, in the order it runs them. The eventfd holds one token for each that it
-        # has not started: line[len(line) - tokens:].
+        # Tasks it was sent and has not answered, in the order it runs them. The eventfd holds one token for each that
+        # it has not started: line[len(line) - tokens:].
         self.line: deque[Task] = deque()
         self.held_bytes = 0
         # Tasks were taken back, and SYNCED has not come yet. Until then it must get no task: it could take the new

@@ -9,11 +9,11 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Final, Protocol
 
 from ringfence.pool.answers import Partial
-from ringfence.pool.errors import WorkerCrashed, LimitExceeded
+from ringfence.pool.errors import LimitExceeded, WorkerCrashed
 from ringfence.pool.task import PoolFuture
 
 __all__ = ["Mapper"]
@@ -115,7 +115,7 @@ class Mapper:
         """Yield the results as they come. Raises the first failure that comes, or TimeoutError."""
         try:
             while self._chunks:
-                by_future = {chunk.future: chunk for chunk in self._chunks}
+                by_future: dict[Future[Any], _Chunk] = {chunk.future: chunk for chunk in self._chunks}
                 done, _ = wait(by_future, self._left(), FIRST_COMPLETED)
                 if not done:
                     raise TimeoutError

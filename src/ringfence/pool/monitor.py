@@ -48,7 +48,7 @@ def tree_memory(pid: int) -> int:
 
 
 class Monitor:
-    """Looks at running tasks. `clock`, `cpu` and `memory` are injected, so that decisions are tested without a process."""
+    """Looks at running tasks. `cpu` and `memory` are injected, so that decisions are tested without a process."""
 
     def __init__(
         self,

@@ -28,14 +28,26 @@ from ringfence.sandbox.errors import CapabilityDenied, EnforcementError
 __all__ = ["crash", "exception_from", "is_cpu_limit", "violation"]
 
 _BUILTINS: Final[Mapping[str, type[BaseException]]] = {
-    name: value for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)
+    name: value
+    for name, value in vars(builtins).items()
+    if isinstance(value, type) and issubclass(value, BaseException)
 }
 # Exceptions outside builtins that the standard library's users catch by class, and that plain arguments rebuild.
 _KNOWN: Final[Mapping[tuple[str, str], type[BaseException]]] = {
     **{("builtins", name): value for name, value in _BUILTINS.items()},
-    **{(cls.__module__, cls.__qualname__): cls for cls in (pickle.PicklingError, pickle.UnpicklingError, socket.gaierror)},
+    **{
+        (cls.__module__, cls.__qualname__): cls
+        for cls in (pickle.PicklingError, pickle.UnpicklingError, socket.gaierror)
+    },
 }
-_FIELDS: Final[Mapping[str, type]] = {"kind": str, "module": str, "type": str, "message": str, "traceback": str, "notes": list}
+_FIELDS: Final[Mapping[str, type]] = {
+    "kind": str,
+    "module": str,
+    "type": str,
+    "message": str,
+    "traceback": str,
+    "notes": list,
+}
 
 
 def exception_from(record: Mapping[str, Any]) -> BaseException:
@@ -51,7 +63,8 @@ def exception_from(record: Mapping[str, Any]) -> BaseException:
         if type(note) is str:
             error.add_note(note)
     if record["traceback"]:
-        error.__cause__ = _RemoteTraceback(f'\n"""\n{record["traceback"]}"""')
+        # typeshed has its argument wrong: it is the text
+        error.__cause__ = _RemoteTraceback(f'\n"""\n{record["traceback"]}"""')  # type: ignore[arg-type]
     return error
 
 
@@ -81,7 +94,9 @@ def _denied(record: Mapping[str, Any]) -> BaseException:
     capability = Capability.from_name(denied[0])
     if capability is None:
         raise RemoteProtocolError("a denial of an unknown capability")
-    return CapabilityDenied(capability, denied[1], str(denied[2]) if denied[2] is not None else None, message=record["message"])
+    return CapabilityDenied(
+        capability, denied[1], str(denied[2]) if denied[2] is not None else None, message=record["message"]
+    )
 
 
 def _rebuilt(record: Mapping[str, Any], name: str) -> BaseException:

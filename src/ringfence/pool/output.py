@@ -58,6 +58,7 @@ class Stream:
         return bytes(self._buffer[-size:]).decode("utf-8", "backslashreplace")
 
     def close(self) -> None:
+        """Close our end. May be repeated."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -5,8 +5,8 @@ from typing import Final, Protocol
 
 __all__ = ["MAX_AHEAD", "Pace", "room", "share", "take_back"]
 
-# Seconds of work a worker holds ahead. The supervisor's threads share one interpreter lock, which CPython hands over every
-# 5 ms (sys.getswitchinterval): a worker has to last for two such turns without hearing from us.
+# Seconds of work a worker holds ahead. The supervisor's threads share one interpreter lock, which CPython hands over
+# every 5 ms (sys.getswitchinterval): a worker has to last for two such turns without hearing from us.
 AHEAD: Final = 0.010
 # More than this, and what is sent ahead fills the pipe (208 KiB) even with small tasks.
 MAX_AHEAD: Final = 1024

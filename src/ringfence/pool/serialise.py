@@ -273,7 +273,7 @@ def _referenced(payload: bytes) -> set[str]:
         elif name == "MEMOIZE":
             memo[len(memo)] = strings[-1] if pushed else None
         elif name in ("BINGET", "LONG_BINGET"):
-            strings.append(memo.get(int(argument)))
+            strings.append(memo.get(int(str(argument))))
         elif name == "STACK_GLOBAL":
             module, attribute = strings[-2:]
             importing = attribute == "_import_module"

@@ -8,7 +8,17 @@ __all__ = ["Counters", "Statistics"]
 class Counters:
     """Running totals since the pool's start. The supervisor's lock guards them."""
 
-    __slots__ = ("cancelled", "completed", "crashed", "failed", "limited", "retried", "started", "submitted", "taken_back")
+    __slots__ = (
+        "cancelled",
+        "completed",
+        "crashed",
+        "failed",
+        "limited",
+        "retried",
+        "started",
+        "submitted",
+        "taken_back",
+    )
 
     def __init__(self) -> None:
         self.submitted = self.completed = self.failed = self.cancelled = 0
@@ -17,7 +27,10 @@ class Counters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """A pool at one moment. Counts of tasks since its start: submitted = completed + failed + cancelled + queued + held."""
+    """A pool at one moment; the totals count since its start.
+
+    submitted = completed + failed + cancelled + queued + held, but for a cancelled task whose worker is dying.
+    """
 
     workers: int
     """Worker processes that live or are being started."""

@@ -195,7 +195,7 @@ class Supervisor:
         try:
             while self._turn():
                 pass
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             # A defect of ours must leave nobody waiting for ever.
             _log.exception("the supervisor failed")
             self._fail(BrokenPool(f"the supervisor failed: {type(error).__name__}: {error}"))

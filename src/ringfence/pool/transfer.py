@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ringfence.ipc import parcel
+from ringfence.ipc import buffers, parcel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import RemoteProtocolError
 from ringfence.ipc.large import restore
@@ -21,7 +21,7 @@ def argument_buffer(shipment: Shipment) -> int:
     """Return a sealed memfd with the shipment's payload and buffers; the caller closes it. Raises OSError."""
     pieces = [memoryview(shipment.payload), *shipment.buffers]
     header, offsets, size = parcel.layout([piece.nbytes for piece in pieces])
-    return buffers.create_sealed_from(size, [(0, memoryview(header)), *zip(offsets, pieces, strict=True)])
+    return buffers.create_sealed_from(size, [(0, header), *zip(offsets, pieces, strict=True)])
 
 
 class Lease:

@@ -22,7 +22,9 @@ _MAX_ARG = 4096
 _MAX_GROUP = 32
 
 
-def record(error: BaseException, codec: Codec, *, kind: str = "exception", skip: TracebackType | None = None) -> dict[str, Any]:
+def record(
+    error: BaseException, codec: Codec, *, kind: str = "exception", skip: TracebackType | None = None
+) -> dict[str, Any]:
     """Return `error` as plain data.
 
     `kind` says whose failure it is: "exception" (the task's), "unserializable" (its result), "unreadable" (its

@@ -44,10 +44,11 @@ class ShippedModules:
         if not self._modules:
             # First: a shipped module shadows nothing of the library, since only modules that
             # are not in the library are shipped.
-            sys.meta_path.append(self)  # type: ignore[arg-type]  # a finder by its shape, not by its base class
+            sys.meta_path.append(self)
         self._modules[name] = (source, filename, is_package)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return the spec of a shipped module, or None for any other (importlib.abc.MetaPathFinder)."""
         found = self._modules.get(name)
         if found is None:
             return None

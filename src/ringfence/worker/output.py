@@ -32,13 +32,11 @@ class Streams:
         self._err = _CountingFile(2)
 
     def install(self) -> None:
-        """Replace sys.stdout and sys.stderr (and their dunder twins)."""
+        """Replace sys.stdout and sys.stderr."""
         # A task may print anything: what UTF-8 cannot say is escaped, never an error.
-        sys.stdout = sys.__stdout__ = io.TextIOWrapper(
-            io.BufferedWriter(self._out), encoding="utf-8", errors="backslashreplace"
-        )
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(self._out), encoding="utf-8", errors="backslashreplace")
         # Unbuffered: the last words of a worker that dies must have left it.
-        sys.stderr = sys.__stderr__ = io.TextIOWrapper(
+        sys.stderr = io.TextIOWrapper(
             io.BufferedWriter(self._err), encoding="utf-8", errors="backslashreplace", write_through=True
         )
 

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ringfence.ipc import buffers, parcel
 from ringfence.ipc import messages as m
-from ringfence.ipc import parcel
 from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import NotSerializable
@@ -227,7 +227,7 @@ class Worker:
         if fd is None:
             raise EOFError("the supervisor holds no arguments for this task")
         try:
-            return memoryview(mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
+            return buffers.map_sealed(fd, os.fstat(fd).st_size)
         finally:
             os.close(fd)
 
