@@ -30,6 +30,7 @@ class Sender:
         self.fd = fd
 
     def __call__(self, message: Any) -> None:
+        """Send one message."""
         os.write(self.fd, json.dumps(message).encode() + b"\n")
 
 
@@ -126,20 +127,14 @@ def in_process(body: Callable[[Sender], None], seconds: float = 20.0) -> Outcome
             body(send)
         except BaseException as error:
             step = getattr(error, "step", None)
-            send(
-                ["error", type(error).__name__ + (f": {step}" if step else ""), getattr(error, "errno", None)]
-            )
+            send(["error", type(error).__name__ + (f": {step}" if step else ""), getattr(error, "errno", None)])
         os._exit(0)
     os.close(writer)
     text = _read_line(reader, time.monotonic() + seconds, pid)
     os.close(reader)
     _, status = os.waitpid(pid, 0)
     if not text:
-        return (
-            Outcome(signal=os.WTERMSIG(status))
-            if os.WIFSIGNALED(status)
-            else Outcome(error="nothing was sent")
-        )
+        return Outcome(signal=os.WTERMSIG(status)) if os.WIFSIGNALED(status) else Outcome(error="nothing was sent")
     kind, *rest = json.loads(text)
     if kind == "value":
         return Outcome(value=rest[0])

@@ -13,10 +13,12 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EROFS)
 
 
 def read(path: Path | str) -> str:
+    """Return the first bytes of a file."""
     return os.read(os.open(str(path), os.O_RDONLY), 100).decode()
 
 
 def write(path: Path | str) -> int:
+    """Create or overwrite a file."""
     fd = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         return os.write(fd, b"written")

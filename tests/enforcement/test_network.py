@@ -19,6 +19,7 @@ def listener() -> Iterator[socket.socket]:
 
 
 def connect(port: int) -> bool:
+    """Connect to the port on this host."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
         client.connect(("127.0.0.1", port))
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -18,6 +18,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def raw(number: int, *args: int) -> int:
+    """Call the kernel by number; return its answer, or the negative errno."""
     result = int(libc.syscall(ctypes.c_long(number), *(ctypes.c_long(arg) for arg in args)))
     return -ctypes.get_errno() if result == -1 else result
 
@@ -69,9 +70,7 @@ def test_threads_work(caller: Caller) -> None:
     assert caller.run(attempt).value == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    "flag", [0x40000000, 0x10000000, 0x20000000, 0x00020000], ids=["net", "user", "pid", "mnt"]
-)
+@pytest.mark.parametrize("flag", [0x40000000, 0x10000000, 0x20000000, 0x00020000], ids=["net", "user", "pid", "mnt"])
 def test_no_thread_brings_a_namespace(caller: Caller, flag: int) -> None:
     """clone with the flags of a thread and one for a namespace more is refused."""
     assert caller.run(lambda: raw(56, 0x3D0F00 | flag, 0, 0, 0, 0)).value == -errno.EPERM

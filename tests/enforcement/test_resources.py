@@ -23,9 +23,7 @@ def test_memory_ends_in_memory_error(caller: Caller) -> None:
 def test_anonymous_maps_count(caller: Caller) -> None:
     """Private memory taken by mmap counts like the heap; shared memory has the slack of the address space."""
     limits, private = Limits(memory="64MiB"), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    assert (
-        caller.run(lambda: len(mmap.mmap(-1, 96 << 20, flags=private)), limits=limits).errno == errno.ENOMEM
-    )
+    assert caller.run(lambda: len(mmap.mmap(-1, 96 << 20, flags=private)), limits=limits).errno == errno.ENOMEM
     assert caller.run(lambda: len(mmap.mmap(-1, 640 << 20)), limits=limits).errno == errno.ENOMEM
 
 

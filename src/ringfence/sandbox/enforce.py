@@ -93,11 +93,7 @@ def prepare(plan: Plan) -> Prepared:
         # Not before: under the workers' umask the folders of the private root would be closed to them.
         empty_environment(plan.descriptors)
     translate = spaces is not None and spaces.user and spaces.own_pids
-    home = (
-        os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
-        if spaces and spaces.own_pids
-        else None
-    )
+    home = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc) if spaces and spaces.own_pids else None
     if plan.privileges is not None and plan.privileges.drop_bounding and not (spaces and spaces.user):
         drop_bounding_set()
     return Prepared(
@@ -107,9 +103,7 @@ def prepare(plan: Plan) -> Prepared:
         parent=_own_pidfd(),
         home=home,
         ruleset=build_ruleset(plan.landlock, plan.grants) if plan.landlock is not None else None,
-        program=sys.FilterProgram(plan.seccomp.code, plan.seccomp.pid_slots)
-        if plan.seccomp is not None
-        else None,
+        program=sys.FilterProgram(plan.seccomp.code, plan.seccomp.pid_slots) if plan.seccomp is not None else None,
         rlimits=resolve(plan.rlimits, baseline) if plan.rlimits is not None else (),
         translate=translate,
         root_is_closed=plan.landlock is not None and not _lists_root(plan),

@@ -117,9 +117,7 @@ def probe() -> Features:
     if sys.platform != "linux":
         return Features(machine=os.uname().machine, reasons={"platform": f"{sys.platform} is not Linux"})
     package_root = os.path.abspath(__file__).removesuffix("/ringfence/sandbox/features.py")
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from ringfence.sandbox import features; features.main()"
-    )
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from ringfence.sandbox import features; features.main()"
     command = [sys.executable, "-I", "-S", "-c", code, package_root]
     done = subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS, check=False, env={})
     if done.returncode != 0:
@@ -200,9 +198,7 @@ def _probe_close_range() -> bool:
     return True
 
 
-def _probe_namespaces(
-    reasons: dict[str, str], admin: bool, is_root: bool
-) -> tuple[frozenset[str], bool, bool]:
+def _probe_namespaces(reasons: dict[str, str], admin: bool, is_root: bool) -> tuple[frozenset[str], bool, bool]:
     """Return the kinds that can be made, whether user namespaces can, whether mounts work by descriptor."""
     answer = _in_child(_try_user_namespace)
     user = answer is None

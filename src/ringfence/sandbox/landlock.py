@@ -82,9 +82,7 @@ _RIGHTS: Final = {
 }
 
 
-def plan_landlock(
-    abi: int, *, connect: Iterable[int] | None = (), bind: Iterable[int] | None = ()
-) -> LandlockPlan:
+def plan_landlock(abi: int, *, connect: Iterable[int] | None = (), bind: Iterable[int] | None = ()) -> LandlockPlan:
     """Return the plan for a kernel's ABI.
 
     Args:

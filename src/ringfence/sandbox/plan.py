@@ -112,9 +112,7 @@ class _Planner:
         if not self._wants(Layer.NAMESPACES):
             return None
         features = self._features
-        kinds: list[str] = [
-            kind for kind in ("mnt", "pid", "ipc", "uts", "cgroup") if kind in features.namespaces
-        ]
+        kinds: list[str] = [kind for kind in ("mnt", "pid", "ipc", "uts", "cgroup") if kind in features.namespaces]
         uses_network = any(self._caps.has(capability) for capability in _NETWORK)
         if "net" in features.namespaces and not uses_network:
             kinds.append("net")
@@ -127,17 +125,11 @@ class _Planner:
         lost = sorted(wanted - set(kinds))
         detail = f"{', '.join(kinds)}{' in a user namespace' if features.needs_user_namespace else ''}"
         if lost:
-            cause = "; ".join(
-                f"{kind}: {features.reasons.get(f'namespace.{kind}', 'refused')}" for kind in lost
-            )
+            cause = "; ".join(f"{kind}: {features.reasons.get(f'namespace.{kind}', 'refused')}" for kind in lost)
             self._note(Layer.NAMESPACES, Status.PARTIAL, detail, cause)
-            self._missing.append(
-                Missing(Layer.NAMESPACES.value, cause, "allow these namespaces on this host")
-            )
+            self._missing.append(Missing(Layer.NAMESPACES.value, cause, "allow these namespaces on this host"))
         else:
-            self._note(
-                Layer.NAMESPACES, Status.FULL, detail + ("; the host's network" if uses_network else "")
-            )
+            self._note(Layer.NAMESPACES, Status.FULL, detail + ("; the host's network" if uses_network else ""))
         private = "mnt" in kinds
         return NamespacePlan(
             kinds=tuple(kinds),
@@ -160,9 +152,7 @@ class _Planner:
         detail = "memory, open files, processes, core dumps, stack, locked memory"
         if self._features.is_root and (privileges is None or not privileges.change_uid):
             self._note(Layer.RLIMITS, Status.PARTIAL, detail, "the number of processes does not bind root")
-        elif not (namespaces is not None and namespaces.user) and not (
-            privileges is not None and privileges.own_uid
-        ):
+        elif not (namespaces is not None and namespaces.user) and not (privileges is not None and privileges.own_uid):
             cause = "processes are counted per user, not per worker"
             self._note(Layer.RLIMITS, Status.PARTIAL, detail, cause)
         else:
@@ -175,9 +165,7 @@ class _Planner:
         group = self._features.cgroup
         fix = "delegate a cgroup v2 subtree: systemd-run --user --scope -p Delegate=yes"
         if group is None or not group.writable:
-            self._lacks(
-                Layer.CGROUP, self._features.reasons.get("cgroup", "no cgroup v2 subtree is delegated"), fix
-            )
+            self._lacks(Layer.CGROUP, self._features.reasons.get("cgroup", "no cgroup v2 subtree is delegated"), fix)
             return None
         lost = [name for name in ("memory", "pids", "cpu") if name not in group.controllers]
         if not lost:
@@ -221,9 +209,7 @@ class _Planner:
         abi = self._features.landlock_abi
         if abi < 1:
             reason = self._features.reasons.get("landlock_abi", "the kernel has no Landlock")
-            self._lacks(
-                Layer.LANDLOCK, reason, "Linux 5.13 or newer with landlock in the lsm= boot parameter"
-            )
+            self._lacks(Layer.LANDLOCK, reason, "Linux 5.13 or newer with landlock in the lsm= boot parameter")
             return None
         gaps = weaknesses(abi)
         detail = f"ABI {abi}: paths" + "".join(f", {what}" for since, what in _PARTS if abi >= since)
@@ -280,9 +266,7 @@ class _Planner:
             yield from (PathGrant(path, Access.EXECUTE) for path in runtime.loaders)
         if caps.is_unscoped(Capability.PROCESS_EXEC):
             # What may be executed is what can be seen: the private root decides.
-            yield from (
-                PathGrant(path, _READ | Access.EXECUTE) for path in (*runtime.programs, *runtime.read)
-            )
+            yield from (PathGrant(path, _READ | Access.EXECUTE) for path in (*runtime.programs, *runtime.read))
         if namespaces is not None and namespaces.scratch:
             yield PathGrant(SCRATCH_PARENT, _READ | Access.WRITE | Access.DELETE)
 

@@ -71,9 +71,7 @@ def choose_trees(wanted: Iterable[Tree]) -> tuple[Tree, ...]:
     by_path: dict[str, Tree] = {}
     for tree in wanted:
         known = by_path.get(tree.path)
-        by_path[tree.path] = (
-            tree if known is None else known._replace(writable=known.writable or tree.writable)
-        )
+        by_path[tree.path] = tree if known is None else known._replace(writable=known.writable or tree.writable)
     chosen: dict[str, Tree] = {}
     for path in sorted(by_path, key=lambda p: p.rstrip("/").split("/")):
         tree = by_path[path]

@@ -61,19 +61,14 @@ class Report:
     def weaker_than(self, required: Iterable[str]) -> tuple[LayerReport, ...]:
         """Return the layers among ``required`` that do not hold at all; none means the report will do."""
         wanted = {str(layer) for layer in required}
-        return tuple(
-            r for r in self.layers if r.layer in wanted and r.status in (Status.NONE, Status.OFF)
-        ) + tuple(
+        return tuple(r for r in self.layers if r.layer in wanted and r.status in (Status.NONE, Status.OFF)) + tuple(
             LayerReport(layer, Status.NONE, "not reported", "the worker said nothing of this layer")
             for layer in sorted(wanted - {r.layer for r in self.layers})
         )
 
     def to_data(self) -> list[dict[str, str | None]]:
         """Return the report as lists, dicts and text only."""
-        return [
-            {"layer": r.layer, "status": r.status.value, "detail": r.detail, "cause": r.cause}
-            for r in self.layers
-        ]
+        return [{"layer": r.layer, "status": r.status.value, "detail": r.detail, "cause": r.cause} for r in self.layers]
 
     @classmethod
     def from_data(cls, data: Any) -> "Report":

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["RlimitPlan", "apply_rlimits", "measure_baseline", "plan_rlimits"]
 
 # Shared objects, mapped files and a 64 MiB heap arena per thread take address space but no memory: RLIMIT_AS
-# leaves this much over the memory limit. RLIMIT_DATA counts what is private; shared anonymous memory escapes it,
-# so this is also how far a worker can get before the supervisor's monitor sees it.
+# leaves this much over the memory limit. RLIMIT_DATA counts what is private; shared anonymous memory escapes
+# it, so this is also how far a worker can get before the supervisor's monitor sees it.
 _ADDRESS_SPACE_SLACK: Final = 512 << 20
 
 # Linux's usual default; a recursion that needs more is refused by the interpreter long before.
