@@ -16,9 +16,9 @@ code  type           body
 10    path           ``P`` PurePosixPath, ``W`` PureWindowsPath, ``p`` PosixPath, then the path, UTF-8
 ====  =============  =======================================================================================
 
-A zone is nothing (naive), ``U`` (timezone.utc), ``F`` with the offset (as timedelta) and, if a name was given,
-``=`` and the name, or ``Z`` with the key of a ZoneInfo. Encoders raise Unencodable, decoders whatever comes: the
-codec translates.
+A zone is nothing (naive), ``U`` (timezone.utc), ``F`` with the offset (as timedelta) and, if a name was
+given, ``=`` and the name, or ``Z`` with the key of a ZoneInfo. Encoders raise Unencodable, decoders whatever comes:
+the codec translates.
 """
 
 import re

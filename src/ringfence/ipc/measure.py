@@ -47,7 +47,8 @@ def weigh(value: object, max_depth: int, registry: TypeRegistry) -> int:
                     below += [key for key in container if type(key) in nested]
                 elements = container.values()
             elif kind in _CONTAINERS:
-                words += CONTAINER_WORDS + 1 + len(container)
+                # All but a list have a tag for a first element.
+                words += CONTAINER_WORDS + len(container) + (kind is not list)
             else:
                 registration = registry.find(kind)
                 elements = registration.fields(container) if registration is not None else ()

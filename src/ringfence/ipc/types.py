@@ -9,7 +9,7 @@ from ringfence.ipc.errors import LocalProtocolError, RemoteProtocolError, Unregi
 if TYPE_CHECKING:
     import enum
 
-__all__ = ["Registration", "TypeRegistry"]
+__all__ = ["REGISTERED", "Registration", "TypeRegistry", "register_type"]
 
 _MAX_NAME = 512  # characters of a registered name; a qualified name of Python is far shorter
 
@@ -44,6 +44,8 @@ class TypeRegistry:
         self._by_name: dict[str, Registration] = {}
         # The registered classes whose instances hold other values.
         self.containers: frozenset[type] = frozenset()
+        # Classes that are registered when they turn up: ``module:qualname`` to the name on the wire.
+        self._expected: Mapping[str, str] = {}
         for cls in classes:
             self.register(cls)
 
@@ -70,7 +72,25 @@ class TypeRegistry:
 
     def find(self, cls: type) -> Registration | None:
         """Return how instances of exactly `cls` travel, or None."""
-        return self._by_class.get(cls)
+        known = self._by_class.get(cls)
+        if known is None and self._expected:
+            name = self._expected.get(f"{cls.__module__}:{cls.__qualname__}")
+            if name is not None:
+                known = self._by_class[cls] = _registration(cls, name)
+                if not issubclass(cls, _enum_bases()):
+                    self.containers |= {cls}
+        return known
+
+    def expect(self, names: Mapping[str, str]) -> None:
+        """Register, when they turn up for packing, classes known by ``module:qualname``; `names` says as what.
+
+        For a worker, which may hold several copies of a class that travelled there by value.
+        """
+        self._expected = names
+
+    def names(self) -> dict[str, str]:
+        """Return ``module:qualname`` to the name on the wire, for each registered class."""
+        return {f"{cls.__module__}:{cls.__qualname__}": made.name for cls, made in self._by_class.items()}
 
     def build(self, values: list[Any]) -> object:
         """Return the object that `values` (its type's name, then its state) describe; for the codec.
@@ -95,6 +115,19 @@ def _enum_bases() -> tuple[type, ...]:
     # Not imported: an enum cannot exist without the module.
     enums = sys.modules.get("enum")
     return () if enums is None else (enums.Enum,)
+
+
+REGISTERED = TypeRegistry()
+"""The classes that this process takes from its workers; see register_type."""
+
+
+def register_type(cls: type, name: str | None = None) -> type:
+    """Let tasks return instances of `cls` (an enum, a dataclass or a pydantic model); return `cls`, as a decorator does.
+
+    Counts for pools made afterwards. `name` is what stands for it on the wire, by default ``module:qualname``.
+    Raises LocalProtocolError for a class of another kind, or a name that another class has.
+    """
+    return REGISTERED.register(cls, name)
 
 
 def _registration(cls: type, name: str) -> Registration:

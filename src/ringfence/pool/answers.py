@@ -7,6 +7,7 @@ from typing import Any
 from ringfence.ipc import messages as m
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, UnregisteredType
+from ringfence.ipc.types import REGISTERED
 from ringfence.pool import outcome
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
@@ -33,12 +34,14 @@ class Partial:
 class Answers:
     """Takes the answers of one pool's workers. The supervisor's lock guards it."""
 
-    def __init__(self, config: PoolConfig, backlog: Backlog, codec: Codec) -> None:
+    def __init__(self, config: PoolConfig, backlog: Backlog, codec: Codec, counters: Counters) -> None:
         self._config = config
         self._backlog = backlog
         self._codec = codec
+        self._counters = counters
         initializer = config.initializer
         self.start_settings: dict[str, Any] = {
+            "types": REGISTERED.names(),
             "pickle_results": config.pickle_results,
             "call_depth": config.policy.limits.call_depth,
             "capabilities": [str(grant) for grant in config.policy.capabilities],
@@ -48,7 +51,7 @@ class Answers:
             "modules": [] if initializer is None else [list(module) for module in initializer.modules],
         }
 
-    def take(self, handle: WorkerHandle, message: list[Any], done: list[Delivery], counters: Counters) -> None:
+    def take(self, handle: WorkerHandle, message: list[Any], done: list[Delivery]) -> None:
         """Take the answer to the task at the head of a worker's line. Raises RemoteProtocolError."""
         task = handle.line[0]
         value, error = self._read(handle, task, message)
@@ -58,28 +61,25 @@ class Answers:
             return
         self._backlog.close(task)
         if error is None:
-            counters.completed += 1
+            self._counters.completed += 1
         else:
-            counters.failed += 1
+            self._counters.failed += 1
         output = None if counts is None else handle.take_output(counts)
         done.append(Delivery(task.future, value, error, output, self._config.on_output))
 
-    def unregistered(
-        self, handle: WorkerHandle, error: UnregisteredType, done: list[Delivery], counters: Counters
-    ) -> int:
+    def unregistered(self, handle: WorkerHandle, error: UnregisteredType, done: list[Delivery]) -> int:
         """An answer held an object of a class that was not registered here: that is the task's failure, not a crime."""
         if not handle.line or not handle.started:
             raise RemoteProtocolError("an answer although it runs no task")
         task = handle.line.popleft()
         if task.future._owner is not None:
-            counters.failed += 1
             self.fail(task, ResultNotSerializable(str(error)), done)
         return 1
 
     def _read(self, handle: WorkerHandle, task: Task, message: list[Any]) -> tuple[Any, BaseException | None]:
         tag, body = message[0], message[2]
         if tag == m.ERROR:
-            return None, outcome.exception_from(body)
+            return None, outcome.exception_from(body, self._config.policy.limits.memory)
         if tag == m.LEASED:
             lease, handle.lease = handle.lease, None
             if lease is None or lease.task != task.id:
@@ -108,13 +108,14 @@ class Answers:
         values, failure = body
         if failure is not None and type(failure) is not dict:
             raise RemoteProtocolError("a chunk's failure that is no record")
-        return Partial(values, None if failure is None else outcome.exception_from(failure))
+        return Partial(values, None if failure is None else outcome.exception_from(failure, self._config.policy.limits.memory))
 
     def fail(self, task: Task, error: BaseException, done: list[Delivery], handle: WorkerHandle | None = None) -> None:
         """End a task with `error`, and with what its dead worker `handle` had printed."""
         if task.future._owner is None:
             return
         self._backlog.close(task)
+        self._counters.failed += 1
         output = handle.take_output(None) if handle is not None else None
         done.append(Delivery(task.future, None, error, output, self._config.on_output))
 

@@ -13,6 +13,7 @@ from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel, pipe_fds
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, UnregisteredType
+from ringfence.ipc.types import REGISTERED
 from ringfence.pool import outcome
 from ringfence.pool.answers import Answers
 from ringfence.pool.backlog import Backlog
@@ -59,8 +60,8 @@ class Crew:
         self._monitor = monitor
         self._counters = counters
         self._poller = poller
-        self._codec = Codec(limits=config.wire)
-        self._answers = Answers(config, backlog, self._codec)
+        self._codec = Codec(REGISTERED, config.wire)
+        self._answers = Answers(config, backlog, self._codec, counters)
         self._numbers = itertools.count(1)
         self._budget = StartBudget()
         self._zygote: Zygote | None = None
@@ -248,7 +249,7 @@ class Crew:
                 try:
                     message = unpack(body)
                 except UnregisteredType as error:
-                    answered += self._answers.unregistered(handle, error, done, self._counters)
+                    answered += self._answers.unregistered(handle, error, done)
                     continue
                 # The message that comes a hundred thousand times a second is checked without a call.
                 if (
@@ -300,7 +301,7 @@ class Crew:
             elif tag == m.NEED_LEASE:
                 self._answers.send_lease(handle, message[2])
             else:
-                self._answers.take(handle, message, done, self._counters)
+                self._answers.take(handle, message, done)
                 return 1
         return 0
 

@@ -50,15 +50,17 @@ _FIELDS: Final[Mapping[str, type]] = {
 }
 
 
-def exception_from(record: Mapping[str, Any]) -> BaseException:
+def exception_from(record: Mapping[str, Any], memory: int | None = None) -> BaseException:
     """Return the exception that `record` (of ringfence.worker.failure) describes, its remote traceback as its cause.
+
+    `memory` is the limit in bytes that a MemoryError ran into, if there is one.
 
     Raises RemoteProtocolError when the record is not of that form.
     """
     for field, kind in _FIELDS.items():
         if type(record.get(field)) is not kind:
             raise RemoteProtocolError(f"a failure record whose {field} is no {kind.__name__}")
-    error = _of_kind(record)
+    error = _of_kind(record, memory)
     for note in record["notes"]:
         if type(note) is str:
             error.add_note(note)
@@ -68,12 +70,12 @@ def exception_from(record: Mapping[str, Any]) -> BaseException:
     return error
 
 
-def _of_kind(record: Mapping[str, Any]) -> BaseException:
+def _of_kind(record: Mapping[str, Any], memory: int | None) -> BaseException:
     message = record["message"]
     name = f"{record['module']}.{record['type']}" if record["module"] != "builtins" else record["type"]
     match record["kind"]:
         case "unserializable":
-            return ResultNotSerializable(message)
+            return ResultNotSerializable(f"{message}; return plain data, or register its class before making the pool")
         case "unreadable":
             return TaskUnreadable(f"the task did not unpickle in the worker: {name}: {message}")
         case "initializer":
@@ -81,7 +83,9 @@ def _of_kind(record: Mapping[str, Any]) -> BaseException:
         case "start":
             return EnforcementError(f"a worker could not lock itself in: {message}")
         case "memory":
-            return MemoryExceeded(message or "the task ran out of memory")
+            if memory is None:
+                return MemoryError(message)
+            return MemoryExceeded(f"the task asked for more than its {memory >> 20} MiB of memory", memory)
         case "denied":
             return _denied(record)
     return _rebuilt(record, name)

@@ -243,11 +243,11 @@ class _Pickler(pickle.Pickler):
 
 
 def _dill_dumps(value: object, first: Exception) -> tuple[bytes, tuple[Module, ...]]:
-    import dill  # here: most tasks never need it, and it takes longer to import than all of ringfence
+    # Here: most tasks never need it, and it takes longer to import than all of ringfence.
+    from ringfence.pool.by_value import dumps_by_value
 
     try:
-        # recurse: only the globals a function uses, not all of its module's.
-        payload: bytes = dill.dumps(value, protocol=5, byref=False, recurse=True)
+        payload = dumps_by_value(value)
     except Exception as error:  # noqa: BLE001  # as above
         cause = error if isinstance(first, _ByValue) else first
         if isinstance(cause, pickle.PicklingError):

@@ -42,9 +42,10 @@ _VFORK: Final = 0x100 | 0x4000 | _SIGCHLD
 
 _TERMINAL_IOCTLS: Final = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _FICLONE: Final = 0x40049409
-# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ. Not F_SETOWN and F_SETSIG (the
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_GET_SEALS (asked of a memfd with
+# arguments before it is mapped). Not F_SETOWN and F_SETSIG (the
 # kernel would send signals for us), not F_SETPIPE_SZ (a MiB of kernel memory per pipe).
-_FCNTLS: Final = (0, 1, 2, 3, 4, 1030, 1032)
+_FCNTLS: Final = (0, 1, 2, 3, 4, 1030, 1032, 1034)
 _FCNTL_LOCKS: Final = (5, 6, 7)
 # PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_GET_SECCOMP, PR_CAPBSET_READ, PR_GET_TIMERSLACK,
 # PR_GET_NO_NEW_PRIVS, PR_SET_VMA

@@ -9,6 +9,7 @@ from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
+from ringfence.ipc.types import TypeRegistry
 from ringfence.sandbox import enforce
 from ringfence.worker import failure
 from ringfence.worker.output import Streams
@@ -42,7 +43,8 @@ def run(prepared: enforce.Prepared, channel_fd: int, tokens: int, output: tuple[
 
 def _run(prepared: enforce.Prepared, channel_fd: int, tokens: int, output: tuple[int, int] | None) -> int:
     channel = Channel(channel_fd, blocking=True)
-    codec = Codec()
+    registry = TypeRegistry()
+    codec = Codec(registry)
     streams = None
     if output is not None:
         for fd, target in zip(output, (1, 2), strict=True):
@@ -58,13 +60,14 @@ def _run(prepared: enforce.Prepared, channel_fd: int, tokens: int, output: tuple
         streams.install()
     settle()
     channel.send(codec.pack([m.READY, m.PROTOCOL_VERSION, report.to_data()]))
-    return _work(Worker(channel, tokens, codec, streams), channel, codec)
+    return _work(Worker(channel, tokens, codec, streams), channel, codec, registry)
 
 
-def _work(worker: Worker, channel: Channel, codec: Codec) -> int:
+def _work(worker: Worker, channel: Channel, codec: Codec, registry: TypeRegistry) -> int:
     message: list[Any] = codec.unpack(channel.recv())
     if message[0] == m.STOP:
         return 0
+    registry.expect(message[1]["types"])
     try:
         worker.start(message[1])
     except BaseException as error:  # noqa: BLE001  # the initializer's failure is what the caller must see

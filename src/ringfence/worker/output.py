@@ -37,7 +37,10 @@ class Streams:
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(self._out), encoding="utf-8", errors="backslashreplace")
         # Unbuffered: the last words of a worker that dies must have left it.
         sys.stderr = io.TextIOWrapper(
-            io.BufferedWriter(self._err), encoding="utf-8", errors="backslashreplace", write_through=True
+            self._err,  # a raw file will do, as it does for python -u
+            encoding="utf-8",
+            errors="backslashreplace",
+            write_through=True,
         )
 
     def flush(self) -> None:

@@ -165,6 +165,8 @@ class Worker:
             kind = "memory"
         elif self._refusals is not None and (denied := self._refusals.explain(error)) is not None:
             kind, error, denied.__cause__ = "denied", denied.with_traceback(error.__traceback__), error
+        elif self._refusals is not None and (hint := self._refusals.hint(error)) is not None:
+            _add_note(error, hint)
         # Our own frames above the task's are of no use to its author.
         while skip is not None and skip.tb_next is not None and skip.tb_frame.f_code.co_filename != __file__:
             skip = skip.tb_next
@@ -188,6 +190,10 @@ class Worker:
     def _unpackable(self, task: int, value: object, error: NotSerializable, counts: tuple[int, ...]) -> bytes:
         """Answer with a pickled result where the caller asked for it, else with the reason there is none."""
         if not self._pickle_results:
+            try:
+                self._codec.pack(value, name="result")
+            except NotSerializable as named:
+                error = named
             return self._codec.pack([m.ERROR, task, failure.record(error, self._codec, kind="unserializable"), *counts])
         try:
             pickled = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
@@ -252,6 +258,13 @@ def _loads(payload: Any) -> Any:
         return pickle.loads(payload)
     body, *buffers = parcel.unpack(payload)
     return pickle.loads(body, buffers=buffers)
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    try:
+        error.add_note(note)
+    except Exception:  # noqa: BLE001  # __notes__ of foreign code: anything may be there
+        pass
 
 
 def _fill(fd: int, data: Any) -> None:
