@@ -93,14 +93,14 @@ def _of_kind(record: Mapping[str, Any], memory: int | None) -> BaseException:
 
 def _denied(record: Mapping[str, Any]) -> BaseException:
     denied = record.get("denied")
-    if type(denied) is not list or len(denied) != 3 or type(denied[0]) is not str or type(denied[1]) is not str:
-        raise RemoteProtocolError("a denial without capability, operation and target")
-    capability = Capability.from_name(denied[0])
+    if type(denied) is not list or len(denied) != 4 or not all(type(denied[at]) is str for at in (0, 1, 3)):
+        raise RemoteProtocolError("a denial without capability, operation, target and the grant that was missing")
+    name, operation, target, needs = denied
+    capability = Capability.from_name(name)
     if capability is None:
         raise RemoteProtocolError("a denial of an unknown capability")
-    return CapabilityDenied(
-        capability, denied[1], str(denied[2]) if denied[2] is not None else None, message=record["message"]
-    )
+    target = str(target) if target is not None else None
+    return CapabilityDenied(capability, operation, target, needs=needs, message=record["message"])
 
 
 def _rebuilt(record: Mapping[str, Any], name: str) -> BaseException:

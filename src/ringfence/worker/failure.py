@@ -45,7 +45,8 @@ def record(
         made["filename"] = _plain(error.filename, codec)
         made["filename2"] = _plain(error.filename2, codec)
     if isinstance(error, CapabilityDenied):
-        made["denied"] = [str(error.capability), _text(error.operation, 256), _plain(error.target, codec)]
+        needs = _text(error.needs, 4096)
+        made["denied"] = [str(error.capability), _text(error.operation, 256), _plain(error.target, codec), needs]
     if isinstance(error, BaseExceptionGroup):
         made["group"] = [record(inner, codec) for inner in error.exceptions[:_MAX_GROUP]]
     return made
