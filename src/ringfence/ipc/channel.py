@@ -47,6 +47,7 @@ class Channel:
         "_fd",
         "_fds",
         "_frames",
+        "_in_doubt",
         "_limits",
         "_outbox",
         "_socket",
@@ -73,6 +74,9 @@ class Channel:
         # File descriptors that arrived and were not taken, oldest first; ours to close.
         self._fds: list[int] = []
         self._outbox = Outbox()
+        # True while the kernel may have taken bytes that we have not noted: for good, if the exception of a signal
+        # handler came in between. Then nothing may be written any more, because nobody knows where to go on.
+        self._in_doubt = False
         # The same fd as a socket object, for what read() and write() cannot do. Made now, because the
         # constructor asks the kernel for a name that a locked-in worker may not ask for. It never owns the
         # fd.
@@ -133,6 +137,8 @@ class Channel:
             sent = self._write_some(data)
             if sent < len(data):
                 self._outbox.add_rest(memoryview(data)[sent:])
+            self._in_doubt = False
+            if self._outbox:
                 self._drain(None)
             return
         self._check_count(fds)
@@ -160,10 +166,10 @@ class Channel:
             sent = self._write_some(data)
         except BlockingIOError:
             sent = 0
-        if sent == len(data):
-            return True
-        self._outbox.add_rest(memoryview(data)[sent:])
-        return False
+        if sent < len(data):
+            self._outbox.add_rest(memoryview(data)[sent:])
+        self._in_doubt = False
+        return sent == len(data)
 
     def flush(self) -> bool:
         """Write the outbox as far as it goes without waiting; return True if it is empty. Raises
@@ -274,24 +280,35 @@ class Channel:
     # Writing, inside
 
     def _write_some(self, data: bytes | memoryview) -> int:
+        """Write once; the caller notes what was sent, and only then is nothing in doubt."""
+        if self._in_doubt:
+            raise ChannelClosed("an interrupted write left the stream in doubt")
+        self._in_doubt = True
         try:
             if self._blocking:
                 return os.write(self.fileno(), data)
             # Not os.write(): a program that gave SIGPIPE its default back would die with its first worker.
             return self._socket.send(data, socket.MSG_NOSIGNAL)
         except OSError as error:
-            self._check_gone(error)
+            self._write_failed(error)
             raise
 
     def _write_many(self, buffers: Sequence[memoryview], fds: Sequence[int]) -> int:
+        """The same for several buffers, with file descriptors."""
+        if self._in_doubt:
+            raise ChannelClosed("an interrupted write left the stream in doubt")
+        self._in_doubt = True
         try:
             return self._socket.sendmsg(buffers, control_of(fds), socket.MSG_NOSIGNAL)
         except OSError as error:
-            self._check_gone(error)
+            self._write_failed(error)
             raise
 
-    def _check_gone(self, error: OSError) -> None:
-        """Raise ChannelClosed if it is why a write failed with `error`."""
+    def _write_failed(self, error: OSError) -> None:
+        """Note that a write sent nothing; raises ChannelClosed if that is why."""
+        if error.errno is None:
+            return  # Not the kernel's: a signal handler raised it.
+        self._in_doubt = False
         if self._fd < 0:
             raise ChannelClosed("this end of the channel is closed") from error
         if isinstance(error, ConnectionError):
@@ -313,6 +330,7 @@ class Channel:
         else:
             sent = self._write_some(data[:limit])
         outbox.advance(sent)
+        self._in_doubt = False
 
     def _drain(self, deadline: float | None) -> None:
         """Write the outbox until it is empty, waiting as needed. Raises DeadlineExceeded."""

@@ -101,8 +101,8 @@ def decode_array(body: bytes) -> object:
 def _encode_scalar(scalar: Any) -> tuple[int, bytes]:
     kind = scalar.dtype.kind
     if kind in _TEXT:
-        # By its text: as an element of an array it would lose trailing zeros, and the empty one has no size.
-        data = bytes(scalar) if kind == "S" else str(scalar).encode("utf-8", "surrogatepass")
+        # As the str or bytes that it is: as an element of an array, and by str(), it would lose trailing zeros.
+        data = bytes(scalar) if kind == "S" else str.encode(scalar, "utf-8", "surrogatepass")
         text = f"|{kind}"
     else:
         data = scalar.tobytes()
