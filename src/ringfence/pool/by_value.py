@@ -1,12 +1,16 @@
 """Objects by value with dill, and enums, which dill cannot."""
 
+import dis
 import enum
 import io
 import sys
+import threading
 import types
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar, Final
 
 import dill
+from dill import detect
 
 from ringfence.ipc.enums import make_enum
 
@@ -16,7 +20,7 @@ __all__ = ["dumps_by_value"]
 class _Pickler(dill.Pickler):  # type: ignore[misc]  # dill has no types
     """dill's pickler, with a table of its own: dill's is shared by the whole process."""
 
-    dispatch = dict(dill.Pickler.dispatch)
+    dispatch: ClassVar[dict[Any, Any]] = dict(dill.Pickler.dispatch)
 
 
 def _save_enum(pickler: Any, cls: type[enum.Enum]) -> None:
@@ -42,9 +46,39 @@ for _metaclass in {type(cls) for cls in (enum.Enum, enum.IntEnum, enum.StrEnum, 
     _Pickler.dispatch[_metaclass] = _save_enum
 
 
+# What refers to a global by its name; a class body, which is code inside a function's, uses LOAD_NAME.
+_GLOBAL_OPCODES: Final = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
+_patching = threading.Lock()
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in _GLOBAL_OPCODES:
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)
+
+
+def _globals_used(function: types.FunctionType, recurse: bool = True, builtin: bool = False) -> dict[str, Any]:
+    """Return the globals that `function` itself uses: what dill.detect.globalvars is asked for while pickling.
+
+    The original follows functions into each other without end when they are mutually recursive, or recursive through a
+    closure; and it swaps sys.stdout while it disassembles, so that what another thread prints is lost. Nothing
+    has to be followed here: the functions found are pickled in their turn, with the globals that they use.
+    """
+    namespace = function.__globals__
+    return {name: namespace[name] for name in _global_names(function.__code__) if name in namespace}
+
+
 def dumps_by_value(value: object) -> bytes:
     """Return `value` pickled; what only exists in this process goes by value. Raises whatever dill raises."""
     out = io.BytesIO()
     # recurse: only the globals that a function uses, not all of its module's.
-    _Pickler(out, protocol=5, byref=False, recurse=True).dump(value)
+    with _patching:
+        original, detect.globalvars = detect.globalvars, _globals_used
+        try:
+            _Pickler(out, protocol=5, byref=False, recurse=True).dump(value)
+        finally:
+            detect.globalvars = original
     return out.getvalue()
