@@ -1,0 +1,158 @@
+"""What every test is held to: it leaks nothing, and it runs only where the kernel has what it needs."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringfence.sandbox.features import Features, probe
+
+NOBODY = 65534
+# Seconds that what a test started may take to be gone after it.
+_GRACE = 5.0
+# Libraries open these once and keep them.
+_LASTING = ("/dev/null", "/dev/urandom", "/dev/tty", "/dev/pts", "/dev/random")
+
+
+def _children() -> set[str]:
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update((task / "children").read_text().split())
+        except OSError:  # a thread that ended while we looked
+            continue
+    return found
+
+
+def _fds() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # the listing's own fd
+            continue
+        if not target.startswith(_LASTING):
+            found[int(name)] = target
+    return found
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)}
+
+
+class _Snapshot:
+    """What this process has: children, threads, fds."""
+
+    def __init__(self) -> None:
+        self.children = _children()
+        self.threads = _threads()
+        self.fds = _fds()
+
+    def leaks(self) -> list[str]:
+        """Return what is there now and was not there then, as text."""
+        found = [f"child process {pid} ({_command(pid)})" for pid in _children() - self.children]
+        found += [f"thread {thread.name}" for thread in _threads() - self.threads]
+        found += [f"fd {fd} -> {target}" for fd, target in _fds().items() if self.fds.get(fd) != target]
+        return found
+
+
+def _command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:120]
+    except OSError:
+        return "gone"
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a child process, a thread or an fd behind."""
+    before = _Snapshot()
+    yield
+    deadline = time.monotonic() + _GRACE
+    while leaks := before.leaks():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{request.node.nodeid} leaked: {'; '.join(leaks)}", pytrace=False)
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def features() -> Features:
+    """What this kernel offers to this user."""
+    return probe()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked ``needs("feature", ...)`` where the probe says that the feature is missing."""
+    features = probe()
+    for mark in item.iter_markers("needs"):
+        for name in mark.args:
+            if not _has(features, name):
+                pytest.skip(f"this host has no {name}: {features.reasons.get(name, 'not offered')}")
+
+
+def _has(features: Features, name: str) -> bool:
+    if name in ("user", "mnt", "pid", "net", "ipc", "uts"):
+        return name in features.namespaces
+    return bool(getattr(features, "landlock_abi" if name == "landlock" else name))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marks that live here."""
+    config.addinivalue_line("markers", "needs(feature, ...): skip where sandbox.features.probe() lacks one")
+
+
+class AsUser:
+    """Runs programs as uid 65534, with an interpreter that this user can start."""
+
+    def __init__(self, python: str, path: str, home: Path) -> None:
+        self.python = python
+        self.home = home
+        self.environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "HOME": str(home), "TMPDIR": str(home)}
+
+    def run(self, *args: str, timeout: float = 100.0) -> "subprocess.CompletedProcess[str]":
+        """Run ``python *args`` as that user; return how it ended, with its output as text."""
+        return subprocess.run(
+            [self.python, *args],
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            env=self.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+@pytest.fixture
+def as_user(tmp_path: Path) -> Iterator[AsUser]:
+    """Run programs as an ordinary user; skipped unless we are root and that user has an interpreter like ours."""
+    if os.geteuid() != 0:
+        pytest.skip("not root: every test runs as an ordinary user already")
+    source = Path(__file__).parent.parent / "src"
+    path = os.pathsep.join([str(source), sysconfig.get_path("purelib")])
+    home = Path("/var/tmp") / f"ringfence-tests-{os.getpid()}"  # tmp_path is root's alone
+    home.mkdir(mode=0o777)
+    os.chown(home, NOBODY, NOBODY)
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    try:
+        for python in (sys.executable, f"/usr/bin/python{version}"):
+            user = AsUser(python, path, home)
+            try:
+                if user.run("-c", "import pytest, ringfence.pool.executor").returncode == 0:
+                    break
+            except OSError:
+                continue
+        else:
+            pytest.skip(f"uid {NOBODY} can run no Python {version} with what these tests import")
+        yield user
+    finally:
+        shutil.rmtree(home)

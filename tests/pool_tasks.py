@@ -1,0 +1,259 @@
+"""Functions that tests run in workers. Imports only the standard library: it is shipped to workers as source."""
+# ruff: noqa: D103 - the names say it
+
+import os
+import signal
+import sys
+import threading
+import time
+
+STATE = "not initialised"
+
+
+def square(x):
+    return x * x
+
+
+def add(a, b=0, *, c=0):
+    return a + b + c
+
+
+def echo(*args, **kwargs):
+    return args, kwargs
+
+
+def identity(value):
+    return value
+
+
+_ID = None
+
+
+def worker_id(*_):
+    """What tells two workers apart, even where each is pid 1 of its own namespace."""
+    global _ID
+    if _ID is None:
+        _ID = os.urandom(8)
+    return _ID
+
+
+def nap(seconds, value=None):
+    time.sleep(seconds)
+    return value
+
+
+def fail(error_type, *args):
+    raise error_type(*args)
+
+
+def die(signal_number):
+    """Be ended by a signal, also as pid 1 of a pid namespace, which is spared signals of its own namespace."""
+    signal.signal(signal_number, signal.SIG_DFL)
+    os.kill(os.getpid(), signal_number)
+    time.sleep(60)
+
+
+def segfault():
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def abort():
+    os.abort()
+
+
+def leave(code):
+    os._exit(code)
+
+
+def leave_saying(code, text):
+    print(text, file=sys.stderr)
+    os._exit(code)
+
+
+def sys_exit(code):
+    sys.exit(code)
+
+
+def initialise(value):
+    global STATE
+    STATE = value
+
+
+def failing_initialiser():
+    raise LookupError("no such table: plans")
+
+
+def state():
+    return STATE
+
+
+def spin():
+    return sum(range(10**12))
+
+
+def spin_catching_everything():
+    while True:
+        try:
+            while True:
+                pass
+        except BaseException:
+            pass
+
+
+def sleep_with_blocked_signals():
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+    time.sleep(600)
+
+
+def allocate(size):
+    return len(bytearray(size))
+
+
+def grow(step, pause=0.0):
+    kept = []
+    while True:
+        kept.append(os.urandom(64) * (step // 64))
+        time.sleep(pause)
+
+
+def print_both(out, err, value=None):
+    print(out)
+    print(err, file=sys.stderr)
+    return value
+
+
+def flood(size):
+    block = "x" * 1023
+    for _ in range(size // 1024):
+        print(block)
+    return size
+
+
+def read_file(path):
+    with open(path) as file:
+        return file.read()
+
+
+def write_file(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def connect(host, port):
+    import socket
+
+    return socket.create_connection((host, port), timeout=1)
+
+
+def start_process():
+    import subprocess
+
+    return subprocess.run(["/bin/true"], check=True).returncode
+
+
+def fork():
+    return os.fork()
+
+
+def start_thread():
+    done = []
+    thread = threading.Thread(target=done.append, args=(1,))
+    thread.start()
+    thread.join()
+    return done
+
+
+def environment():
+    return dict(os.environ)
+
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
+
+
+class Unregistered:
+    """A class that no supervisor knows."""
+
+    def __init__(self):
+        self.x = 1
+
+
+class OwnError(Exception):
+    """An exception of a class that only its author knows."""
+
+    def __init__(self, code, detail):
+        super().__init__(f"{code}: {detail}")
+
+
+class EvilStr(Exception):
+    """An exception that cannot even be shown."""
+
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+def raise_own():
+    raise OwnError(7, "seven")
+
+
+def raise_evil():
+    raise EvilStr
+
+
+def raise_group():
+    raise ExceptionGroup("two", [ValueError("one"), TypeError("other", 2)])
+
+
+def raise_with_note():
+    error = ValueError("noted")
+    error.add_note("look here")
+    raise error
+
+
+def raise_chain():
+    try:
+        raise KeyError("inner")
+    except KeyError as inner:
+        raise ValueError("outer") from inner
+
+
+def nested_unserialisable():
+    return {"rows": [1, 2, {"handle": Unregistered()}]}
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def channel_fd():
+    """The worker's own end of the pipe: the only socket it has."""
+    import stat
+
+    for fd in range(3, 64):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                return fd
+        except OSError:
+            continue
+    raise LookupError("no channel")
+
+
+def forge(data):
+    """Write `data` to the supervisor as if it were the worker's, then sit there."""
+    os.write(channel_fd(), data)
+    time.sleep(60)
+
+
+def half_a_frame():
+    os.write(channel_fd(), (1000).to_bytes(4, "big") + b"only this")
+    os._exit(0)
+
+
+def closes_its_channel():
+    os.close(channel_fd())
+    time.sleep(60)
