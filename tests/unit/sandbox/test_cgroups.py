@@ -1,0 +1,132 @@
+"""Cgroup files as the kernel documents them, on a folder tree that stands in for the kernel's."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ringfence.sandbox import cgroups
+from ringfence.sandbox.cgroups import CgroupLimits, enable_controllers, find_mount, is_abandoned, set_limits
+
+ALL = ("memory", "pids", "cpu")
+
+
+def group(path: Path, *files: str, controllers: str = "cpu memory pids") -> Path:
+    """Make a folder with the interface files of a group."""
+    path.mkdir(exist_ok=True)
+    for name in ("cgroup.procs", "cgroup.subtree_control", "cgroup.kill", "cgroup.freeze", *files):
+        (path / name).touch()
+    (path / "cgroup.controllers").write_text(controllers + "\n")
+    return path
+
+
+def test_limits_are_written_as_documented(tmp_path: Path) -> None:
+    """memory.max in bytes, no swap, the group dies as one; pids.max; cpu.max as quota and period."""
+    path = group(tmp_path, "memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max")
+    assert set_limits(str(path), CgroupLimits(memory=1 << 20, processes=7, cpu=0.5), ALL) == ()
+    written = {
+        name: (path / name).read_text()
+        for name in ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max")
+    }
+    assert written == {
+        "memory.max": "1048576",
+        "memory.swap.max": "0",
+        "memory.oom.group": "1",
+        "pids.max": "7",
+        "cpu.max": "50000 100000",
+    }
+
+
+def test_a_kernel_without_swap_accounting_is_no_error(tmp_path: Path) -> None:
+    """memory.swap.max may be absent; memory.max may not."""
+    path = group(tmp_path, "memory.max")
+    assert set_limits(str(path), CgroupLimits(memory=4096), ALL) == ()
+    (path / "memory.max").unlink()
+    with pytest.raises(FileNotFoundError):
+        set_limits(str(path), CgroupLimits(memory=4096), ALL)
+
+
+def test_limits_without_a_controller_are_reported(tmp_path: Path) -> None:
+    """A limit that nobody keeps comes back by name."""
+    path = group(tmp_path)
+    assert set_limits(str(path), CgroupLimits(memory=1, processes=1, cpu=1.0), ()) == ("memory", "processes", "cpu")
+    assert set_limits(str(path), CgroupLimits(), ()) == ()
+
+
+def test_a_sliver_of_cpu_is_the_least_the_kernel_takes(tmp_path: Path) -> None:
+    """cpu.max below a millisecond per period would be refused."""
+    path = group(tmp_path, "cpu.max")
+    set_limits(str(path), CgroupLimits(cpu=0.0001), ALL)
+    assert (path / "cpu.max").read_text() == "1000 100000"
+
+
+def test_only_offered_controllers_are_enabled(tmp_path: Path) -> None:
+    """What the parent does not have is not asked for; what the child does not show does not count."""
+    parent = group(tmp_path, controllers="cpuset memory pids")
+    child = group(tmp_path / "child", controllers="memory pids")
+    assert enable_controllers(str(parent), str(child)) == ("memory", "pids")
+    # A kernel file takes each write as a command; this stand-in keeps the bytes of the last one in front.
+    assert (parent / "cgroup.subtree_control").read_text().startswith("+pids")
+
+
+def test_controllers_that_cannot_be_passed_on_are_left_out(tmp_path: Path) -> None:
+    """A parent with processes of its own refuses: no error, no controllers."""
+    parent = group(tmp_path, controllers="memory")
+    (parent / "cgroup.subtree_control").unlink()
+    (parent / "cgroup.subtree_control").mkdir()  # opening it for writing fails
+    assert enable_controllers(str(parent), str(group(tmp_path / "child"))) == ()
+
+
+def test_the_mount_is_found_in_pure_and_hybrid_trees() -> None:
+    """The version 2 mount is found by type, wherever it is mounted, with its escapes undone."""
+    hybrid = (
+        "30 24 0:25 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+        "31 24 0:26 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n"
+    )
+    assert find_mount(hybrid) == "/sys/fs/cgroup/unified"
+    assert find_mount("31 24 0:26 / /a\\040b rw - cgroup2 none rw\n") == "/a b"
+    assert find_mount(hybrid.splitlines()[0]) is None
+
+
+def stat_line(start: int) -> str:
+    """A line of /proc/PID/stat with a nasty name."""
+    return f"12 (a) b (c)) S {' '.join('0' for _ in range(18))} {start} 0 0\n"
+
+
+def test_only_a_dead_owner_makes_a_tree_abandoned(tmp_path: Path) -> None:
+    """Gone or another process with the same pid is dead; alive, foreign or unreadable is not."""
+    (tmp_path / "12").mkdir()
+    (tmp_path / "12/stat").write_text(stat_line(555))
+    proc = str(tmp_path)
+    assert not is_abandoned("ringfence-12-555-1", proc)
+    assert is_abandoned("ringfence-12-556-1", proc)
+    assert is_abandoned("ringfence-13-555-1", proc)
+    for foreign in ("system.slice", "ringfence", "ringfence-12-555", "ringfence-x-1-1", "my-ringfence-13-5-1"):
+        assert not is_abandoned(foreign, proc)
+
+
+def test_an_unreadable_owner_counts_as_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On doubt a tree stays."""
+
+    def refuse(pid: int, proc: str) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(cgroups, "start_time", refuse)
+    assert not is_abandoned("ringfence-13-555-1", str(tmp_path))
+
+
+def test_the_own_name_is_not_abandoned() -> None:
+    """A tree of this very process is alive, and two of them have different names."""
+    first, second = cgroups.own_name(), cgroups.own_name()
+    assert first != second
+    assert not is_abandoned(first)
+    assert str(os.getpid()) in first
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc"])
+def test_a_group_cannot_be_made_elsewhere(tmp_path: Path, name: str) -> None:
+    """A child's name is one plain component."""
+    tree = cgroups.CgroupTree.__new__(cgroups.CgroupTree)
+    tree.path = str(tmp_path)
+    with pytest.raises(ValueError, match="no name"):
+        tree.create(name)

@@ -1,0 +1,98 @@
+"""What is known of a kernel is plain data, and asking leaves this process as it was."""
+
+import json
+import os
+import pickle
+import sys
+from dataclasses import replace
+
+import pytest
+
+from ringfence.sandbox import features
+from ringfence.sandbox.features import CgroupFeature, Features, probe
+
+
+def test_features_survive_pickle_and_json() -> None:
+    """They cross processes unchanged."""
+    made = Features(
+        machine="x86_64",
+        namespaces=frozenset({"mnt", "pid"}),
+        cgroup=CgroupFeature(path="/x", controllers=("pids",), kill=True, freeze=False, writable=True),
+        reasons={"seccomp": "because"},
+    )
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert Features.from_data(json.loads(json.dumps(made.to_data()))) == made
+    bare = Features(machine="aarch64")
+    assert Features.from_data(bare.to_data()) == bare
+
+
+def test_probing_changes_nothing_here() -> None:
+    """After a probe this process has the namespaces, the filter and the limits it had."""
+    before = {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")}
+    found = probe()
+    assert found.machine == os.uname().machine
+    assert {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")} == before
+    assert probe() is found
+
+
+def test_what_is_missing_has_a_reason() -> None:
+    """Every absent feature says why it is absent."""
+    found = probe()
+    absent = {
+        "landlock_abi": not found.landlock_abi,
+        "seccomp": not found.seccomp,
+        "user_namespaces": not found.user_namespaces,
+        "mount_api": not found.mount_api,
+        "pidfd": not found.pidfd,
+        "close_range": not found.close_range,
+    }
+    absent |= {f"namespace.{kind}": kind not in found.namespaces for kind in ("mnt", "pid", "net", "ipc", "uts")}
+    for name, missing in absent.items():
+        assert not missing or found.reasons[name]
+
+
+def test_a_probe_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the probe cannot run nothing is known: that is no answer, and no bare host either."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    probe.cache_clear()
+    try:
+        with pytest.raises(OSError, match="probe"):
+            probe()
+    finally:
+        probe.cache_clear()
+
+
+def test_elsewhere_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another operating system there are no features, and the reason is the system."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    probe.cache_clear()
+    try:
+        found = probe()
+    finally:
+        probe.cache_clear()
+    assert not found.seccomp
+    assert "darwin" in found.reasons["platform"]
+
+
+def test_a_child_that_dies_is_a_refusal() -> None:
+    """A trial that is answered by a kill counts as refused, with a reason."""
+
+    def trial() -> None:
+        os.kill(os.getpid(), 9)
+
+    assert "kill" in str(features._in_child(trial))
+    assert features._in_child(lambda: None) is None
+
+
+def test_a_trial_that_breaks_is_a_refusal() -> None:
+    """An unexpected error in a trial counts as refused too."""
+
+    def trial() -> None:
+        raise RuntimeError("odd")
+
+    assert "odd" in str(features._in_child(trial))
+
+
+def test_inventing_a_host_is_easy() -> None:
+    """Features can be changed field by field: tests need no such host."""
+    assert replace(probe(), landlock_abi=3).landlock_abi == 3
