@@ -11,20 +11,29 @@ __all__ = ["Backlog"]
 class Backlog:
     """The queue of one pool. The supervisor's lock guards it."""
 
-    __slots__ = ("_queue", "open", "queued")
+    __slots__ = ("_queue", "inbox", "open", "queued", "submitted")
 
     def __init__(self) -> None:
+        # Where threads put new tasks without taking the lock (deque.append is atomic); behind everything in the queue.
+        self.inbox: deque[Task] = deque()
         # Oldest first. A cancelled task stays until its turn comes, so that cancelling needs no search.
         self._queue: deque[Task] = deque()
         # Tasks in the queue that are not cancelled.
         self.queued = 0
         # Tasks without an outcome, wherever they are.
         self.open = 0
+        self.submitted = 0
 
-    def push(self, task: Task) -> None:
-        """Put a task at the end."""
-        self._queue.append(task)
-        self.queued += 1
+    def absorb(self) -> None:
+        """Take in what threads have put into the inbox."""
+        inbox = self.inbox
+        # Counted first: more may come meanwhile, and belong to the next time.
+        count = len(inbox)
+        for _ in range(count):
+            self._queue.append(inbox.popleft())
+        self.queued += count
+        self.open += count
+        self.submitted += count
 
     def put_back(self, tasks: Iterable[Task]) -> None:
         """Put tasks that did not start back to the front, in their order; those that have an outcome are dropped."""

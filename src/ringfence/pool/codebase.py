@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, resolve_name
 from typing import NamedTuple
 
-__all__ = ["Module", "is_library", "library_paths", "needed_by"]
+__all__ = ["Module", "imports_of", "is_library", "library_paths", "needed_by"]
 
 
 class Module(NamedTuple):
@@ -117,11 +117,15 @@ def needed_by(name: str) -> tuple[Module, ...]:
         found[current] = module
         if "." in current:
             waiting.append(current.rpartition(".")[0])
-        waiting.extend(_imports(module))
+        waiting.extend(imports_of(module))
     return tuple(found.values())
 
 
-def _imports(module: Module) -> Iterator[str]:
+def imports_of(module: Module) -> Iterator[str]:
+    """Yield every name that `module`'s import statements may mean, some of them attributes rather than modules.
+
+    Relative names come out absolute. Source that does not parse imports nothing.
+    """
     package = module.name if module.is_package else module.name.rpartition(".")[0]
     try:
         tree = ast.parse(module.source)

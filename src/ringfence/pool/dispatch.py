@@ -18,6 +18,8 @@ __all__ = ["Dispatcher"]
 _FOREVER = float("inf")
 # Tasks in one frame: about what a pipe takes at once, with small tasks.
 _BATCH = 256
+# How many workers are topped up at a time: what a submitting thread may be kept busy with.
+_TOP_UP = 4
 
 
 class Dispatcher:
@@ -44,12 +46,14 @@ class Dispatcher:
         # Ready, unsealed, with an empty line. The one used last is used first: its caches are warm.
         self._idle: dict[int, WorkerHandle] = {}
         # Tasks in lines beyond each line's head: what an idle worker could take over.
-        self._ahead = 0
+        self.ahead = 0
         # (time, sequence, worker): when to look at a worker. An entry may be out of date; the worker's deadline counts.
         self._looks: list[tuple[float, int, WorkerHandle]] = []
         self._sequence = itertools.count()
-        # When the I/O thread wakes up by itself; 0.0 while it is awake.
+        # When the I/O thread wakes up by itself; 0.0 while it is awake, or woken.
         self.wakes_at = 0.0
+        # Workers whose turn to be topped up comes.
+        self._round: list[WorkerHandle] = []
 
     @property
     def idle(self) -> int:
@@ -72,24 +76,33 @@ class Dispatcher:
         """A worker gets no tasks any more; what is in its line stays there."""
         if self.members.pop(handle.number, None) is not None:
             self._idle.pop(handle.number, None)
-            self._ahead -= max(0, len(handle.line) - 1)
+            self.ahead -= max(0, len(handle.line) - 1)
 
     # Tasks go out
 
-    def offer(self, task: Task) -> None:
-        """Send a new task to an idle worker at once, or put it into the queue."""
-        if self._idle and not self._backlog.queued:
-            _, handle = self._idle.popitem()
-            if self._assign(handle, [task]):
+    def top_up(self) -> None:
+        """Fill some workers' lines, idle ones first, then the next few in turn."""
+        for _ in range(_TOP_UP):
+            if not self._backlog.queued:
                 return
-        self._backlog.push(task)
+            if self._idle:
+                _, handle = self._idle.popitem()
+                self._fill(handle)
+                continue
+            if not self._round:
+                self._round = list(self.members.values())
+                if not self._round:
+                    return
+            handle = self._round.pop()
+            if handle.number in self.members and not handle.sealed and handle.line:
+                self._fill(handle)
 
     def feed(self) -> None:
         """Give every idle worker something: from the queue, or from another worker's line."""
         while self._idle and self._backlog.queued:
             _, handle = self._idle.popitem()
             self._fill(handle)
-        while self._idle and self._ahead > 0:
+        while self._idle and self.ahead > 0:
             rich = take_back(self.members.values())
             if rich is None:
                 return
@@ -121,11 +134,11 @@ class Dispatcher:
             # It died, and we are about to hear of it. The tasks have not started; if the line shows them, they are
             # sorted out when it is buried.
             if handle.line and handle.line[-1] is tasks[-1]:
-                self._ahead += len(tasks) - was_empty
+                self.ahead += len(tasks) - was_empty
                 return True
             self._backlog.put_back(tasks)
             return True
-        self._ahead += len(tasks) - was_empty
+        self.ahead += len(tasks) - was_empty
         if was_empty:
             self.watch_head(handle)
         return True
@@ -136,10 +149,10 @@ class Dispatcher:
         """A worker has answered `count` tasks, which have left its line: go on with the next ones."""
         if handle.number not in self.members:
             return  # these were its last words
-        handle.pace.answered(count, now - handle.head_since)
+        handle.pace.answered(count, now - handle.head_since, dry=not handle.line)
         handle.head_since = now
         handle.answered += count
-        self._ahead -= count if handle.line else count - 1
+        self.ahead -= count if handle.line else count - 1
         if handle.line:
             self.watch_head(handle)
         else:
@@ -164,7 +177,7 @@ class Dispatcher:
             taken = handle.take_back(count)
         except ChannelClosed:
             return []  # dead: its line is sorted out when it is buried
-        self._ahead -= len(taken)
+        self.ahead -= len(taken)
         self._counters.taken_back += len(taken)
         return taken
 

@@ -105,6 +105,8 @@ class _Tasks(Executor):
             raise QueueFull("the pool's queue is full")
 
     def _check_size(self, shipment: Shipment) -> None:
+        if len(shipment.payload) < LARGE and not shipment.modules and not shipment.buffers:
+            return
         config = self._supervisor.config
         size = len(shipment.payload) + sum(buffer.nbytes for buffer in shipment.buffers)
         if size > config.max_buffer:
@@ -112,8 +114,6 @@ class _Tasks(Executor):
                 f"the arguments are {size} bytes, more than the pool's max_buffer of {config.max_buffer}"
             )
         code = sum(len(module.source) for module in shipment.modules)
-        if shipment.function is not None:
-            code += len(shipment.function.payload) + sum(len(module.source) for module in shipment.function.modules)
         if code > config.wire.max_frame // 4:
             raise PicklingError(f"the function and its modules are {code} bytes, too many to send to a worker")
 

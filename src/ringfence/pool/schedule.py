@@ -26,11 +26,12 @@ class Pace:
         # How many tasks the worker may hold besides the one it runs.
         self.ahead = 1
 
-    def answered(self, count: int, elapsed: float) -> None:
-        """Take in that `count` tasks were answered in `elapsed` seconds."""
+    def answered(self, count: int, elapsed: float, *, dry: bool) -> None:
+        """Take in that `count` tasks were answered in `elapsed` seconds; `dry`: the worker has nothing left."""
         each = elapsed / count
         self.seconds = each if self.seconds is None else self.seconds + _WEIGHT * (each - self.seconds)
-        wanted = int(AHEAD / self.seconds) if self.seconds > 0 else MAX_AHEAD
+        # A worker that ran dry has waited for part of that time: its tasks are shorter than they seem.
+        wanted = MAX_AHEAD if dry and self.seconds < AHEAD / 8 else int(AHEAD / max(self.seconds, 1e-9))
         # Slow start: one burst of short answers says little about the tasks to come.
         self.ahead = max(1, min(wanted, 2 * self.ahead + 2, MAX_AHEAD))
 

@@ -23,6 +23,8 @@ _NO_MODULES: tuple[Module, ...] = ()
 # A worker keeps every function it was sent. A pool that sees more different ones than this sends further
 # ones inside their tasks.
 MAX_FUNCTIONS = 4096
+# Bytes of one function with the sources of its modules: a quarter of what one message may hold by default.
+MAX_CODE = 16 * 1024 * 1024
 # From here on a buffer inside an argument travels beside the pickle, uncopied on the worker's side.
 _OUT_OF_BAND = 64 * 1024
 
@@ -102,7 +104,7 @@ class Serialiser:
             return None
         if not is_library(module) and not needed_by(module):
             return None
-        made = Function(next(self._numbers), pickle.dumps(function, 5), needed_by(module))
+        made = _fit(Function(next(self._numbers), pickle.dumps(function, 5), needed_by(module)))
         self._named[function] = (made, namespace, name)
         return made
 
@@ -128,10 +130,17 @@ class Serialiser:
         if len(self._frozen) >= MAX_FUNCTIONS:
             return None
         payload, modules, _ = dumps(function, out_of_band=False)
-        made = Function(next(self._numbers), payload, modules)
+        made = _fit(Function(next(self._numbers), payload, modules))
         if dependencies:
             self._frozen[function] = (made, dependencies)
         return made
+
+
+def _fit(function: Function) -> Function:
+    size = len(function.payload) + sum(len(module.source) for module in function.modules)
+    if size > MAX_CODE:
+        raise pickle.PicklingError(f"the function and the modules it needs are {size} bytes, more than {MAX_CODE}")
+    return function
 
 
 # What a function by value may refer to without the copy in a worker ever growing stale.

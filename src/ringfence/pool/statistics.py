@@ -8,20 +8,10 @@ __all__ = ["Counters", "Statistics"]
 class Counters:
     """Running totals since the pool's start. The supervisor's lock guards them."""
 
-    __slots__ = (
-        "cancelled",
-        "completed",
-        "crashed",
-        "failed",
-        "limited",
-        "retried",
-        "started",
-        "submitted",
-        "taken_back",
-    )
+    __slots__ = ("cancelled", "completed", "crashed", "failed", "limited", "retried", "started", "taken_back")
 
     def __init__(self) -> None:
-        self.submitted = self.completed = self.failed = self.cancelled = 0
+        self.completed = self.failed = self.cancelled = 0
         self.retried = self.crashed = self.limited = self.started = self.taken_back = 0
 
 

@@ -28,6 +28,14 @@ __all__ = ["Supervisor"]
 
 _log = logging.getLogger("ringfence.pool")
 _FOREVER: Final = float("inf")
+# Tasks that come in a shorter time than any round trip takes (seconds) are a stream; a thread that submits one sends
+# some of it whenever so many wait.
+_STREAM: Final = 50e-6
+_TURN: Final = 32
+# While workers have more tasks before them than this, the I/O thread collects answers for so many seconds before it
+# handles them: woken for each, it would take the interpreter lock from the threads that submit, and back, each time.
+_BUSY: Final = 16
+_COALESCE: Final = 300e-6
 
 
 class Supervisor:
@@ -51,6 +59,11 @@ class Supervisor:
         # Set once each, never unset.
         self._closing = False
         self._finished = False
+        self._forked = False
+        # Whether a new task may have to be refused; read without the lock.
+        self._refuses = False
+        # When a submitting thread last sent a task by itself.
+        self._sent_at = 0.0
         # The zygote is started from this thread, which lives as long as the pool does.
         self.thread = threading.Thread(target=self._main, name="ringfence-supervisor")
 
@@ -58,26 +71,73 @@ class Supervisor:
 
     def accept(self, task: Task, *, wait: bool = True) -> bool:
         """Take a task in; False when the queue is full and `wait` is false. Raises PoolClosed or BrokenPool."""
-        with self._lock:
-            self._check_open()
-            bound = self.config.queue_size
-            # The I/O thread, in a callback, must not wait for itself.
-            if bound is not None and threading.current_thread() is not self.thread:
-                while self._backlog.queued >= bound:
-                    if not wait:
-                        return False
-                    self._space.wait()
-                    self._check_open()
-            task.future._owner = (self, task)
-            self._backlog.open += 1
-            self._counters.submitted += 1
-            self._dispatcher.offer(task)
-            if self._backlog.queued and self._crew.wants_worker():
+        if self._refuses:
+            self.refuse_when_closed()
+        if self.config.queue_size is not None and not self._await_space(wait):
+            return False
+        task.future._owner = (self, task)
+        backlog, dispatcher = self._backlog, self._dispatcher
+        inbox = backlog.inbox
+        # Without the lock: where many tasks come in a row, waiting for it would take longer than all the rest.
+        inbox.append(task)
+        if self._refuses:
+            self._withdraw(task)
+        if len(inbox) >= _TURN:
+            self._send_some()
+        elif dispatcher.wakes_at and (dispatcher.idle or len(self._crew.workers) < self.config.max_workers):
+            now = time.monotonic()
+            if now - self._sent_at > _STREAM and dispatcher.idle and self._lock.acquire(blocking=False):
+                # A task by itself: on its way before this returns.
+                self._sent_at = now
+                try:
+                    backlog.absorb()
+                    dispatcher.feed()
+                finally:
+                    self._lock.release()
+            else:
+                dispatcher.wakes_at = 0.0
                 self._wake()
         return True
 
+    def _send_some(self) -> None:
+        """Send from a stream of tasks, in the thread that submits it.
+
+        The system calls on the way give the interpreter lock to the I/O thread, which would else get it every 5 ms.
+        """
+        if not self._lock.acquire(blocking=False):
+            os.sched_yield()
+            return
+        try:
+            self._backlog.absorb()
+            self._dispatcher.top_up()
+        finally:
+            self._lock.release()
+
+    def _await_space(self, wait: bool) -> bool:
+        bound = self.config.queue_size
+        # The I/O thread, in a callback, must not wait for itself.
+        if bound is None or threading.current_thread() is self.thread:
+            return True
+        with self._lock:
+            self._backlog.absorb()
+            while self._backlog.queued >= bound:
+                if not wait:
+                    return False
+                self._space.wait()
+                self._check_open()
+                self._backlog.absorb()
+        return True
+
+    def _withdraw(self, task: Task) -> None:
+        """The pool was closed while `task` was put in: take it out again, unless it has been taken in."""
+        with self._lock:
+            if task in self._backlog.inbox:
+                self._backlog.inbox.remove(task)
+                task.future._owner = None
+                self._check_open()
+
     def _check_open(self) -> None:
-        if self._owner_pid != os.getpid():
+        if self._forked:
             raise PoolClosed(f"this pool belongs to process {self._owner_pid}, which forked this one; make a new pool")
         if self._crew.broken is not None:
             raise BrokenPool(f"the pool is broken: {self._crew.broken}") from self._crew.broken
@@ -87,6 +147,7 @@ class Supervisor:
     def cancel(self, task: Task) -> bool:
         """Cancel a task wherever it is; False when it has another outcome already."""
         with self._lock:
+            self._backlog.absorb()
             if task.future._owner is None:
                 return task.future.cancelled()
             handle = self._holder(task)
@@ -125,7 +186,8 @@ class Supervisor:
         with self._lock:
             if self._finished or self._owner_pid != os.getpid():
                 return
-            self._closing = True
+            self._closing = self._refuses = True
+            self._backlog.absorb()
             if cancel or kill:
                 for handle in self._crew.workers.values():
                     self._backlog.put_back(self._dispatcher.take_back(handle, len(handle.line)))
@@ -155,18 +217,21 @@ class Supervisor:
         """Block while the queue is full."""
         bound = self.config.queue_size
         with self._lock:
+            self._backlog.absorb()
             while bound is not None and self._backlog.queued >= bound and not self._closing:
                 self._space.wait()
 
     def statistics(self) -> Statistics:
         """Return the pool's numbers at this moment."""
         with self._lock:
+            self._backlog.absorb()
             totals = {name: getattr(self._counters, name) for name in Counters.__slots__}
             return Statistics(
                 workers=len(self._crew.workers),
                 idle=self._dispatcher.idle,
                 queued=self._backlog.queued,
                 held=self._dispatcher.held,
+                submitted=self._backlog.submitted,
                 **totals,
             )
 
@@ -177,6 +242,7 @@ class Supervisor:
 
     def forget(self) -> None:
         """In a child forked by the caller: close our copies of every fd, so that the parent's death is still seen."""
+        self._forked = self._refuses = True
         self._lock = threading.Lock()  # the parent's threads may have held the other one
         self._space = threading.Condition(self._lock)
         if not self._finished:
@@ -206,6 +272,10 @@ class Supervisor:
         """Start what is missing, wait for something to happen, handle it; False when all is done."""
         done: list[Delivery] = []
         with self._lock:
+            self._backlog.absorb()
+            if self._crew.broken is not None:
+                self._refuses = True
+                self._crew.break_down(self._crew.broken, done)
             if not self._closing or self._backlog.open:
                 self._crew.start_missing(done)
             elif self._crew.dismiss():
@@ -226,16 +296,20 @@ class Supervisor:
                 elif fd in handlers:
                     handlers[fd](done)
             self._crew.look(done)
+            self._backlog.absorb()
             self._dispatcher.feed()
             if self.config.queue_size is not None:
                 self._space.notify_all()
         deliver(done)
+        if self._dispatcher.ahead > _BUSY:
+            time.sleep(_COALESCE)
         return True
 
     def _fail(self, error: BrokenPool) -> None:
         done: list[Delivery] = []
         with self._lock:
-            self._closing = True
+            self._closing = self._refuses = True
+            self._backlog.absorb()
             self._crew.break_down(error, done)
             self._crew.abandon(done)
             self._space.notify_all()

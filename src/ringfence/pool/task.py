@@ -1,6 +1,7 @@
 """A task: one accepted piece of work, from its submission to its one outcome."""
 
-from collections.abc import Callable
+import threading
+from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,26 @@ class Task:
         self.attempts = 0
 
 
+class _LeanCondition(threading.Condition):
+    """A Condition over an RLock that takes a third of the time to make; a pool makes one for each task."""
+
+    def __init__(self) -> None:
+        lock = threading.RLock()
+        self._lock = lock
+        self.acquire = lock.acquire  # type: ignore[method-assign]  # as Condition does
+        self.release = lock.release  # type: ignore[method-assign]
+        self._waiters: deque[Any] = deque()
+
+    def _release_save(self) -> Any:
+        return self._lock._release_save()  # type: ignore[attr-defined]  # what Condition itself calls
+
+    def _acquire_restore(self, state: Any) -> None:
+        self._lock._acquire_restore(state)  # type: ignore[attr-defined]
+
+    def _is_owned(self) -> bool:
+        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]
+
+
 class PoolFuture(Future[Any]):
     """A Future whose `cancel` also ends a task that is running already, by killing its worker.
 
@@ -53,6 +74,15 @@ class PoolFuture(Future[Any]):
     output: Output | None = None
     # While the task is neither done nor cancelled; None before and after. Breaks the cycle task <-> future.
     _owner: "tuple[Supervisor, Task] | None" = None
+    # What Future's own __init__ sets on each instance.
+    _state = "PENDING"
+    _result = None
+    _exception = None
+
+    def __init__(self) -> None:
+        self._condition = _LeanCondition()
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Any] = []
 
     def cancel(self) -> bool:
         """Cancel the task, running or not. False only if it is done already (or is being delivered)."""
@@ -75,5 +105,3 @@ class PoolFuture(Future[Any]):
         if super().cancel():
             self.set_running_or_notify_cancel()
 
-
-Resolve = Callable[[], None]
