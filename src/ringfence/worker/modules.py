@@ -6,30 +6,23 @@ that the function needs; here they are imported as if they had been found on dis
 """
 
 import sys
-from importlib.machinery import ModuleSpec
-from types import CodeType, ModuleType
-from typing import Any
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import CodeType
 
 __all__ = ["ShippedModules"]
 
 
-class _Loader:
-    """Loads one shipped module (the interface of importlib.abc.InspectLoader, which is slow to import)."""
+class _Loader(SourceFileLoader):
+    """Loads one shipped module. What it inherits keeps the import system's frames, and ours, out of tracebacks."""
 
-    def __init__(self, source: str, filename: str) -> None:
+    def __init__(self, name: str, source: str, filename: str) -> None:
+        super().__init__(name, filename)
         self._source = source
-        self._filename = filename
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return None
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._source, self.path, "exec", dont_inherit=True)
 
-    def exec_module(self, module: ModuleType) -> None:
-        exec(self.get_code(module.__name__), module.__dict__)
-
-    def get_code(self, name: str) -> CodeType:
-        return compile(self._source, self._filename, "exec", dont_inherit=True)
-
-    def get_source(self, name: str) -> str:
+    def get_source(self, fullname: str) -> str:
         return self._source
 
 
@@ -53,7 +46,7 @@ class ShippedModules:
         if found is None:
             return None
         source, filename, is_package = found
-        loader: Any = _Loader(source, filename)
+        loader = _Loader(name, source, filename)
         spec = ModuleSpec(name, loader, origin=filename, is_package=is_package)
         spec.has_location = True
         return spec
