@@ -9,6 +9,7 @@ __all__ = ["main"]
 # Command to the module that registers it. A command's module is imported when the command is asked for, all
 # of them only for --help: typer and rich alone take longer to import than a worker takes to start.
 _COMMANDS: Final = {
+    "run": "ringfence.cli.run",
     "doctor": "ringfence.cli.doctor",
 }
 

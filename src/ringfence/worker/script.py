@@ -10,6 +10,7 @@ import contextlib
 import linecache
 import os
 import sys
+import traceback
 import types
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
@@ -28,6 +29,10 @@ ScriptSource = tuple[str, str, str, bool]
 _INTERRUPTED: Final = 130
 # What python answers when the last flush of stdout fails (Py_RunMain).
 _FLUSH_FAILED: Final = 120
+
+# Frames of a traceback that are printed, the innermost; the interpreter's own bound (PyTraceBack_LIMIT). A million of
+# them, from a recursion without end, would take half a minute to look up.
+_MOST_FRAMES: Final = 1000
 
 _OURS: Final = frozenset(
     {__file__, shipped.__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}
@@ -124,7 +129,11 @@ def _report(error: BaseException) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
     try:
-        sys.excepthook(type(error), error, error.__traceback__)
+        # The interpreter's own hook reads source lines from disk (until 3.13), where the script is not.
+        if sys.excepthook is not sys.__excepthook__:
+            sys.excepthook(type(error), error, error.__traceback__)
+        else:
+            traceback.print_exception(error, limit=getattr(sys, "tracebacklimit", -_MOST_FRAMES))
     except BaseException:  # noqa: BLE001  # foreign code; python prints the original in that case too
         sys.__excepthook__(type(error), error, error.__traceback__)
     with contextlib.suppress(OSError, ValueError, AttributeError):
