@@ -16,21 +16,31 @@ def test_no_ceiling_is_raised() -> None:
     """A wanted ceiling above the hard limit in force becomes that limit."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     plan = rlimits.RlimitPlan(fixed=(("RLIMIT_NOFILE", hard + 1000),), memory=None)
-    assert rlimits.resolve(plan, (0, 0)) == ((resource.RLIMIT_NOFILE, hard, "RLIMIT_NOFILE"),)
+    assert rlimits.resolve(plan) == (("RLIMIT_NOFILE", resource.RLIMIT_NOFILE, hard, hard),)
+
+
+def test_cpu_time_warns_before_it_kills() -> None:
+    """SIGXCPU comes a second before SIGKILL, so that the cause can be seen."""
+    (ceiling,) = rlimits.resolve(rlimits.RlimitPlan(fixed=(("RLIMIT_CPU", 5),), memory=None))
+    assert (ceiling.soft, ceiling.hard) == (5, 6)
 
 
 def test_memory_comes_on_top_of_the_baseline() -> None:
-    """The data limit is what the zygote holds and what was granted; the address space has slack beyond."""
-    plan = rlimits.RlimitPlan(fixed=(), memory=1000)
-    resolved = {name: value for _, value, name in rlimits.resolve(plan, (50, 70))}
-    assert resolved["RLIMIT_DATA"] == 1050
-    assert resolved["RLIMIT_AS"] == 1070 + (512 << 20)
+    """The data limit is what the worker holds and what was granted; the address space has slack beyond."""
+    data, mapped = rlimits.memory_ceilings(1000, (50, 70))
+    assert (data.name, data.soft, data.hard) == ("RLIMIT_DATA", 1050, 1050)
+    assert (mapped.name, mapped.soft) == ("RLIMIT_AS", 1070 + (512 << 20))
 
 
 def test_the_baseline_is_measured() -> None:
-    """This process holds some memory, less of it private than it maps."""
-    data, mapped = rlimits.measure_baseline()
+    """This process holds some memory, less of it private than it maps; without /proc it counts as none."""
+    proc = os.open("/proc", os.O_PATH)
+    try:
+        data, mapped = rlimits.measure_baseline(proc)
+    finally:
+        os.close(proc)
     assert 0 < data < mapped
+    assert rlimits.measure_baseline(-1) == (0, 0)
 
 
 def test_unlimited_means_not_set() -> None:
@@ -45,7 +55,7 @@ def test_unlimited_means_not_set() -> None:
 def test_a_limit_that_cannot_be_set_is_an_error() -> None:
     """A refusal names the limit: nothing goes on without it."""
     with pytest.raises(EnforcementError, match="RLIMIT_ODD"):
-        rlimits.apply_rlimits(((resource.RLIMIT_NOFILE, -2, "RLIMIT_ODD"),))
+        rlimits.apply_rlimits([rlimits.Ceiling("RLIMIT_ODD", resource.RLIMIT_NOFILE, 2, 1)])
 
 
 def test_each_worker_of_root_is_a_user_of_its_own() -> None:

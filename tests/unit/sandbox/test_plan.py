@@ -248,5 +248,5 @@ def test_the_cpu_backstop_is_for_single_use_workers() -> None:
     often = make_plan(policy, USER, runtime=RUNTIME).rlimits
     assert once is not None
     assert often is not None
-    assert dict(once.fixed)["RLIMIT_CPU"] == 3
+    assert dict(once.fixed)["RLIMIT_CPU"] == 2
     assert "RLIMIT_CPU" not in dict(often.fixed)
