@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from ringfence.ipc.types import TypeRegistry
 
-__all__ = ["CONTAINER_WORDS", "ENTRY_WORDS", "OPENERS", "TooDeep", "weigh"]
+__all__ = ["CONTAINER_WORDS", "ENTRY_WORDS", "TooDeep", "weigh"]
 
 CONTAINER_WORDS: Final = 16
 """Words of 8 bytes that a container counts by itself: an empty list is 9, an empty dict 10, an empty set 29,
@@ -15,9 +15,6 @@ ENTRY_WORDS: Final = 4
 """Words that an entry of a dict counts: 24 bytes and its share of the index, with room to grow."""
 
 _CONTAINERS: Final = frozenset({list, dict, tuple, set, frozenset})
-
-OPENERS: Final = bytes((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))
-"""The first bytes of arrays and maps: a value nests no deeper than its packed form has of these."""
 
 
 class TooDeep(Exception):

@@ -5,7 +5,6 @@ from typing import Any, Final
 
 from ringfence.ipc import ext_types
 from ringfence.ipc.errors import RemoteProtocolError
-from ringfence.ipc.limits import WireLimits
 from ringfence.ipc.measure import CONTAINER_WORDS, ENTRY_WORDS
 from ringfence.ipc.types import TypeRegistry
 
@@ -19,6 +18,7 @@ __all__ = [
     "TAG_CODE",
     "TUPLE",
     "CountedReading",
+    "PlainReading",
     "Reading",
     "Tagged",
     "decode_leaf",
@@ -65,14 +65,13 @@ def decode_leaf(code: int, body: bytes) -> object:
 
 
 class Reading:
-    """The hooks for one small frame that has tags in it."""
+    """The hooks for one frame that has tags in it."""
 
     __slots__ = ("_registry", "_tags")
 
     def __init__(self, registry: TypeRegistry) -> None:
         self._registry = registry
-        # Tags read and not yet used up by the list they begin. What remains in the end stood where no tag may
-        # be.
+        # Tags read and not yet used up by the list they begin. What remains in the end stood where no tag may be.
         self._tags = 0
 
     def on_leaf(self, code: int, body: bytes) -> object:
@@ -89,7 +88,13 @@ class Reading:
         self._tags -= 1
         tag = items[0]
         del items[0]
-        return tag.build(items, self._registry)
+        return tuple(items) if tag is _TUPLE else tag.build(items, self._registry)
+
+    def on_pairs(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        """Take the entries of a dict."""
+        if len(pairs) > _MAX_COLLISIONS:
+            _check_hashes([key for key, _ in pairs])
+        return dict(pairs)
 
     def finish(self) -> None:
         """Check the whole once it is read."""
@@ -98,25 +103,14 @@ class Reading:
 
 
 class CountedReading(Reading):
-    """The hooks for one frame that could do harm by its size."""
+    """The hooks for one frame whose containers could be more than the limit."""
 
-    __slots__ = ("_colliding", "_left")
+    __slots__ = ("_left",)
 
-    def __init__(self, registry: TypeRegistry, limits: WireLimits) -> None:
+    def __init__(self, registry: TypeRegistry, max_items: int) -> None:
         super().__init__(registry)
         # Words that the containers of this frame may still count.
-        self._left = limits.max_items
-        # Leaves so far whose hashes could collide; only in a frame that is read without the other hooks.
-        self._colliding = 0
-
-    def on_only_leaf(self, code: int, body: bytes) -> object:
-        """Take an extension in a frame that is read with no other hook; raises Tagged when it needs the
-        others."""
-        if code in _COLLIDING:
-            self._colliding += 1
-            if self._colliding > _MAX_COLLISIONS:
-                raise Tagged
-        return decode_leaf(code, body)
+        self._left = max_items
 
     def on_list(self, items: list[Any]) -> object:
         """Take a list; return what it stands for."""
@@ -127,14 +121,30 @@ class CountedReading(Reading):
     def on_pairs(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
         """Take the entries of a dict."""
         self._charge(CONTAINER_WORDS + ENTRY_WORDS * len(pairs))
-        if len(pairs) > _MAX_COLLISIONS:
-            _check_hashes([key for key, _ in pairs])
-        return dict(pairs)
+        return super().on_pairs(pairs)
 
     def _charge(self, words: int) -> None:
         self._left -= words
         if self._left < 0:
             raise RemoteProtocolError("a frame whose containers hold more items than the limit")
+
+
+class PlainReading:
+    """The one hook for a frame that is thought to have no tag: whatever else it has, msgpack builds by itself."""
+
+    __slots__ = ("_colliding",)
+
+    def __init__(self) -> None:
+        # Leaves so far whose hashes could collide. Few cannot do harm, wherever they stand.
+        self._colliding = 0
+
+    def on_leaf(self, code: int, body: bytes) -> object:
+        """Take an extension; raises Tagged when the frame must be read with the hooks of Reading."""
+        if code in _COLLIDING:
+            self._colliding += 1
+            if self._colliding > _MAX_COLLISIONS:
+                raise Tagged
+        return decode_leaf(code, body)
 
 
 class _Tag:
@@ -181,8 +191,10 @@ def _build_fraction(items: list[Any], registry: TypeRegistry) -> object:
     return Fraction(numerator, denominator)
 
 
+_TUPLE: Final = _Tag(lambda items, _: tuple(items))
+
 _TAGS: Final = {
-    TUPLE: _Tag(lambda items, _: tuple(items)),
+    TUPLE: _TUPLE,
     SET: _Tag(_build_set),
     FROZENSET: _Tag(_build_frozenset),
     REGISTERED: _Tag(lambda items, registry: registry.build(items)),
