@@ -65,11 +65,12 @@ class Caller:
         demands: Mapping[Layer, Demand] | None = None,
         without: Mapping[str, Any] | None = None,
         runtime: RuntimePaths = RUNTIME,
+        single_use: bool = False,
     ) -> Plan:
         """Return the untrusted profile's plan, changed as asked; ``without`` replaces features."""
         policy = Policy.build("untrusted", list(allow), limits)
         policy = replace(policy, demands={**policy.demands, **(demands or {})})
-        return make_plan(policy, replace(self.features, **(without or {})), runtime=runtime)
+        return make_plan(policy, replace(self.features, **(without or {})), runtime=runtime, single_use=single_use)
 
     def run(self, attempt: Callable[[], Any], *, keep: Iterable[int] = (), **options: Any) -> Outcome:
         """Run ``attempt`` in a worker of a plan made with ``options``."""

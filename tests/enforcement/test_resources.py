@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 import resource
+import signal
 import threading
 
 import pytest
@@ -72,6 +73,18 @@ def test_threads_are_bounded_per_worker(caller: Caller) -> None:
         return count
 
     assert caller.run(attempt, limits=Limits(processes=8)).value == 7
+
+
+def test_a_single_use_worker_runs_out_of_cpu(caller: Caller) -> None:
+    """Where the supervisor's clock fails, the kernel ends a worker that spins, even one that ignores SIGXCPU."""
+    plan = caller.plan(limits=Limits(cpu=0.1), single_use=True)
+
+    def attempt() -> None:
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+        while True:
+            pass
+
+    assert caller.run_plan(plan, attempt).signal == signal.SIGKILL
 
 
 def test_there_are_no_dumps(caller: Caller) -> None:

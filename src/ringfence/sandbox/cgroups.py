@@ -1,11 +1,21 @@
 """Control groups, version 2, where a part of the tree is ours to manage."""
 
+import errno
+import itertools
 import os
 import re
+import time
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
-__all__ = ["CgroupFeature", "CgroupLimits", "find_own_cgroup"]
+__all__ = ["CgroupFeature", "CgroupLimits", "CgroupTree", "find_own_cgroup", "remove_abandoned"]
+
+# Leaves a mark that another supervisor can read: prefix, pid, start time in clock ticks since boot.
+_PREFIX: Final = "ringfence"
+_CONTROLLERS: Final = ("memory", "pids", "cpu")
+# The period that cpu.max counts in, in microseconds: the kernel's default.
+_CPU_PERIOD: Final = 100_000
+_serials: Final = itertools.count(1)
 
 
 @final
@@ -59,14 +69,13 @@ def find_own_cgroup() -> CgroupFeature:
     path = os.path.normpath(mount + own)
     with open(f"{path}/cgroup.controllers") as names:
         controllers = tuple(names.read().split())
-    writable = _can_make_groups(path)
+    files = _try_group(path)
     return CgroupFeature(
         path=path,
         controllers=controllers,
-        # The root group has neither file, its children do.
-        kill=writable,
-        freeze=writable,
-        writable=writable,
+        kill="cgroup.kill" in files,
+        freeze="cgroup.freeze" in files,
+        writable=bool(files),
     )
 
 
@@ -84,12 +93,224 @@ def _unescape(path: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
-def _can_make_groups(path: str) -> bool:
-    """Try: what the mode bits say is not what the kernel does."""
-    trial = f"{path}/ringfence-probe-{os.getpid()}"
+def _try_group(path: str) -> frozenset[str]:
+    """Return the files of a new group below ``path``, none if it cannot be made; mode bits are not the answer."""
+    trial = f"{path}/{_PREFIX}-probe-{os.getpid()}"
     try:
         os.mkdir(trial)
     except OSError:
+        return frozenset()
+    try:
+        return frozenset(os.listdir(trial))
+    finally:
+        os.rmdir(trial)
+
+
+@final
+class CgroupTree:
+    """A group of our own and the groups below it, one per pool.
+
+    The supervisor makes one, puts the zygote in, and everything the zygote forks is in it too. The name carries
+    who owns it, so that a tree left behind by a killed supervisor is found and removed by the next one.
+
+    Args:
+        parent: the folder of a group that this process may make groups in.
+        name: of this tree; by default one that says which process owns it.
+
+    Raises:
+        OSError: the group could not be made.
+    """
+
+    def __init__(self, parent: str, name: str | None = None) -> None:
+        self.path = os.path.join(parent, name if name is not None else own_name())
+        os.mkdir(self.path, 0o755)
+        self.controllers = enable_controllers(parent, self.path)
+
+    def create(self, child: str, limits: CgroupLimits = CgroupLimits()) -> str:
+        """Make the group ``child`` below this one, under ``limits``, and return its folder."""
+        if not child or "/" in child or child.startswith("."):
+            raise ValueError(f"{child!r} is no name for a group")
+        path = os.path.join(self.path, child)
+        os.mkdir(path, 0o755)
+        set_limits(path, limits, self.controllers)
+        return path
+
+    def limit(self, limits: CgroupLimits) -> tuple[str, ...]:
+        """Put the whole tree under ``limits``; return the names of those that no controller here can keep."""
+        return set_limits(self.path, limits, self.controllers)
+
+    def attach(self, pid: int, path: str | None = None) -> None:
+        """Move a process, and so its future children, into the tree or one of its groups."""
+        _write(path or self.path, "cgroup.procs", str(pid))
+
+    def members(self, path: str | None = None) -> tuple[int, ...]:
+        """Return the pids in a group, without those in the groups below."""
+        return tuple(int(line) for line in _read(path or self.path, "cgroup.procs").split())
+
+    def freeze(self, frozen: bool, path: str | None = None) -> None:
+        """Stop or continue every process in a group and below; it takes effect a moment later."""
+        _write(path or self.path, "cgroup.freeze", "1" if frozen else "0")
+
+    def kill(self, path: str | None = None) -> None:
+        """Kill every process in a group and below at once, those being forked included (Linux 5.14)."""
+        _write(path or self.path, "cgroup.kill", "1")
+
+    def is_populated(self, path: str | None = None) -> bool:
+        """Say whether a process, dead ones that were not reaped aside, is in a group or below."""
+        return "populated 1" in _read(path or self.path, "cgroup.events").splitlines()
+
+    def out_of_memory_kills(self, path: str | None = None) -> int:
+        """Return how many processes of a group the kernel killed for memory; 0 without the controller."""
+        try:
+            events = _read(path or self.path, "memory.events")
+        except FileNotFoundError:
+            return 0
+        return sum(int(line.split()[1]) for line in events.splitlines() if line.startswith("oom_kill "))
+
+    def remove(self, path: str | None = None, *, seconds: float = 1.0) -> bool:
+        """Kill what is left in a group and remove it with the groups below.
+
+        Args:
+            path: the group, by default the whole tree.
+            seconds: how long to wait for its processes to be gone.
+
+        Returns:
+            Whether it is gone. It stays while a process in it cannot die, or is dead and was not reaped.
+        """
+        return remove_group(path or self.path, seconds=seconds)
+
+
+def own_name() -> str:
+    """Return a name that tells later supervisors whether its owner, this process, still lives."""
+    pid = os.getpid()
+    serial = next(_serials)
+    return f"{_PREFIX}-{pid}-{start_time(pid)}-{serial}"
+
+
+def start_time(pid: int, proc: str = "/proc") -> int | None:
+    """Return when a process started, in ticks since boot, or `None` if there is no such process."""
+    try:
+        with open(f"{proc}/{pid}/stat") as stat:
+            # The name, in parentheses, may contain anything; the fields after it are fixed: this is the 22nd.
+            return int(stat.read().rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def is_abandoned(name: str, proc: str = "/proc") -> bool:
+    """Say whether a group's name proves that its owner is dead: gone, or another process has its pid.
+
+    Whatever cannot be read counts as alive.
+    """
+    found = re.fullmatch(rf"{_PREFIX}-(\d+)-(\d+)-\d+", name)
+    if found is None:
         return False
-    os.rmdir(trial)
+    try:
+        return start_time(int(found[1]), proc) != int(found[2])
+    except OSError:
+        return False
+
+
+def remove_abandoned(parent: str) -> tuple[str, ...]:
+    """Remove the trees below ``parent`` whose supervisors are dead; return the names of those removed."""
+    names = [name for name in sorted(os.listdir(parent)) if is_abandoned(name)]
+    return tuple(name for name in names if remove_group(os.path.join(parent, name)))
+
+
+def enable_controllers(parent: str, path: str) -> tuple[str, ...]:
+    """Make memory, pids and cpu usable in ``path`` and below it, as far as they are delegated.
+
+    A group that holds processes itself cannot pass controllers on (the rule of "no internal processes"); what
+    cannot be passed on is left out, not an error.
+    """
+    offered = _read(parent, "cgroup.controllers").split()
+    usable = []
+    for name in _CONTROLLERS:
+        if name not in offered:
+            continue
+        try:
+            _write(parent, "cgroup.subtree_control", f"+{name}")
+        except OSError:
+            continue
+        usable.append(name)
+    return tuple(name for name in usable if name in _read(path, "cgroup.controllers").split())
+
+
+def set_limits(path: str, limits: CgroupLimits, controllers: tuple[str, ...]) -> tuple[str, ...]:
+    """Write limits into a group's files; return the names of the limits that no controller there can keep."""
+    lost = []
+    if limits.memory is not None:
+        if "memory" in controllers:
+            _write(path, "memory.max", str(limits.memory))
+            _write_if_there(path, "memory.swap.max", "0")
+            # All of the group dies, not the one process that happened to ask last.
+            _write_if_there(path, "memory.oom.group", "1")
+        else:
+            lost.append("memory")
+    if limits.processes is not None:
+        if "pids" in controllers:
+            _write(path, "pids.max", str(limits.processes))
+        else:
+            lost.append("processes")
+    if limits.cpu is not None:
+        if "cpu" in controllers:
+            # Less than a millisecond per period is refused by the kernel.
+            _write(path, "cpu.max", f"{max(1000, int(limits.cpu * _CPU_PERIOD))} {_CPU_PERIOD}")
+        else:
+            lost.append("cpu")
+    return tuple(lost)
+
+
+def remove_group(path: str, *, seconds: float = 1.0) -> bool:
+    """Kill what is left in a group and below it, and remove the groups; return whether all are gone."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            _write(path, "cgroup.kill", "1")
+        except FileNotFoundError:
+            if not os.path.isdir(path):
+                return True
+        if _remove_folders(path):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        # A kill takes effect when the process is next scheduled; there is nothing here to wait on but time.
+        time.sleep(0.002)
+
+
+def _remove_folders(path: str) -> bool:
+    """Remove empty groups from the leaves up; the files in them belong to the kernel."""
+    try:
+        for entry in os.scandir(path):
+            if entry.is_dir(follow_symlinks=False) and not _remove_folders(entry.path):
+                return False
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return False
+        raise
     return True
+
+
+def _read(path: str, file: str) -> str:
+    with open(f"{path}/{file}") as text:
+        return text.read()
+
+
+def _write(path: str, file: str, value: str) -> None:
+    # Without O_CREAT and O_TRUNC, and in one write: so the interface is defined.
+    fd = os.open(f"{path}/{file}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def _write_if_there(path: str, file: str, value: str) -> None:
+    try:
+        _write(path, file, value)
+    except FileNotFoundError:
+        # Kernels without swap accounting lack the file.
+        pass

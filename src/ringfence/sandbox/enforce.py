@@ -15,7 +15,13 @@ from ringfence.sandbox.landlock import Access, build_ruleset
 from ringfence.sandbox.namespaces import enter_own, enter_shared, fork_worker, has_ended, proc_pid
 from ringfence.sandbox.privileges import drop_bounding_set, drop_privileges, forbid_regain, worker_uid
 from ringfence.sandbox.report import Report
-from ringfence.sandbox.rlimits import apply_rlimits, measure_baseline, resolve
+from ringfence.sandbox.rlimits import (
+    Ceiling,
+    apply_rlimits,
+    measure_baseline,
+    memory_ceilings,
+    resolve,
+)
 from ringfence.sandbox.steps import Plan
 
 __all__ = ["Prepared", "Timings", "enter", "fork", "host_pid", "prepare"]
@@ -36,7 +42,8 @@ class Prepared:
         home: this process's pid namespace, when each worker gets its own.
         ruleset: the Landlock rule-set.
         program: the seccomp program.
-        rlimits: (resource, value, name) for setrlimit.
+        rlimits: ceilings that are known beforehand.
+        memory: those on top of what the zygote holds; `fork` fills it the first time.
         translate: whether pids here differ from those outside.
         root_is_closed: whether opening ``/`` must fail once Landlock holds.
     """
@@ -48,7 +55,8 @@ class Prepared:
     home: int | None
     ruleset: int | None
     program: sys.FilterProgram | None
-    rlimits: tuple[tuple[int, int, str], ...]
+    rlimits: tuple[Ceiling, ...]
+    memory: list[Ceiling] = field(default_factory=list)
     translate: bool
     root_is_closed: bool
 
@@ -77,7 +85,7 @@ def prepare(plan: Plan) -> Prepared:
     """Do once what all workers share: namespaces, the private root, the rule-set, the program.
 
     Call it in a process with a single thread, after everything workers need has been imported: from here on
-    only granted paths exist, and memory limits count from here. Started without root, where pid namespaces
+    only granted paths exist. Started without root, where pid namespaces
     are to be had, the caller continues in a child process: the process that called waits for it and ends as
     it ends, keeping nothing open.
 
@@ -85,7 +93,6 @@ def prepare(plan: Plan) -> Prepared:
         EnforcementError: a planned step failed. The process must not be used any further.
     """
     spaces = plan.namespaces
-    baseline = measure_baseline()
     proc = _open_proc(required=spaces is not None and spaces.user)
     if spaces is not None:
         enter_shared(spaces, plan.grants, _known(proc))
@@ -104,7 +111,7 @@ def prepare(plan: Plan) -> Prepared:
         home=home,
         ruleset=build_ruleset(plan.landlock, plan.grants) if plan.landlock is not None else None,
         program=sys.FilterProgram(plan.seccomp.code, plan.seccomp.pid_slots) if plan.seccomp is not None else None,
-        rlimits=resolve(plan.rlimits, baseline) if plan.rlimits is not None else (),
+        rlimits=resolve(plan.rlimits) if plan.rlimits is not None else (),
         translate=translate,
         root_is_closed=plan.landlock is not None and not _lists_root(plan),
     )
@@ -118,6 +125,12 @@ def fork(prepared: Prepared) -> int:
     Raises:
         OSError: there is no more room for a process.
     """
+    limits = prepared.plan.rlimits
+    if limits is not None and limits.memory is not None and not prepared.memory:
+        # Not in prepare: what is imported after it is not the worker's to pay for. Not in each worker: a fresh
+        # process pays 0.15 ms for its first look into /proc.
+        baseline = measure_baseline(_known(prepared.proc))
+        prepared.memory.extend(memory_ceilings(limits.memory, baseline))
     return fork_worker(prepared.plan.namespaces, prepared.home)
 
 
@@ -161,6 +174,7 @@ def enter(prepared: Prepared, keep_fds: Collection[int], *, timings: Timings | N
     mark("namespaces")
     if plan.rlimits is not None:
         apply_rlimits(prepared.rlimits)
+        apply_rlimits(prepared.memory)
     mark("rlimits")
     if plan.privileges is not None:
         if plan.namespaces is not None and plan.namespaces.user:

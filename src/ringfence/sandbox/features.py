@@ -208,6 +208,9 @@ def _probe_namespaces(reasons: dict[str, str], admin: bool, is_root: bool) -> tu
         why = "started as root without CAP_SYS_ADMIN" if is_root else f"no user namespaces: {answer}"
         reasons.update({f"namespace.{kind}": why for kind in _NAMESPACES} | {"mount_api": why})
         return frozenset(), user, False
+    if _in_child(lambda: _try_everything(admin)) is None:
+        return frozenset(_NAMESPACES), user, True
+    # Only where something is refused does it take a child for each to find out what.
     usable = set()
     for kind, flag in _NAMESPACES.items():
         refusal = _in_child(lambda flag=flag: _try_namespace(flag, admin))  # type: ignore[misc]  # bound early
@@ -235,13 +238,26 @@ def _try_user_namespace() -> None:
 def _try_namespace(flag: int, admin: bool) -> None:
     if not admin:
         _try_user_namespace()
-    _syscalls().unshare(flag)
     if flag == _NAMESPACES["pid"]:
-        # The first process of the namespace: some hosts allow the one and not the other.
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0)
-        os.waitpid(pid, 0)
+        _start_first_process()
+    else:
+        _syscalls().unshare(flag)
+
+
+def _try_everything(admin: bool) -> None:
+    _try_mounts(admin)
+    others = sum(_NAMESPACES.values()) - _NAMESPACES["mnt"] - _NAMESPACES["pid"]
+    _syscalls().unshare(others)
+    _start_first_process()
+
+
+def _start_first_process() -> None:
+    """Make a pid namespace and its first process: some hosts allow the one and not the other."""
+    _syscalls().unshare(_NAMESPACES["pid"])
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
 def _try_mounts(admin: bool) -> None:

@@ -1,15 +1,25 @@
 """Per-process ceilings by setrlimit; they can only be lowered, never raised."""
 
+import os
 import resource
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from ringfence.sandbox.errors import EnforcementError
 
 if TYPE_CHECKING:
     from ringfence.sandbox.limits import Limits
 
-__all__ = ["RlimitPlan", "apply_rlimits", "measure_baseline", "plan_rlimits"]
+__all__ = [
+    "Ceiling",
+    "RlimitPlan",
+    "apply_rlimits",
+    "measure_baseline",
+    "memory_ceilings",
+    "plan_rlimits",
+    "resolve",
+]
 
 # Shared objects, mapped files and a 64 MiB heap arena per thread take address space but no memory: RLIMIT_AS
 # leaves this much over the memory limit. RLIMIT_DATA counts what is private; shared anonymous memory escapes
@@ -20,6 +30,18 @@ _ADDRESS_SPACE_SLACK: Final = 512 << 20
 _STACK: Final = 8 << 20
 _OPEN_FILES: Final = 256
 _PROCESSES: Final = 64
+
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+class Ceiling(NamedTuple):
+    """One call of setrlimit."""
+
+    name: str
+    number: int
+    soft: int
+    hard: int
 
 
 @final
@@ -52,49 +74,60 @@ def plan_rlimits(limits: "Limits", *, cpu_backstop: bool = False) -> RlimitPlan:
     if limits.file_size is not None:
         fixed["RLIMIT_FSIZE"] = limits.file_size
     if cpu_backstop and limits.cpu is not None:
-        # Whole seconds, one more than asked: the supervisor's own clock comes first and says why.
-        fixed["RLIMIT_CPU"] = int(limits.cpu) + 2
+        # Whole seconds, rounded up: the supervisor's own clock comes first and says why. SIGXCPU at the soft
+        # limit can be caught, and pid 1 of a namespace does not even notice; SIGKILL follows a second later.
+        fixed["RLIMIT_CPU"] = int(limits.cpu) + 1
     return RlimitPlan(fixed=tuple(fixed.items()), memory=limits.memory)
 
 
-def measure_baseline() -> tuple[int, int]:
-    """Return (data, address space) in bytes of this process, or zeros where /proc cannot be read."""
-    values = {"VmData:": 0, "VmSize:": 0}
+def measure_baseline(proc: int) -> tuple[int, int]:
+    """Return (private data, address space) in bytes of this process.
+
+    Args:
+        proc: an fd of /proc; where it cannot be read both are zero, and what the process holds already counts
+            against its limit: stricter, never laxer.
+    """
     try:
-        with open("/proc/self/status") as status:
-            for line in status:
-                key, *rest = line.split()
-                if key in values:
-                    values[key] = int(rest[0]) * 1024
+        fd = os.open("self/statm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
     except OSError:
-        # Without /proc the zygote's own memory counts against the limit: stricter, never laxer.
         return 0, 0
-    return values["VmData:"], values["VmSize:"]
+    try:
+        # Pages: all, resident, shared, text, 0, data and stack, 0 (Linux, filesystems/proc.rst).
+        fields = os.read(fd, 256).split()
+    finally:
+        os.close(fd)
+    return int(fields[5]) * _PAGE, int(fields[0]) * _PAGE
 
 
-def resolve(plan: RlimitPlan, baseline: tuple[int, int]) -> tuple[tuple[int, int, str], ...]:
-    """Return (resource, ceiling, name) ready to set, no ceiling above the one in force."""
-    wanted = dict(plan.fixed)
-    if plan.memory is not None:
-        wanted["RLIMIT_DATA"] = baseline[0] + plan.memory
-        wanted["RLIMIT_AS"] = baseline[1] + plan.memory + _ADDRESS_SPACE_SLACK
-    result = []
-    for name, value in wanted.items():
-        number = getattr(resource, name)
-        hard = resource.getrlimit(number)[1]
-        result.append((number, value if hard == resource.RLIM_INFINITY else min(value, hard), name))
-    return tuple(result)
+def resolve(plan: RlimitPlan) -> tuple[Ceiling, ...]:
+    """Return the fixed ceilings ready to set, none above what is in force."""
+    return tuple(_ceiling(name, value, 1 if name == "RLIMIT_CPU" else 0) for name, value in plan.fixed)
 
 
-def apply_rlimits(resolved: tuple[tuple[int, int, str], ...]) -> None:
-    """Set soft and hard limits of this process.
+def memory_ceilings(memory: int, baseline: tuple[int, int]) -> tuple[Ceiling, ...]:
+    """Return the ceilings that leave ``memory`` bytes above what the process holds."""
+    return (
+        _ceiling("RLIMIT_DATA", baseline[0] + memory, 0),
+        _ceiling("RLIMIT_AS", baseline[1] + memory + _ADDRESS_SPACE_SLACK, 0),
+    )
+
+
+def _ceiling(name: str, soft: int, grace: int) -> Ceiling:
+    number: int = getattr(resource, name)
+    hard = resource.getrlimit(number)[1]
+    top = soft + grace if hard == resource.RLIM_INFINITY else min(soft + grace, hard)
+    return Ceiling(name, number, min(soft, top), top)
+
+
+def apply_rlimits(ceilings: Iterable[Ceiling]) -> None:
+    """Set limits of this process for good.
 
     Raises:
         EnforcementError: the kernel refused one.
     """
-    for number, value, name in resolved:
+    for ceiling in ceilings:
         try:
-            resource.setrlimit(number, (value, value))
+            resource.setrlimit(ceiling.number, (ceiling.soft, ceiling.hard))
         except (OSError, ValueError) as error:
             errno = getattr(error, "errno", None) or 0
-            raise EnforcementError(f"set {name} to {value}", errno, str(error)) from error
+            raise EnforcementError(f"set {ceiling.name} to {ceiling.soft}", errno, str(error)) from error

@@ -258,7 +258,7 @@ BUNDLES: Final = {
         ),
         Bundle(
             "net:listen",
-            "TCP in.",
+            "TCP in, for servers.",
             (
                 Rule("socket", (_ints(0, *_AF_INET), _bits(1, _SOCK_TYPE, _STREAM), _ints(2, *_TCP))),
                 Rule("bind listen accept accept4"),

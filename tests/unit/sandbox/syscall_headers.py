@@ -34,8 +34,10 @@ def parse_generic(text: str) -> dict[str, int]:
     """Return name to number, as a 64-bit architecture sees it, from ``asm-generic/unistd.h``."""
     table = {}
     for name, number in _DEFINE.findall(text):
-        # 244-259 belong to single architectures, 403-423 exist for 32-bit ones only.
-        if name not in ("syscalls", "arch_specific_syscall") and not 403 <= int(number) <= 423:
+        # 244-259 belong to single architectures, 403-423 exist for 32-bit ones only. sync_file_range2 is an
+        # alternative of other machines for the same number.
+        skipped = ("syscalls", "arch_specific_syscall", "sync_file_range2")
+        if name not in skipped and not 403 <= int(number) <= 423:
             table[name] = int(number)
     wide = {name: int(number) for name, number in _WIDE.findall(text)}
     sixty_four = text[text.index("#if __BITS_PER_LONG == 64 && !defined(__SYSCALL_COMPAT)\n#define __NR_fcntl") :]
