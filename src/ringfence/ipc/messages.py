@@ -81,6 +81,7 @@ NAMES: Final[Mapping[int, str]] = {
 # Task flags, in TASKS.
 CHUNK: Final = 1  # the payload is a list of argument tuples; the answer is a list of outcomes
 BUFFERED: Final = 2  # the payload is in a sealed memfd, to be asked for with NEED_BUFFER
+PLAIN: Final = 4  # the payload is the list of positional arguments itself, all of them plain
 
 
 def check(message: object, allowed: Container[int]) -> list[Any]:

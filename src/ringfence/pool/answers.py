@@ -16,7 +16,7 @@ from ringfence.pool.errors import ResultNotSerializable, WorkerCrashed
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.statistics import Counters
 from ringfence.pool.task import Task
-from ringfence.pool.transfer import Lease, argument_buffer
+from ringfence.pool.transfer import Lease
 
 __all__ = ["Answers", "Partial"]
 
@@ -108,7 +108,9 @@ class Answers:
         values, failure = body
         if failure is not None and type(failure) is not dict:
             raise RemoteProtocolError("a chunk's failure that is no record")
-        return Partial(values, None if failure is None else outcome.exception_from(failure, self._config.policy.limits.memory))
+        if failure is None:
+            return Partial(values, None)
+        return Partial(values, outcome.exception_from(failure, self._config.policy.limits.memory))
 
     def fail(self, task: Task, error: BaseException, done: list[Delivery], handle: WorkerHandle | None = None) -> None:
         """End a task with `error`, and with what its dead worker `handle` had printed."""
@@ -124,7 +126,8 @@ class Answers:
         task = handle.line[0]
         if not task.flags & m.BUFFERED:
             raise RemoteProtocolError("NEED_BUFFER for a task that has its arguments")
-        fd = argument_buffer(task.shipment)
+        assert task.parcel is not None
+        fd = task.parcel.open()
         try:
             handle.send([m.BUFFER, task.id, os.fstat(fd).st_size], (fd,))
         except ChannelClosed:

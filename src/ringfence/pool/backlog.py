@@ -38,6 +38,8 @@ class Backlog:
     def put_back(self, tasks: Iterable[Task]) -> None:
         """Put tasks that did not start back to the front, in their order; those that have an outcome are dropped."""
         alive = [task for task in tasks if task.future._owner is not None]
+        for task in alive:
+            task.handle = None
         self._queue.extendleft(reversed(alive))
         self.queued += len(alive)
 
@@ -50,7 +52,7 @@ class Backlog:
             if task.future._owner is None:
                 queue.popleft()
                 continue
-            most_bytes -= len(task.shipment.payload)
+            most_bytes -= task.size
             if taken and most_bytes < 0:
                 break
             taken.append(queue.popleft())
@@ -68,3 +70,5 @@ class Backlog:
         """Note that a task has its outcome."""
         task.future._owner = None
         self.open -= 1
+        if task.parcel is not None:
+            task.release()

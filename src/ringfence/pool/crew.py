@@ -138,7 +138,7 @@ class Crew:
         self._starting.add(number)
         self._counters.started += 1
         self._be_late(handle, _START_GRACE)
-        self._watch(handle.channel.fileno(), functools.partial(self._hear_worker, handle))
+        self._watch(handle.channel.fileno(), functools.partial(self.hear_worker, handle))
         for stream in handle.streams():
             self._watch(stream.fd, functools.partial(self._hear_output, handle, stream))
 
@@ -222,7 +222,8 @@ class Crew:
 
     # Hearing workers
 
-    def _hear_worker(self, handle: WorkerHandle, done: _Done) -> None:
+    def hear_worker(self, handle: WorkerHandle, done: _Done) -> None:
+        """Take in what a worker has sent, if anything is there."""
         channel = handle.channel
         try:
             if channel.wants_write and channel.flush():
@@ -258,7 +259,7 @@ class Crew:
                     and message[0] == m.RESULT
                     and line
                     and message[1] == line[0].id
-                    and not line[0].flags
+                    and not line[0].flags & m.CHUNK
                     and handle.started
                 ):
                     task = line.popleft()
@@ -273,9 +274,11 @@ class Crew:
         except RemoteProtocolError as error:
             self._punish(handle, error)
         if answered and handle.doom is None:
-            self._dispatcher.answered(handle, answered, now)
-            if self._config.max_tasks is not None and handle.answered >= self._config.max_tasks:
-                self.stop(handle)
+            most = self._config.max_tasks
+            if most is not None and handle.answered + answered >= most:
+                self.stop(handle)  # before it could be given another task
+            else:
+                self._dispatcher.answered(handle, answered, now)
 
     def _heard(self, handle: WorkerHandle, message: list[Any], done: _Done) -> int:
         """Handle a message other than a plain result; return how many tasks it answers."""
@@ -445,7 +448,10 @@ class Crew:
         for stream in handle.streams():
             if stream.fd >= 0:
                 self._unwatch(stream.fd)
-        handle.close()
+        if handle.watched:
+            handle.gone = True
+        else:
+            handle.close()
 
     def dismiss(self) -> bool:
         """Tell every worker and then the zygote to leave; True when all are gone."""

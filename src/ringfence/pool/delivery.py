@@ -5,7 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 from typing import Any
 
-from ringfence.pool.task import Output, PoolFuture
+from ringfence.pool.future import PoolFuture
+from ringfence.pool.task import Output
 
 __all__ = ["Delivery", "deliver"]
 
@@ -39,10 +40,7 @@ class Delivery:
             if self._error is not None:
                 self._error.output = self._output  # type: ignore[attr-defined]  # rides along, as documented
         try:
-            if self._error is not None:
-                future.set_exception(self._error)
-            else:
-                future.set_result(self._value)
+            future.resolve(self._value, self._error)
         except InvalidStateError:
             pass  # cancelled in this very moment: that is its outcome
         if self._output is not None and self._on_output is not None:

@@ -17,12 +17,13 @@ from ringfence.ipc import messages as m
 from ringfence.ipc.limits import MAX_FRAME, WireLimits
 from ringfence.pool.codebase import library_paths
 from ringfence.pool.config import PoolConfig
-from ringfence.pool.errors import QueueFull
+from ringfence.pool.errors import BrokenPool, PoolClosed, QueueFull
+from ringfence.pool.future import PoolFuture
 from ringfence.pool.mapping import Mapper
-from ringfence.pool.serialise import Serialiser, Shipment
+from ringfence.pool.serialise import Serialiser, Shipment, plain_size
 from ringfence.pool.statistics import Statistics
 from ringfence.pool.supervisor import Supervisor
-from ringfence.pool.task import Output, PoolFuture, Task, TaskOptions
+from ringfence.pool.task import Output, Task, TaskOptions
 from ringfence.pool.transfer import LARGE
 from ringfence.sandbox.capabilities import GrantLike
 from ringfence.sandbox.errors import PolicyError
@@ -40,6 +41,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _task_ids = itertools.count(1)
+# What submit itself raises; everything else arrives through the future.
+_REFUSALS = (QueueFull, PoolClosed, BrokenPool)
 _supervisors: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
 
 
@@ -81,28 +84,40 @@ class _Tasks(Executor):
     ) -> "Future[T]":
         future = PoolFuture()
         try:
+            if not kwargs and 0 <= (size := plain_size(args)) < LARGE:
+                known = self._serialiser.function(fn)
+                if known is not None:
+                    task = Task(next(_task_ids), future, known, list(args), size, self._options, m.PLAIN)
+                    self._accept(task, wait=wait)
+                    return future
             shipment = self._serialiser.task(fn, args, kwargs)
             self._check_size(shipment)
+            task = Task.of(next(_task_ids), future, shipment, self._options, 0)
+        except _REFUSALS:
+            raise
         except Exception as error:  # noqa: BLE001  # the contract: errors of pickling arrive through the future
             self._supervisor.refuse_when_closed()
             future.set_exception(error)
             return future
-        self._accept(future, shipment, 0, wait=wait)
+        self._accept(task, wait=wait)
         return future
 
     def _hand_in_chunk(self, function: Callable[..., Any], items: list[tuple[Any, ...]]) -> PoolFuture:
         future = PoolFuture()
         shipment = self._serialiser.chunk(function, items)
         self._check_size(shipment)
-        self._accept(future, shipment, m.CHUNK, wait=True)
+        self._accept(Task.of(next(_task_ids), future, shipment, self._options, m.CHUNK), wait=True)
         return future
 
-    def _accept(self, future: PoolFuture, shipment: Shipment, flags: int, *, wait: bool) -> None:
-        if shipment.buffers or len(shipment.payload) >= LARGE:
-            flags |= m.BUFFERED
-        task = Task(next(_task_ids), future, shipment, self._options, flags)
-        if not self._supervisor.accept(task, wait=wait):
-            raise QueueFull("the pool's queue is full")
+    def _accept(self, task: Task, *, wait: bool) -> None:
+        try:
+            if self._supervisor.accept(task, wait=wait):
+                return
+        except BaseException:
+            task.release()
+            raise
+        task.release()
+        raise QueueFull("the pool's queue is full")
 
     def _check_size(self, shipment: Shipment) -> None:
         if len(shipment.payload) < LARGE and not shipment.modules and not shipment.buffers:

@@ -24,10 +24,40 @@ class WorkerHandle:
     """The supervisor's side of one worker. The supervisor's lock guards everything here."""
 
     __slots__ = (
-        "answered", "baseline_rss", "channel", "codec", "conversation", "cpu_mark", "cpu_used", "deadline", "doom",
-        "exit_code", "functions", "head_since", "held_bytes", "late_at", "lease", "line", "modules", "number", "pace",
-        "peak_rss", "pid", "pidfd", "printed", "queued_deadline", "ready", "report", "sealed", "started", "stderr",
-        "stdout", "stopping", "tokens",
+        "answered",
+        "baseline_rss",
+        "channel",
+        "codec",
+        "conversation",
+        "cpu_mark",
+        "cpu_used",
+        "deadline",
+        "doom",
+        "exit_code",
+        "functions",
+        "gone",
+        "head_since",
+        "held_bytes",
+        "late_at",
+        "lease",
+        "line",
+        "modules",
+        "number",
+        "pace",
+        "peak_rss",
+        "pid",
+        "pidfd",
+        "printed",
+        "queued_deadline",
+        "ready",
+        "report",
+        "sealed",
+        "started",
+        "stderr",
+        "stdout",
+        "stopping",
+        "tokens",
+        "watched",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +84,10 @@ class WorkerHandle:
         # task's token for one that was taken back.
         self.sealed = False
         self.stopping = False
+        # A thread that waits for the head's answer polls the channel itself; until it is done nobody closes the fds,
+        # and whether that is due by then is in `gone`.
+        self.watched = False
+        self.gone = False
         # Why we killed it (the exception for the task it ran); None while it lives or when it died by itself.
         self.doom: BaseException | None = None
         # How it ended, once the zygote said so: exit code (negative: signal), CPU seconds, peak resident bytes.
@@ -124,21 +158,18 @@ class WorkerHandle:
         """Send `tasks` to the end of the line: whatever they need first, their tokens, then the tasks."""
         entries = []
         for task in tasks:
-            shipment = task.shipment
-            function = shipment.function
-            if shipment.modules:
-                self._ship(shipment.modules)
+            function = task.function
+            if task.modules:
+                self._ship(task.modules)
             if function is None:
                 number = 0
             else:
                 number = function.number
                 if number not in self.functions:
                     self._teach(function)
-            payload: bytes = shipment.payload
-            if task.flags & m.BUFFERED:
-                payload = b""
-            self.held_bytes += len(payload)
-            entries.append([task.id, number, payload, task.flags])
+            self.held_bytes += task.size
+            task.handle = self
+            entries.append([task.id, number, task.payload, task.flags])
         if not self.line:
             self.head_since = time.monotonic()
         self.line.extend(tasks)
@@ -173,7 +204,9 @@ class WorkerHandle:
             taken.append(self.line.pop())
         if taken:
             taken.reverse()
-            self.held_bytes -= sum(len(task.shipment.payload) for task in taken if not task.flags & m.BUFFERED)
+            for task in taken:
+                task.handle = None
+            self.held_bytes -= sum(task.size for task in taken)
             self.sealed = True
             self.send([m.SYNC])
         return taken

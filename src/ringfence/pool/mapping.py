@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from ringfence.pool.answers import Partial
 from ringfence.pool.errors import LimitExceeded, WorkerCrashed
-from ringfence.pool.task import PoolFuture
+from ringfence.pool.future import PoolFuture
 
 __all__ = ["Mapper"]
 

@@ -16,10 +16,8 @@ from typing import Any, NamedTuple
 
 from ringfence.pool.codebase import Module, is_library, needed_by
 
-__all__ = ["Function", "Serialiser", "Shipment"]
+__all__ = ["Function", "Serialiser", "Shipment", "plain_size"]
 
-_PLAIN = frozenset({int, str, float, bool, type(None), bytes})
-_NO_MODULES: tuple[Module, ...] = ()
 # A worker keeps every function it was sent. A pool that sees more different ones than this sends further
 # ones inside their tasks.
 MAX_FUNCTIONS = 4096
@@ -61,10 +59,8 @@ class Serialiser:
         """Return a call as bytes. Raises pickle.PicklingError when a part of it cannot be pickled."""
         known = self.function(function)
         if known is None:
-            payload, modules, buffers = dumps((function, args, kwargs))
+            payload, modules, buffers = dumps((function, (args, kwargs)))
             return Shipment(None, payload, modules, buffers)
-        if not kwargs and _PLAIN.issuperset(map(type, args)):
-            return Shipment(known, pickle.dumps((args, kwargs), 5), _NO_MODULES)
         payload, modules, buffers = dumps((args, kwargs))
         return Shipment(known, payload, modules, buffers)
 
@@ -141,6 +137,24 @@ def _fit(function: Function) -> Function:
     if size > MAX_CODE:
         raise pickle.PicklingError(f"the function and the modules it needs are {size} bytes, more than {MAX_CODE}")
     return function
+
+
+def plain_size(args: tuple[Any, ...]) -> int:
+    """Return about how many bytes `args` take in a message, or -1 if one of them must be pickled."""
+    size = 0
+    for value in args:
+        kind = type(value)
+        if kind is int:
+            if not -(1 << 63) <= value < 1 << 64:  # what msgpack can hold
+                return -1
+            size += 9
+        elif kind is str or kind is bytes:
+            size += 4 * len(value) + 5  # UTF-8 takes up to four bytes a character
+        elif kind is float or kind is bool or value is None:
+            size += 9
+        else:
+            return -1
+    return size
 
 
 # What a function by value may refer to without the copy in a worker ever growing stale.

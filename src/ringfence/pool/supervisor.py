@@ -150,7 +150,7 @@ class Supervisor:
             self._backlog.absorb()
             if task.future._owner is None:
                 return task.future.cancelled()
-            handle = self._holder(task)
+            handle = task.handle
             if handle is not None and not self._recall(handle, task):
                 # It runs, and ends here for its caller; its worker's death is then blamed on nobody.
                 handle.kill(RingfenceError("the task was cancelled"))
@@ -163,9 +163,6 @@ class Supervisor:
         task.future.settle_cancelled()
         return True
 
-    def _holder(self, task: Task) -> WorkerHandle | None:
-        return next((handle for handle in self._crew.workers.values() if task in handle.line), None)
-
     def _recall(self, handle: WorkerHandle, task: Task) -> bool:
         """Take `task` and what is behind it back into the queue; False if it has started."""
         position = handle.line.index(task)
@@ -173,11 +170,46 @@ class Supervisor:
         self._backlog.put_back(taken)
         return task in taken
 
+    def wait_for(self, task: Task, deadline: float | None) -> None:
+        """Wait for a running task's answer in this thread, if nothing else is going on in its worker; else return.
+
+        Saves the way through the I/O thread, half of a short call's time. `deadline` is a time of time.monotonic.
+        """
+        handle = task.handle
+        if handle is None:
+            return
+        with self._lock:
+            alone = len(handle.line) == 1 and handle.line[0] is task and not self._backlog.queued
+            if not alone or handle.watched or not handle.started or handle.doom or handle.channel.wants_write:
+                return
+            fd = handle.channel.fileno()
+            handle.watched = True
+            self._poller.modify(fd, 0)
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll(None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000))
+        finally:
+            done: list[Delivery] = []
+            with self._lock:
+                self._stop_watching(handle, done)
+            deliver(done)
+
+    def _stop_watching(self, handle: WorkerHandle, done: list[Delivery]) -> None:
+        handle.watched = False
+        if handle.gone:
+            handle.close()
+            return
+        fd = handle.channel.fileno()
+        if fd in self._crew.handlers:
+            self._poller.modify(fd, select.EPOLLIN | (select.EPOLLOUT if handle.channel.wants_write else 0))
+            self._crew.hear_worker(handle, done)
+
     def is_running(self, task: Task) -> bool:
         """Say whether `task` is at the head of a worker's line."""
         with self._lock:
-            handle = self._holder(task)
-            return handle is not None and handle.line[0] is task
+            handle = task.handle
+            return handle is not None and bool(handle.line) and handle.line[0] is task
 
     def shut_down(self, *, cancel: bool = False, kill: bool = False) -> None:
         """Take no more tasks. `cancel`: those that have not started end cancelled. `kill`: workers die now."""

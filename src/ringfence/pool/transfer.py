@@ -1,8 +1,9 @@
 """Large arguments and results, which travel in memfds beside the messages: the supervisor's side."""
 
 import os
+import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from ringfence.ipc import buffers, parcel
 from ringfence.ipc.codec import Codec
@@ -10,16 +11,58 @@ from ringfence.ipc.errors import RemoteProtocolError
 from ringfence.ipc.large import restore
 from ringfence.pool.serialise import Shipment
 
-__all__ = ["LARGE", "Lease", "argument_buffer"]
+__all__ = ["LARGE", "Lease", "Parcel"]
 
 # Payloads from here on travel in a memfd. A pipe's buffer is 208 KiB (net.core.wmem_default): a larger message would
 # have to be written in turns.
-LARGE = 128 * 1024
+LARGE: Final = 128 * 1024
+
+# Memfds that tasks of this process may hold while they wait; further ones wait in plain memory. A process may have
+# 1024 open files by default (ulimit -n), and most are its own to use.
+_MAX_HELD: Final = 128
+_held = 0
+_held_lock = threading.Lock()
 
 
-def argument_buffer(shipment: Shipment) -> int:
-    """Return a sealed memfd with the shipment's payload and buffers; the caller closes it. Raises OSError."""
-    pieces = [memoryview(shipment.payload), *shipment.buffers]
+class Parcel:
+    """A shipment's payload and buffers, copied: into a sealed memfd, or into memory while there are many memfds."""
+
+    __slots__ = ("_fd", "_pieces", "size")
+
+    def __init__(self, shipment: Shipment) -> None:
+        global _held
+        pieces = [memoryview(shipment.payload), *shipment.buffers]
+        self.size = sum(piece.nbytes for piece in pieces)
+        self._pieces: list[bytes] = []
+        self._fd = -1
+        with _held_lock:
+            may_hold = _held < _MAX_HELD
+            _held += may_hold
+        if may_hold:
+            try:
+                self._fd = _seal(pieces)
+                return
+            except OSError:
+                with _held_lock:
+                    _held -= 1
+        self._pieces = [bytes(piece) for piece in pieces]
+
+    def open(self) -> int:
+        """Return a sealed memfd with everything; the caller closes it. Raises OSError."""
+        return os.dup(self._fd) if self._fd >= 0 else _seal([memoryview(piece) for piece in self._pieces])
+
+    def close(self) -> None:
+        """Let go of it. May be repeated."""
+        global _held
+        self._pieces = []
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            with _held_lock:
+                _held -= 1
+
+
+def _seal(pieces: list[memoryview]) -> int:
     header, offsets, size = parcel.layout([piece.nbytes for piece in pieces])
     return buffers.create_sealed_from(size, [(0, header), *zip(offsets, pieces, strict=True)])
 

@@ -48,6 +48,7 @@ def record(
         needs = _text(error.needs, 4096)
         made["denied"] = [str(error.capability), _text(error.operation, 256), _plain(error.target, codec), needs]
     if isinstance(error, BaseExceptionGroup):
+        made["args"] = [_text(error.message, MAX_TEXT)]  # str() adds the count
         made["group"] = [record(inner, codec) for inner in error.exceptions[:_MAX_GROUP]]
     return made
 

@@ -32,6 +32,11 @@ __all__ = ["Worker"]
 LARGE = 128 * 1024
 
 _TaskMessage = list[Any]
+_NO_KWARGS: dict[str, Any] = {}
+
+
+def _nothing() -> None:
+    """Stand in for a function that travels with its arguments."""
 
 
 class _UnreadableTask(Exception):
@@ -103,7 +108,7 @@ class Worker:
                 return  # taken back, and so is everything behind it
             self._channel.send(self._answer(task, function, payload, flags))
 
-    def _answer(self, task: int, function: int, payload: bytes, flags: int) -> bytes:
+    def _answer(self, task: int, function: int, payload: Any, flags: int) -> bytes:
         """Run one task and return the frame that answers it."""
         try:
             value = self._call(task, function, payload, flags)
@@ -120,25 +125,29 @@ class Worker:
             return body
         return self._lend(task, value, counts)
 
-    def _call(self, task: int, function: int, payload: bytes, flags: int) -> Any:
+    def _call(self, task: int, function: int, payload: Any, flags: int) -> Any:
         try:
-            if flags & m.BUFFERED:
-                payload = self._fetch(task)
-            if function:
-                callable_ = self._functions.get(function)
-                if callable_ is None:
-                    callable_ = self._functions[function] = pickle.loads(self._unread.pop(function))
-                arguments = _loads(payload)
-            else:  # one of a kind: it travels with its arguments
-                callable_, *arguments = _loads(payload)
+            callable_ = self._functions.get(function) or self._read_function(function)
+            if flags & m.PLAIN:
+                args, kwargs = payload, _NO_KWARGS
+            else:
+                arguments = _loads(self._fetch(task) if flags & m.BUFFERED else payload)
+                if not function:  # one of a kind: it travels with its arguments
+                    callable_, arguments = arguments
                 if flags & m.CHUNK:
-                    (arguments,) = arguments
+                    return self._chunk(callable_, arguments)
+                args, kwargs = arguments
         except Exception as error:
             raise _UnreadableTask from error
-        if flags & m.CHUNK:
-            return self._chunk(callable_, arguments)
-        args, kwargs = arguments
         return callable_(*args, **kwargs)
+
+    def _read_function(self, function: int) -> Callable[..., Any]:
+        if not function:
+            return _nothing
+        made: Callable[..., Any] = pickle.loads(self._unread[function])
+        self._functions[function] = made
+        del self._unread[function]
+        return made
 
     def _chunk(self, function: Callable[..., Any], items: list[tuple[Any, ...]]) -> list[Any]:
         """Call `function` for each item; stop at the first that fails: `[values, failure record or None]`."""

@@ -1,0 +1,127 @@
+"""PoolFuture: a concurrent.futures.Future that can end a running task, and costs little when nobody waits for it."""
+
+import threading
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from ringfence.pool.task import Output, Task
+
+if TYPE_CHECKING:
+    from ringfence.pool.supervisor import Supervisor
+
+__all__ = ["PoolFuture"]
+
+_DONE: Final = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
+_making: Final = threading.Lock()
+
+
+class PoolFuture(Future[Any]):
+    """A Future whose `cancel` also ends a task that is running already, by killing its worker.
+
+    `output` is what the task printed, once it is done, in a pool that captures output.
+
+    The condition that a Future waits on takes longer to make than all else that submitting a task does, so it is made
+    when somebody waits. What makes that right: whoever resolves the future sets the state first and looks for a
+    condition second; whoever waits makes the condition first and looks at the state second. One of them sees the other.
+    """
+
+    output: Output | None = None
+    # While the task is neither done nor cancelled; None before and after. Breaks the cycle task <-> future. Whoever
+    # clears it, under the supervisor's lock, is the one who resolves the future.
+    _owner: "tuple[Supervisor, Task] | None" = None
+    # What Future's own __init__ sets on each instance.
+    _state = "PENDING"
+    _result = None
+    _exception = None
+    _made_condition: threading.Condition | None = None
+
+    def __init__(self) -> None:
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Any] = []
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]  # an attribute in Future
+        condition = self._made_condition
+        if condition is None:
+            with _making:
+                condition = self._made_condition
+                if condition is None:
+                    condition = self._made_condition = threading.Condition()
+        return condition
+
+    def cancel(self) -> bool:
+        """Cancel the task, running or not. False only if it is done already (or is being delivered)."""
+        owner = self._owner
+        if owner is None:
+            return super().cancel()
+        supervisor, task = owner
+        return supervisor.cancel(task)
+
+    def running(self) -> bool:
+        """Say whether the task has reached the head of a worker's line."""
+        owner = self._owner
+        return owner is not None and owner[0].is_running(owner[1])
+
+    def done(self) -> bool:
+        """Say whether the task has its outcome, or was cancelled."""
+        return self._state in _DONE
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return what the task returned, or raise what it raised; waits up to `timeout` seconds (TimeoutError)."""
+        if self._state != FINISHED:
+            timeout = self._wait_directly(timeout)
+            if self._state != FINISHED:
+                return super().result(timeout)
+        if self._exception is not None:
+            try:
+                raise self._exception
+            finally:
+                self = None  # type: ignore[assignment]  # or the traceback would keep the future alive
+        return self._result
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the task raised, or None; waits up to `timeout` seconds (TimeoutError)."""
+        if self._state != FINISHED:
+            timeout = self._wait_directly(timeout)
+            if self._state != FINISHED:
+                return super().exception(timeout)
+        return self._exception
+
+    def _wait_directly(self, timeout: float | None) -> float | None:
+        """Wait for the worker's answer ourselves where that is possible; return what is left of `timeout`."""
+        owner = self._owner
+        if owner is None:
+            return timeout
+        supervisor, task = owner
+        if timeout is None:
+            supervisor.wait_for(task, None)
+            return None
+        deadline = monotonic() + timeout
+        supervisor.wait_for(task, deadline)
+        return max(0.0, deadline - monotonic())
+
+    def resolve(self, value: Any, error: BaseException | None) -> None:
+        """Give the future its outcome. Only for who has cleared its owner."""
+        if self._state in _DONE:
+            raise InvalidStateError(f"{self._state}: {self!r}")
+        self._result = value
+        self._exception = error
+        self._state = FINISHED
+        condition = self._made_condition
+        if condition is not None:
+            with condition:
+                for waiter in self._waiters:
+                    if error is None:
+                        waiter.add_result(self)
+                    else:
+                        waiter.add_exception(self)
+                condition.notify_all()
+        if self._done_callbacks:
+            self._invoke_callbacks()  # type: ignore[attr-defined]  # Future's own
+
+    def settle_cancelled(self) -> None:
+        """Become cancelled, and tell whoever waits. Only for who has cleared its owner."""
+        if super().cancel():
+            self.set_running_or_notify_cancel()
