@@ -66,7 +66,8 @@ _HOMES = {
     "Output": "pool.task",
     **dict.fromkeys(("Capabilities", "Capability", "Grant"), "sandbox.capabilities"),
     **dict.fromkeys(
-        ("CapabilityDenied", "EnforcementError", "PolicyError", "UnknownCapability", "UnsupportedError"), "sandbox.errors"
+        ("CapabilityDenied", "EnforcementError", "PolicyError", "UnknownCapability", "UnsupportedError"),
+        "sandbox.errors",
     ),
     "Limits": "sandbox.limits",
     "Policy": "sandbox.policy",
