@@ -29,7 +29,7 @@ SCALAR: Final = 12
 # none of that from a peer. Integers by character, because longlong and int64 are two types of one size.
 _NUMBER = r"[bhilqBHILQ?]|[fc][0-9]{1,2}"
 _SIZED = r"[SUV][1-9][0-9]{0,8}"
-_DATE = r"[mM]8(?:\[[0-9]{0,9}[a-zA-Z]{1,2}\])?"
+_DATE = r"[mM]8\[[0-9]{0,9}[a-zA-Z]{1,2}\]"  # always with a unit: NumPy is giving up dates without one
 _DTYPE = re.compile(f"[<>|=](?:{_NUMBER}|{_SIZED}|{_DATE})")
 _HEAD = re.compile(f"({_DTYPE.pattern})([CF])((?:[0-9]{{1,19}},){{0,64}})")
 

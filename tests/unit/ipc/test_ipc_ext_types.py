@@ -122,7 +122,7 @@ ARRAYS = [
     numpy.zeros((0, 3)),
     numpy.array(["a", "bb"]), numpy.array([b"a", b""]), numpy.array([True, False]), numpy.arange(10)[::-2],
     numpy.array(["2020", "NaT"], "M8[s]"), numpy.zeros(3, "m8[25us]"), numpy.zeros(3, "q"), numpy.zeros(3, "l"),
-    numpy.zeros(3, "V5"), numpy.full(2, math.nan, "g"), numpy.zeros(2, "F"), numpy.zeros(3, "M8"),
+    numpy.zeros(3, "V5"), numpy.full(2, math.nan, "g"), numpy.zeros(2, "F"),
     numpy.float16([1, 2]),
     numpy.arange(24).reshape(2, 3, 4).transpose(1, 0, 2), numpy.zeros((1,) * 30), numpy.zeros(300_000),
 ]  # fmt: skip
@@ -145,7 +145,7 @@ def test_arrays_arrive_as_they_were(value: Any) -> None:
         numpy.float32(1.5), numpy.float64(math.nan), numpy.longdouble("1.1"), numpy.int8(-1), numpy.longlong(3),
         numpy.int64(3), numpy.uint64(2**64 - 1), numpy.bool_(True), numpy.complex64(1j), numpy.str_("a\0"),
         numpy.str_(""),
-        numpy.bytes_(b"a\0"), numpy.bytes_(b""), numpy.datetime64("2020-01-01T00:00:00", "ns"), numpy.datetime64("NaT"),
+        numpy.bytes_(b"a\0"), numpy.bytes_(b""), numpy.datetime64("2020-01-01T00:00:00", "ns"), numpy.datetime64("NaT", "D"),
         numpy.timedelta64(5, "D"), numpy.void(b"abc"), numpy.float16(0.5),
     ],
     ids=repr,
