@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jail import RUNTIME, Caller, Outcome
+from jail import RUNTIME, Caller, Outcome, Sender, in_process
 
+from ringfence.sandbox import _syscalls
+from ringfence.sandbox.bpf import ALLOW, Branch, Condition, assemble, errno_action
+from ringfence.sandbox.errors import UnsupportedError
+from ringfence.sandbox.features import probe_here
 from ringfence.sandbox.policy import Demand, Layer
+from ringfence.sandbox.seccomp import syscall_table
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EROFS)
 NO_NAMESPACES: dict[str, Any] = {"namespaces": frozenset(), "mount_api": False}
@@ -203,3 +208,65 @@ def _python_for_everyone() -> str:
         except OSError:
             continue
     pytest.skip("no interpreter here can be run by every user")
+
+
+def _enter_container() -> None:
+    """Put this process under a filter like that of a container engine's default profile."""
+    machine = os.uname().machine
+    table = syscall_table(machine)
+    refused = "unshare setns mount umount2 pivot_root open_tree move_mount mount_setattr keyctl bpf ptrace"
+    decisions = {table[call]: (Branch((), errno_action(errno.EPERM)),) for call in refused.split()}
+    decisions[table["clone3"]] = (Branch((), errno_action(errno.ENOSYS)),)
+    no_namespaces = Condition(0, (0,), 0x7E020000)
+    decisions[table["clone"]] = (Branch((no_namespaces,), ALLOW), Branch((), errno_action(errno.EPERM)))
+    program = assemble(machine, decisions, ALLOW, max(table.values()))
+    _syscalls.prctl(_syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    _syscalls.seccomp_load(_syscalls.FilterProgram(program.to_bytes()))
+
+
+def test_a_container_that_forbids_namespaces(caller: Caller, tree: Path) -> None:
+    """Under an engine's default filter the probe finds what is left, and what is left holds."""
+    secret = tree / "secret"
+
+    def inside(send: Sender) -> None:
+        caller.become()
+        _enter_container()
+        here = Caller("self", probe_here())
+        demands = {Layer.NAMESPACES: Demand.PREFERRED}
+
+        def run(attempt: Any) -> Outcome:
+            return here.run(attempt, demands=demands, runtime=OPEN)
+
+        plan = here.plan(demands=demands, runtime=OPEN)
+        results = {
+            "namespaces": sorted(here.features.namespaces),
+            "cause": plan.report["namespaces"].cause,
+            "read": run(lambda: read(secret)).errno,
+            "socket": run(socket.socket).errno,
+            "fork": run(os.fork).errno,
+            "compute": run(lambda: sum(range(10))).value,
+        }
+        send(["value", results])
+
+    found = in_process(inside).value
+    assert found["namespaces"] == []
+    assert "not permitted" in found["cause"]
+    assert (found["read"], found["socket"], found["fork"]) == (errno.EACCES, errno.EPERM, errno.EPERM)
+    assert found["compute"] == 45
+
+
+def test_a_required_namespace_in_such_a_container_is_an_error(caller: Caller) -> None:
+    """A policy that insists on namespaces starts nothing there."""
+
+    def inside(send: Sender) -> None:
+        caller.become()
+        _enter_container()
+        here = Caller("self", probe_here())
+        try:
+            here.plan(demands={Layer.NAMESPACES: Demand.REQUIRED}, runtime=OPEN)
+        except UnsupportedError as error:
+            send(["value", [error.layer, error.fix]])
+
+    layer, fix = in_process(inside).value
+    assert layer == "namespaces"
+    assert fix

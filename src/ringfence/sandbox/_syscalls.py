@@ -16,9 +16,6 @@ __all__ = [
     "capget",
     "capset",
     "close_range",
-    "fsconfig",
-    "fsmount",
-    "fsopen",
     "landlock_abi",
     "landlock_add_path",
     "landlock_add_port",
@@ -78,9 +75,6 @@ _AT_EMPTY_PATH: Final = 0x1000
 _AT_RECURSIVE: Final = 0x8000
 _OPEN_TREE: Final = 428
 _MOVE_MOUNT: Final = 429
-_FSOPEN: Final = 430
-_FSCONFIG: Final = 431
-_FSMOUNT: Final = 432
 _CLOSE_RANGE: Final = 436
 _MOUNT_SETATTR: Final = 442
 _LANDLOCK_CREATE_RULESET: Final = 444
@@ -200,22 +194,6 @@ def move_mount(fd: int, target: str) -> None:
     where = os.fsencode(target)
     # MOVE_MOUNT_F_EMPTY_PATH: the source is the fd itself.
     _checked(_syscall(_long(_MOVE_MOUNT), _long(fd), b"", _long(AT_FDCWD), where, _long(4)))
-
-
-def fsopen(kind: str) -> int:
-    """Return a configuration fd for a new file system; the caller closes it."""
-    return _checked(_syscall(_long(_FSOPEN), kind.encode(), _long(1)))  # FSOPEN_CLOEXEC
-
-
-def fsconfig(fd: int, key: str, value: str) -> None:
-    """Set one string option of the file system being made."""
-    _checked(_syscall(_long(_FSCONFIG), _long(fd), _long(1), key.encode(), value.encode(), _long(0)))
-
-
-def fsmount(fd: int, attributes: int) -> int:
-    """Create the configured file system and return a detached mount of it; the caller closes it."""
-    _checked(_syscall(_long(_FSCONFIG), _long(fd), _long(6), None, None, _long(0)))  # FSCONFIG_CMD_CREATE
-    return _checked(_syscall(_long(_FSMOUNT), _long(fd), _long(1), _long(attributes)))  # FSMOUNT_CLOEXEC
 
 
 def close_range(first: int, last: int) -> None:

@@ -55,12 +55,3 @@ def _close_one_by_one(first: int, last: int) -> None:
     # A descriptor above the soft limit can only have been opened before the limit was lowered.
     highest = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     os.closerange(first, min(last, highest) + 1)
-
-
-def open_descriptors(proc: int) -> set[int]:
-    """Return the descriptors of this process, read through ``proc``, an fd of /proc."""
-    folder = os.open("self/fd", os.O_RDONLY | os.O_DIRECTORY, dir_fd=proc)
-    try:
-        return {int(name) for name in os.listdir(folder)} - {folder}
-    finally:
-        os.close(folder)
