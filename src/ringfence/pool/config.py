@@ -19,6 +19,8 @@ class PoolConfig:
 
     policy: Policy
     plan: Plan
+    # The control group below which the pool's own is made, where the plan has one.
+    cgroup: str | None
     max_workers: int
     wire: WireLimits
     # Bytes of one argument tuple or result that travels beside the message, in a memfd.

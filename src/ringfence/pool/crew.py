@@ -20,13 +20,13 @@ from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.delivery import Delivery
 from ringfence.pool.dispatch import Dispatcher
-from ringfence.pool.errors import BrokenPool, CpuExceeded, LimitExceeded, OutputExceeded
+from ringfence.pool.errors import BrokenPool, CpuExceeded, LimitExceeded, MemoryExceeded, OutputExceeded
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.output import Stream
 from ringfence.pool.restart import StartBudget
 from ringfence.pool.statistics import Counters
-from ringfence.pool.zygote import Zygote, settings_for
+from ringfence.pool.zygote import Zygote
 from ringfence.sandbox.policy import Demand
 from ringfence.sandbox.report import Report
 
@@ -107,9 +107,7 @@ class Crew:
         return when
 
     def _start_zygote(self) -> None:
-        config = self._config
-        stdin = config.policy.capabilities.has("stdin:read")
-        zygote = Zygote(config.plan, settings_for(config), self._codec, inherit=not config.capture, stdin=stdin)
+        zygote = Zygote(self._config, self._codec)
         self._watch(zygote.channel.fileno(), self._hear_zygote)
         self._zygote = zygote
 
@@ -317,6 +315,9 @@ class Crew:
         if weak:
             self.break_down(BrokenPool("a worker is not locked in as required: " + "; ".join(map(str, weak))), done)
             return
+        group = self._zygote.group if self._zygote is not None else None
+        if group is not None:
+            group.admit(handle.number, handle.pid)
         handle.ready = True
         self._starting.discard(handle.number)
         handle.late_at = float("inf")
@@ -390,6 +391,9 @@ class Crew:
         for stream in handle.streams():
             stream.drain()
         self._dispatcher.leave(handle)
+        if self._zygote is not None and self._zygote.group is not None and self._zygote.group.discharge(handle.number):
+            text = "the kernel ended the worker: its processes used more memory than its group may"
+            handle.doom = handle.doom or MemoryExceeded(text, self._config.policy.limits.memory)
         unstarted = handle.unstarted()
         line = list(handle.line)
         started, waiting = line[: len(line) - unstarted], line[len(line) - unstarted :]

@@ -266,9 +266,12 @@ class Pool(_Tasks):
         max_tasks = 1 if isolation == "call" else _positive("max_tasks_per_child", max_tasks_per_child)
         self._serialiser = Serialiser()
         self._options = TaskOptions(timeout=policy.timeout if timeout is None else parse_duration(timeout))
+        features = probe()
+        plan = make_plan(policy, features, runtime=runtime_paths(library_paths()), single_use=max_tasks == 1)
         config = PoolConfig(
             policy=policy,
-            plan=make_plan(policy, probe(), runtime=runtime_paths(library_paths()), single_use=max_tasks == 1),
+            plan=plan,
+            cgroup=features.cgroup.path if plan.cgroup is not None and features.cgroup is not None else None,
             max_workers=_positive("max_workers", max_workers) or len(os.sched_getaffinity(0)),
             wire=WireLimits(max_frame=parse_size(max_message)),
             max_buffer=parse_size(max_buffer),

@@ -3,7 +3,7 @@
 import pickle
 import subprocess
 import sys
-from typing import IO, Any
+from typing import Any
 
 from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel, pipe
@@ -11,8 +11,9 @@ from ringfence.ipc.codec import Codec
 from ringfence.ipc.protocol import ZYGOTE, Conversation
 from ringfence.pool.codebase import library_paths
 from ringfence.pool.config import PoolConfig
+from ringfence.pool.group import PoolGroup
 
-__all__ = ["Zygote", "settings_for"]
+__all__ = ["Zygote"]
 
 # The whole program of the zygote's interpreter: no environment, no user site, no current folder is consulted.
 _PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from ringfence.worker.zygote import main; main(int(sys.argv[1]))"
@@ -33,17 +34,19 @@ _ENVIRONMENT = {
 class Zygote:
     """A started zygote and the channel to it. Close it with `end`."""
 
-    def __init__(self, plan: object, settings: dict[str, Any], codec: Codec, *, inherit: bool, stdin: bool) -> None:
-        """Start the process. `inherit`: its workers write to our stdout and stderr; `stdin`: they read our stdin.
-
-        Raises OSError when it cannot be started.
-        """
+    def __init__(self, config: PoolConfig, codec: Codec) -> None:
+        """Start the process. Raises OSError when it cannot be started."""
         self.codec = codec
         ours, theirs = pipe()
         try:
-            self.process = self._start(theirs.fileno(), inherit=inherit, stdin=stdin)
+            self.group = None
+            if config.cgroup is not None and config.plan.cgroup is not None:
+                self.group = PoolGroup(config.cgroup, config.plan.cgroup)
+            self.process = self._start(theirs.fileno(), config)
         except BaseException:
             ours.close()
+            if self.group is not None:
+                self.group.close()
             raise
         finally:
             theirs.close()
@@ -51,14 +54,31 @@ class Zygote:
         self.channel.accept_fds = True
         self.conversation = Conversation(ZYGOTE)
         self.ready = False
-        self.send([m.CONFIGURE, pickle.dumps(plan), settings])
+        try:
+            if self.group is not None:
+                # Before it is told what to do, and so before it starts anything itself.
+                self.group.adopt(self.process.pid)
+            self.send([m.CONFIGURE, pickle.dumps(config.plan), self._settings(config)])
+        except BaseException:
+            self.process.kill()
+            self.end()
+            raise
 
-    def _start(self, fd: int, *, inherit: bool, stdin: bool) -> "subprocess.Popen[bytes]":
-        output: int | IO[Any] | None = None if inherit else subprocess.DEVNULL
+    def _settings(self, config: PoolConfig) -> dict[str, Any]:
+        return {
+            "preload": list(config.preload),
+            "prefix": sys.prefix,
+            "frame": config.wire.max_frame,
+            "cgroup": None if self.group is None else self.group.path,
+        }
+
+    def _start(self, fd: int, config: PoolConfig) -> "subprocess.Popen[bytes]":
+        stdin = config.policy.capabilities.has("stdin:read")
         return subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _PROGRAM, str(fd), *library_paths()],
             stdin=None if stdin else subprocess.DEVNULL,
-            stdout=output,
+            # `inherit`: workers write to our stdout and stderr.
+            stdout=subprocess.DEVNULL if config.capture else None,
             # Even a pool that captures lets its zygote's own last words through: they say why it could not start.
             stderr=None,
             env=_ENVIRONMENT,
@@ -91,6 +111,8 @@ class Zygote:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self.group is not None:
+            self.group.close()
 
     def kill(self) -> None:
         """Kill it now; `end` still has to be called."""
@@ -100,8 +122,3 @@ class Zygote:
         """In a child forked by the caller: close our copy of the channel; the zygote is not ours."""
         self.channel.close()
         self.process.returncode = 0  # or Popen's finalizer would wait for a process that is not our child
-
-
-def settings_for(config: PoolConfig) -> dict[str, Any]:
-    """Return what a zygote is told besides the plan."""
-    return {"preload": list(config.preload), "prefix": sys.prefix, "frame": config.wire.max_frame}

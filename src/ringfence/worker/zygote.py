@@ -32,18 +32,45 @@ def main(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(fd, blocking=True, accept_fds=True)
     codec = Codec()
+    group = None
     try:
         channel.send(codec.pack([m.HELLO, m.PROTOCOL_VERSION, os.getpid()]))
-        prepared = _configure(channel, codec)
+        _, plan, settings = codec.unpack(channel.recv())
+        if settings["cgroup"] is not None:
+            group = _Group(settings["cgroup"])
+        prepared = _configure(channel, codec, plan, settings)
         if prepared is not None:
             _Zygote(channel, codec, prepared).loop()
     except ChannelClosed:
         pass
+    finally:
+        if group is not None:
+            group.remove()
 
 
-def _configure(channel: Channel, codec: Codec) -> enforce.Prepared | None:
-    """Receive the plan and make ready; on failure say why and return None."""
-    _, plan, settings = codec.unpack(channel.recv())
+class _Group:
+    """The pool's control group, held by its parent's folder: the private root to come does not show it."""
+
+    def __init__(self, path: str) -> None:
+        parent, self._name = os.path.split(path)
+        self._parent = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def remove(self) -> None:
+        """Leave the group and remove it, as far as that goes: the supervisor, if it lives, does the same."""
+        try:
+            procs = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._parent)
+            os.write(procs, b"0")  # 0: the writing process itself
+            group = os.open(self._name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._parent)
+            for entry in os.listdir(group):
+                if entry == "zygote" or entry.startswith("worker-"):
+                    os.rmdir(entry, dir_fd=group)
+            os.rmdir(self._name, dir_fd=self._parent)
+        except OSError:
+            pass  # the next supervisor on this host removes what is left
+
+
+def _configure(channel: Channel, codec: Codec, plan: bytes, settings: dict[str, Any]) -> enforce.Prepared | None:
+    """Carry out the plan's first half; on failure say why and return None."""
     try:
         # Before the lock-in: what dill pickled needs it, and importing it opens /dev/null for writing.
         import_module("dill")
