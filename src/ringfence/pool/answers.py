@@ -79,7 +79,7 @@ class Answers:
     def _read(self, handle: WorkerHandle, task: Task, message: list[Any]) -> tuple[Any, BaseException | None]:
         tag, body = message[0], message[2]
         if tag == m.ERROR:
-            return None, outcome.exception_from(body, self._config.policy.limits.memory)
+            return None, self._error(body)
         if tag == m.LEASED:
             lease, handle.lease = handle.lease, None
             if lease is None or lease.task != task.id:
@@ -110,7 +110,10 @@ class Answers:
             raise RemoteProtocolError("a chunk's failure that is no record")
         if failure is None:
             return Partial(values, None)
-        return Partial(values, outcome.exception_from(failure, self._config.policy.limits.memory))
+        return Partial(values, self._error(failure))
+
+    def _error(self, record: dict[str, Any]) -> BaseException:
+        return outcome.exception_from(record, self._config.policy.limits.memory, self._config.sources.fill_in)
 
     def fail(self, task: Task, error: BaseException, done: list[Delivery], handle: WorkerHandle | None = None) -> None:
         """End a task with `error`, and with what its dead worker `handle` had printed."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from ringfence.ipc.limits import WireLimits
 from ringfence.pool.serialise import Shipment
+from ringfence.pool.sources import SourceFiles
 from ringfence.pool.task import Output
 from ringfence.sandbox.plan import Plan
 from ringfence.sandbox.policy import Policy
@@ -32,4 +33,6 @@ class PoolConfig:
     queue_size: int | None
     initializer: Shipment | None
     preload: tuple[str, ...]
+    # Whose lines may be shown in tracebacks.
+    sources: SourceFiles
     on_output: Callable[[Output], Any] | None

@@ -5,6 +5,7 @@ import itertools
 import select
 from collections.abc import Callable
 
+from ringfence.errors import RingfenceError
 from ringfence.ipc.errors import ChannelClosed
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.handle import WorkerHandle
@@ -154,6 +155,8 @@ class Dispatcher:
         handle.answered += count
         self.ahead -= count if handle.line else count - 1
         if handle.line:
+            if handle.line[0].future._owner is None:
+                handle.kill(RingfenceError("the task was cancelled"))
             self.watch_head(handle)
         else:
             handle.deadline = _FOREVER

@@ -91,6 +91,7 @@ class ResultNotSerializable(RingfenceError, PicklingError, TypeError):
 class RemoteError(RingfenceError):
     """The task raised an exception of a class that this process does not rebuild.
 
+    Where that class derives from a builtin such as ValueError, so does what is raised: `except ValueError` works.
     `type_name` is its qualified name, `message` its text, `traceback` the formatted traceback of the worker.
     """
 
@@ -103,6 +104,10 @@ class RemoteError(RingfenceError):
 
     def __str__(self) -> str:
         return f"{self.type_name}: {self.message}" if self.message else self.type_name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The classes made for foreign names exist in this process only.
+        return RemoteError, (self.type_name, self.message, self.traceback, self.remote_args)
 
 
 class BrokenPool(RingfenceError, BrokenProcessPool):

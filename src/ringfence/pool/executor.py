@@ -281,6 +281,7 @@ class Pool(_Tasks):
             queue_size=_positive("queue_size", queue_size),
             initializer=None if initializer is None else self._serialiser.value((initializer, tuple(initargs))),
             preload=tuple(preload),
+            sources=self._serialiser.sources,
             on_output=on_output,
         )
         self._supervisor = Supervisor(config)

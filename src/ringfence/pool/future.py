@@ -59,6 +59,11 @@ class PoolFuture(Future[Any]):
         supervisor, task = owner
         return supervisor.cancel(task)
 
+    def withdraw(self) -> bool:
+        """Cancel the task unless it runs; say whether it is cancelled."""
+        owner = self._owner
+        return owner is not None and owner[0].cancel(owner[1], kill=False)
+
     def running(self) -> bool:
         """Say whether the task has reached the head of a worker's line."""
         owner = self._owner

@@ -151,7 +151,7 @@ class Mapper:
                 return [], error
             return self._one_by_one(chunk)
         except TimeoutError:
-            chunk.future.cancel()
+            chunk.future.withdraw()
             raise
         finally:
             future, chunk.future = chunk.future, None  # type: ignore[assignment]  # drops the result it holds
@@ -179,5 +179,5 @@ class Mapper:
     def _cancel(self) -> None:
         for chunk in self._chunks:
             if chunk.future is not None:
-                chunk.future.cancel()
+                chunk.future.withdraw()
         self._chunks.clear()

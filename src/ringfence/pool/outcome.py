@@ -8,7 +8,7 @@ import builtins
 import pickle
 import signal as signals
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures.process import _RemoteTraceback
 from typing import Any, Final
 
@@ -50,10 +50,13 @@ _FIELDS: Final[Mapping[str, type]] = {
 }
 
 
-def exception_from(record: Mapping[str, Any], memory: int | None = None) -> BaseException:
+def exception_from(
+    record: Mapping[str, Any], memory: int | None = None, finish: Callable[[str], str] = str
+) -> BaseException:
     """Return the exception that `record` (of ringfence.worker.failure) describes, its remote traceback as its cause.
 
-    `memory` is the limit in bytes that a MemoryError ran into, if there is one.
+    `memory` is the limit in bytes that a MemoryError ran into, if there is one; `finish` is applied to the
+    traceback's text.
 
     Raises RemoteProtocolError when the record is not of that form.
     """
@@ -66,7 +69,7 @@ def exception_from(record: Mapping[str, Any], memory: int | None = None) -> Base
             error.add_note(note)
     if record["traceback"]:
         # typeshed has its argument wrong: it is the text
-        error.__cause__ = _RemoteTraceback(f'\n"""\n{record["traceback"]}"""')  # type: ignore[arg-type]
+        error.__cause__ = _RemoteTraceback(f'\n"""\n{finish(record["traceback"])}"""')  # type: ignore[arg-type]
     return error
 
 
@@ -117,7 +120,29 @@ def _rebuilt(record: Mapping[str, Any], name: str) -> BaseException:
             return cls(*args)
         except Exception:  # noqa: BLE001  # arguments its constructor does not take: an impostor, or a subclass's
             pass
-    return RemoteError(name, record["message"], record["traceback"], args)
+    return _remote_class(record)(name, record["message"], record["traceback"], args)
+
+
+# Builtin classes that a class unknown here may derive from, and that do not care what arguments they get.
+_PLAIN_BASES: Final = (
+    "ArithmeticError", "AssertionError", "AttributeError", "BufferError", "EOFError", "ImportError", "IndexError",
+    "KeyError", "LookupError", "NameError", "NotImplementedError", "OverflowError", "ReferenceError", "RuntimeError",
+    "TimeoutError", "TypeError", "ValueError", "Warning", "ZeroDivisionError",
+)  # fmt: skip
+_remote_classes: dict[tuple[str, str], type[RemoteError]] = {}
+
+
+def _remote_class(record: Mapping[str, Any]) -> type[RemoteError]:
+    """Return RemoteError, or a class of the original's name that is also the builtin that the original was."""
+    bases = record.get("bases")
+    base = next((name for name in bases if name in _PLAIN_BASES), None) if type(bases) is list else None
+    name = record["type"].rpartition(".")[2]
+    if base is None or not name.isidentifier() or len(_remote_classes) >= 1024:
+        return RemoteError
+    known = _remote_classes.get((name, base))
+    if known is None:
+        known = _remote_classes[name, base] = type(name, (RemoteError, _BUILTINS[base]), {"__module__": __name__})
+    return known
 
 
 def _rebuilt_group(cls: type[BaseException], record: Mapping[str, Any], name: str) -> BaseException:

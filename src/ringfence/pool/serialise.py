@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ringfence.pool.codebase import Module, is_library, needed_by
+from ringfence.pool.sources import SourceFiles
 
 __all__ = ["Function", "Serialiser", "Shipment", "plain_size"]
 
@@ -49,6 +50,7 @@ class Serialiser:
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
+        self.sources = SourceFiles()
         # Found by name: kept as long as the pool, since their modules keep them as well.
         self._named: dict[Any, tuple[Function, Mapping[str, Any], str]] = {}
         # By value, and proven to depend on nothing that changes: kept as long as the function lives.
@@ -113,6 +115,7 @@ class Serialiser:
             if keep or _unchanged(dependencies):
                 return made
             del self._frozen[function]
+        self.sources.add(function)
         # The first time it may be one of a kind (a lambda made in a loop): only what comes back is worth keeping.
         if not keep and function not in self._seen:
             self._seen.add(function)

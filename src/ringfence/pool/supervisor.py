@@ -144,18 +144,21 @@ class Supervisor:
         if self._closing:
             raise PoolClosed("cannot schedule new futures after shutdown")
 
-    def cancel(self, task: Task) -> bool:
-        """Cancel a task wherever it is; False when it has another outcome already."""
+    def cancel(self, task: Task, *, kill: bool = True) -> bool:
+        """Cancel a task wherever it is; False when it has another outcome already, or runs and `kill` is false."""
         with self._lock:
             self._backlog.absorb()
             if task.future._owner is None:
                 return task.future.cancelled()
             handle = task.handle
-            if handle is not None and not self._recall(handle, task):
-                # It runs, and ends here for its caller; its worker's death is then blamed on nobody.
-                handle.kill(RingfenceError("the task was cancelled"))
-            else:
+            if handle is None or self._recall(handle, task):
                 self._backlog.queued -= 1
+            elif not kill:
+                return False
+            elif handle.line[0] is task:
+                # It runs, and ends here for its caller; its worker's death is then blamed on nobody. (A task further
+                # back that could not be recalled is about to run: its worker is killed when it reaches the head.)
+                handle.kill(RingfenceError("the task was cancelled"))
             self._backlog.close(task)
             self._counters.cancelled += 1
             self._space.notify()

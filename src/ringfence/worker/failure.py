@@ -36,6 +36,7 @@ def record(
         "kind": kind,
         "module": _text(getattr(cls, "__module__", "?"), 256),
         "type": _text(getattr(cls, "__qualname__", "?"), 256),
+        "bases": [base.__name__ for base in cls.__mro__ if base.__module__ == "builtins"][:16],
         "message": _said(error),
         "args": _plain_args(error.args, codec),
         "traceback": _formatted(error, skip),
