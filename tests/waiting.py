@@ -1,0 +1,68 @@
+"""Waiting for what cannot be waited on: polls with a deadline, never a bare sleep."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30.0, what: str = "it") -> None:
+    """Return when `condition()` is true; AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come true in {seconds:g} s"
+        time.sleep(0.002)
+
+
+def cpu_ticks(pid: int) -> int:
+    """Return the CPU time that `pid` has used, in clock ticks; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
+
+
+def wait_for_cpu_use(pid: int, ticks: int = 5) -> None:
+    """Return when `pid` has computed for a while: then the task it was given has started."""
+    before = cpu_ticks(pid)
+    wait_until(lambda: cpu_ticks(pid) >= before + ticks, what=f"the task of worker {pid}")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether `pid` runs: a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids: Iterable[int], seconds: float = 30.0) -> None:
+    """Return when no process of `pids` runs any more."""
+    left = set(pids)
+    deadline = time.monotonic() + seconds
+    while left := {pid for pid in left if is_alive(pid)}:
+        assert time.monotonic() < deadline, f"still alive after {seconds:g} s: {sorted(left)}"
+        time.sleep(0.002)
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the pids of everything that `pid` started, and what that started."""
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        current = waiting.pop()
+        try:
+            tasks = os.listdir(f"/proc/{current}/task")
+        except OSError:
+            continue
+        for task in tasks:
+            try:
+                with open(f"/proc/{current}/task/{task}/children") as file:
+                    children = [int(child) for child in file.read().split()]
+            except OSError:
+                continue
+            waiting.extend(child for child in children if child not in found)
+            found.update(children)
+    return found
