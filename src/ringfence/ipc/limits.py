@@ -21,11 +21,11 @@ class WireLimits(NamedTuple):
     far above what data has."""
 
     max_items: int = 8 * 1024 * 1024
-    """Words (of 8 bytes) of containers in one frame of more than 1 MiB: 1 per element of a list, 4 per entry
-    of a dict, 16 per container. One byte on the wire can be a list of 72 bytes in memory, so 64 MiB could
-    become 4.5 GiB. With this limit the containers of one frame stay near 64 MiB and the values in them (at
-    most about 100 bytes each) below 1 GiB; a list of eight million numbers still passes. Smaller frames
-    cannot exceed about 100 MiB and are not counted."""
+    """Words of 8 bytes that the containers of one frame of more than 1 MiB may count: 1 per element of a list, 4 per
+    entry of a dict, 16 per container, and 4 per value that is not of msgpack's own types. One byte on the wire can be a
+    list of 72 bytes in memory, so 64 MiB could become 4.5 GiB. With this limit the containers of a frame stay near
+    64 MiB and the values in them (at most about 100 bytes each) below 1 GiB, and reading takes seconds at worst; a list
+    of eight million numbers still passes. Smaller frames cannot exceed 80 MiB and are not counted."""
 
     max_fds: int = 16
     """File descriptors that may arrive and wait to be taken. A message needs one per large buffer; SCM_MAX_FD

@@ -122,7 +122,7 @@ REGISTERED = TypeRegistry()
 
 
 def register_type(cls: type, name: str | None = None) -> type:
-    """Let tasks return instances of `cls` (an enum, a dataclass or a pydantic model); return `cls`, as a decorator does.
+    """Let tasks return instances of `cls`, an enum, dataclass or pydantic model; return `cls`, as a decorator does.
 
     Counts for pools made afterwards. `name` is what stands for it on the wire, by default ``module:qualname``.
     Raises LocalProtocolError for a class of another kind, or a name that another class has.

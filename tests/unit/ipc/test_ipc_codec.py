@@ -6,6 +6,8 @@ import math
 import struct
 import threading
 import time
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import msgpack
@@ -14,6 +16,7 @@ import pytest
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import NotSerializable, RemoteProtocolError
 from ringfence.ipc.limits import WireLimits
+from ringfence.ipc.types import TypeRegistry
 
 CODEC = Codec()
 
@@ -106,6 +109,12 @@ class Plain:
     x: object
 
 
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: object
+    y: object
+
+
 CYCLE: list[Any] = [1]
 CYCLE.append({"again": (CYCLE,)})
 
@@ -177,6 +186,38 @@ def test_the_item_limit_is_the_senders_error_first() -> None:
             Codec(limits=limits).unpack(CODEC.pack(value))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        [Decimal(1)] * 5_000, [(n, Fraction(n)) for n in range(2_000)], [range(9)] * 5_000, [1j] * 5_000,
+        [{n: (n, [])} for n in range(2_000)], [{n} for n in range(3_000)], [2**64] * 10_000,
+        [Point(n, None) for n in range(2_000)], [Colour.RED] * 2_000, {Decimal(n): () for n in range(2_000)},
+    ],
+    ids=lambda value: repr(value)[:20],
+)  # fmt: skip
+def test_both_sides_count_the_same(value: Any) -> None:
+    """At the limit where the sender just sends, the receiver just receives; one item less, and both refuse."""
+    registry = TypeRegistry([Point, Colour])
+    # More than 1 MiB is counted.
+    sent = [value, b"x" * 1_100_000]
+    packed = Codec(registry).pack(sent)
+
+    def sends(limit: int) -> bool:
+        try:
+            Codec(registry, WireLimits(max_items=limit)).pack(sent)
+        except NotSerializable:
+            return False
+        return True
+
+    low, high = 0, 200_000
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if sends(middle) else (middle, high)
+    Codec(registry, WireLimits(max_items=high)).unpack(packed)
+    with pytest.raises(RemoteProtocolError, match=r"items|exceeds"):
+        Codec(registry, WireLimits(max_items=low)).unpack(packed)
+
+
 def test_a_few_bytes_do_not_become_gigabytes() -> None:
     """64 MiB of empty containers would be 4.5 GiB: refused after a fraction of that."""
     for body in (b"\x90", b"\x80"):
@@ -222,7 +263,7 @@ SET = b"\xd4\x01\x01"
         b"\x91\xd4\x01\x63", b"\x91\xc7\x00\x01", b"\x91\xc7\x02\x01\x00\x00", b"\xc7\x01\x01\x00",
         b"\x92" + SET + b"\x90", b"\x92" + SET + b"\x80",
         b"\xd4\x63\x00", b"\xd4\x80\x00", b"\xd4\xff\x00", b"\xc7\x00\x02",
-        *(bytes([0xC7, len(body), code]) + body for code in range(3, 14) for body in (b"", b"\xff" * 3, b"\x00" * 40)),
+        *(bytes([0xC7, len(body), code]) + body for code in range(2, 14) for body in (b"", b"\xff" * 3, b"\x00" * 40)),
         b"\x91\xd4\x01\x04", b"\x93\xd4\x01\x04\x01\x00", b"\x93\xd4\x01\x04\x01\xa1a", b"\x92\xd4\x01\x05\x01",
         b"\x94\xd4\x01\x05\x01\x01\x00", b"\x91\xd4\x01\x03", b"\x92\xd4\x01\x03\x01",
     ],
