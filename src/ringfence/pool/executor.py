@@ -20,6 +20,7 @@ from ringfence.pool.config import PoolConfig
 from ringfence.pool.errors import BrokenPool, PoolClosed, QueueFull
 from ringfence.pool.future import PoolFuture
 from ringfence.pool.mapping import Mapper
+from ringfence.pool.preflight import check_paths
 from ringfence.pool.serialise import Serialiser, Shipment, plain_size
 from ringfence.pool.statistics import Statistics
 from ringfence.pool.supervisor import Supervisor
@@ -268,6 +269,8 @@ class Pool(_Tasks):
         self._options = TaskOptions(timeout=policy.timeout if timeout is None else parse_duration(timeout))
         features = probe()
         plan = make_plan(policy, features, runtime=runtime_paths(library_paths()), single_use=max_tasks == 1)
+        other_user = plan.privileges is not None and plan.privileges.change_uid
+        check_paths(policy.capabilities, as_other_user=other_user)
         config = PoolConfig(
             policy=policy,
             plan=plan,
