@@ -99,6 +99,8 @@ def prepare(plan: Plan) -> Prepared:
     if plan.descriptors is not None:
         # Not before: under the workers' umask the folders of the private root would be closed to them.
         empty_environment(plan.descriptors)
+    # What a worker started and left behind becomes our child, to be found and killed.
+    sys.prctl(sys.PR_SET_CHILD_SUBREAPER, 1)
     translate = spaces is not None and spaces.user and spaces.own_pids
     home = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc) if spaces and spaces.own_pids else None
     if plan.privileges is not None and plan.privileges.drop_bounding and not (spaces and spaces.user):

@@ -61,6 +61,8 @@ class _Group:
             procs = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._parent)
             os.write(procs, b"0")  # 0: the writing process itself
             group = os.open(self._name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._parent)
+            kill = os.open("cgroup.kill", os.O_WRONLY | os.O_CLOEXEC, dir_fd=group)
+            os.write(kill, b"1")
             for entry in os.listdir(group):
                 if entry == "zygote" or entry.startswith("worker-"):
                     os.rmdir(entry, dir_fd=group)
