@@ -89,7 +89,10 @@ class Answers:
             else:
                 body = lease.redeem(body, self._codec)
         if tag == m.PICKLED:
-            return self._unpickled(body)
+            value, error = self._unpickled(body)
+            if error is None and task.flags & m.CHUNK:
+                return self._partial(value), None
+            return value, error
         if task.flags & m.CHUNK:
             return self._partial(body), None
         return body, None

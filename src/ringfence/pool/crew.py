@@ -87,6 +87,12 @@ class Crew:
             and len(self.workers) < self._config.max_workers
         )
 
+    def expected(self, queued: int) -> int:
+        """Return how many of `queued` tasks have a worker that is being started for them."""
+        if self._zygote is None or not self._zygote.ready:
+            return min(queued, self._config.max_workers)
+        return min(queued, len(self._starting))
+
     def start_missing(self, done: _Done) -> None:
         """Start the zygote, and workers for the tasks that wait."""
         if self.broken is not None or time.monotonic() < self._start_after:
@@ -196,6 +202,9 @@ class Crew:
                 handle.pid, handle.pidfd = message[2], fds[0]
                 if handle.doom is not None:
                     handle.kill()
+                elif handle.early is not None:
+                    early, handle.early = handle.early, None
+                    self._ready_after_all(handle, early, done)
             elif tag == m.EXITED:
                 handle.exit_code, handle.cpu_used, handle.peak_rss = message[2:5]
                 self._bury(handle, done)
@@ -315,15 +324,37 @@ class Crew:
         if weak:
             self.break_down(BrokenPool("a worker is not locked in as required: " + "; ".join(map(str, weak))), done)
             return
+        if handle.stopping:
+            return  # it is told to leave already, and will not read START
+        if not handle.pid:
+            handle.early = message  # SPAWNED is still on its way: what follows needs the pid
+            return
         group = self._zygote.group if self._zygote is not None else None
-        if group is not None:
-            group.admit(handle.number, handle.pid)
+        try:
+            if group is not None:
+                group.admit(handle.number, handle.pid)
+        except ProcessLookupError:
+            handle.kill()  # it died since: the zygote will say how
+            return
+        except OSError as error:
+            handle.kill(BrokenPool(f"worker {handle.pid} cannot be put under its limits: {error}"))
+            return
         handle.ready = True
         self._starting.discard(handle.number)
         handle.late_at = float("inf")
         handle.baseline_rss = self._monitor.baseline(handle.pid)
-        handle.start(self._answers.start_settings)
+        try:
+            handle.start(self._answers.start_settings)
+        except ChannelClosed:
+            handle.kill()
+            return
         self._dispatcher.join(handle)
+
+    def _ready_after_all(self, handle: WorkerHandle, message: list[Any], done: _Done) -> None:
+        try:
+            self._ready(handle, message, done)
+        except RemoteProtocolError as error:
+            self._punish(handle, error)
 
     def _hear_output(self, handle: WorkerHandle, stream: Stream, done: _Done) -> None:
         if not stream.read():

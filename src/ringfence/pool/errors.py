@@ -119,7 +119,7 @@ class InitializerFailed(BrokenPool):
 
 
 class PoolClosed(RingfenceError, RuntimeError):
-    """The pool takes no more tasks: it was shut down, or the interpreter is going down."""
+    """The pool takes no more tasks: it was shut down. (While the interpreter exits it is a plain RuntimeError.)"""
 
 
 class QueueFull(RingfenceError, Full):

@@ -323,7 +323,7 @@ class Pool(_Tasks):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; with `wait`, return when all are done and every process is gone.
 
-        With `cancel_futures`, tasks that have not started end cancelled.
+        With `cancel_futures`, tasks that have not started end cancelled; one for which a worker is being started has.
         """
         self._supervisor.shut_down(cancel=cancel_futures)
         if wait:
@@ -372,6 +372,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def _finish_at_exit() -> None:
     """At interpreter exit: let every pool finish what it accepted, as ProcessPoolExecutor does."""
     for supervisor in list(_supervisors):
+        supervisor.exiting = True
         supervisor.shut_down()
     for supervisor in list(_supervisors):
         supervisor.join()

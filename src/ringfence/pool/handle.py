@@ -33,6 +33,7 @@ class WorkerHandle:
         "cpu_used",
         "deadline",
         "doom",
+        "early",
         "exit_code",
         "functions",
         "gone",
@@ -73,6 +74,8 @@ class WorkerHandle:
         self.pidfd = -1
         self.conversation = Conversation(WORKER)
         self.report: Any = None
+        # Its READY, if that came before the zygote had said which pid it has.
+        self.early: list[Any] | None = None
         # It said READY, and then STARTED.
         self.ready = False
         self.started = False

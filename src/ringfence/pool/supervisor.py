@@ -59,6 +59,7 @@ class Supervisor:
         # Set once each, never unset.
         self._closing = False
         self._finished = False
+        self.exiting = False
         self._forked = False
         # Whether a new task may have to be refused; read without the lock.
         self._refuses = False
@@ -141,6 +142,9 @@ class Supervisor:
             raise PoolClosed(f"this pool belongs to process {self._owner_pid}, which forked this one; make a new pool")
         if self._crew.broken is not None:
             raise BrokenPool(f"the pool is broken: {self._crew.broken}") from self._crew.broken
+        if self.exiting:
+            # CPython's own class and words: whoever reads them on stderr then, atexit's last resort, finds them.
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._closing:
             raise PoolClosed("cannot schedule new futures after shutdown")
 
@@ -227,6 +231,11 @@ class Supervisor:
                 for handle in self._crew.workers.values():
                     self._backlog.put_back(self._dispatcher.take_back(handle, len(handle.line)))
                 cancelled = self._backlog.drain()
+                if not kill:
+                    # Workers that are being started have their task already, as ProcessPoolExecutor sees it.
+                    first = self._crew.expected(len(cancelled))
+                    self._backlog.put_back(cancelled[:first])
+                    del cancelled[:first]
                 for task in cancelled:
                     self._backlog.close(task)
                 self._counters.cancelled += len(cancelled)

@@ -137,7 +137,9 @@ class Worker:
                 if flags & m.CHUNK:
                     return self._chunk(callable_, arguments)
                 args, kwargs = arguments
-        except Exception as error:
+        except MemoryError:
+            raise
+        except BaseException as error:  # sys.exit in a __setstate__ is no result of the task's either
             raise _UnreadableTask from error
         return callable_(*args, **kwargs)
 
