@@ -23,9 +23,9 @@ _LASTING = ("/dev/null", "/dev/urandom", "/dev/tty", "/dev/pts", "/dev/random")
 
 def _children() -> set[str]:
     found: set[str] = set()
-    for task in Path("/proc/self/task").iterdir():
+    for task in os.listdir("/proc/self/task"):
         try:
-            found.update((task / "children").read_text().split())
+            found.update(Path(f"/proc/self/task/{task}/children").read_text().split())
         except OSError:  # a thread that ended while we looked
             continue
     return found

@@ -1,0 +1,235 @@
+"""CPython's own executor tests, taken from the installed interpreter and run against Pool.
+
+They are imported, never copied: what the interpreter's next version asks for is asked for here too. What cannot apply
+is listed with the reason.
+"""
+
+import contextlib
+import functools
+import os
+import time
+import unittest
+from typing import Any, ClassVar
+from unittest import mock
+
+import pytest
+
+pytest.importorskip("test.test_concurrent_futures", reason="this interpreter ships without test.test_concurrent_futures")
+
+from test import support
+from test.test_concurrent_futures import (  # type: ignore[import-not-found,unused-ignore]
+    test_as_completed,
+    test_deadlock,
+    test_init,
+    test_process_pool,
+    test_shutdown,
+    test_wait,
+    util,
+)
+
+import ringfence
+
+pytestmark = pytest.mark.timeout(90)
+
+# Programs of the shutdown tests run in interpreters of their own and import the executor from concurrent.futures.
+_PROLOGUE = """if True:
+    import concurrent.futures, ringfence
+    class {name}(ringfence.Pool):
+        def __init__(self, max_workers=None, mp_context=None, **kwargs):
+            super().__init__(max_workers, **{settings!r}, **kwargs)
+    concurrent.futures.{name} = {name}
+"""
+
+TRUSTED = {"profile": "trusted", "pickle_results": True, "stdout": "inherit"}
+# Sandboxed, but with what the tests' own programs print let through.
+SANDBOXED = {"profile": "untrusted", "stdout": "inherit"}
+
+_NO_INNARDS = "looks at ProcessPoolExecutor's private attributes"
+_NO_CONTEXT = "is about multiprocessing contexts, which Pool has none of"
+
+# What asks for the innards of ProcessPoolExecutor, and not for the behaviour of an executor.
+NOT_APPLICABLE = {
+    "ProcessPoolExecutorTest.test_max_workers_too_large": "is for Windows",
+    "ProcessPoolExecutorTest.test_killed_child": f"{_NO_INNARDS}; and a pool of ours heals where that one breaks",
+    "ProcessPoolExecutorTest.test_ressources_gced_in_workers": _NO_CONTEXT,
+    "ProcessPoolExecutorTest.test_saturation": _NO_CONTEXT,
+    "ProcessPoolExecutorTest.test_idle_process_reuse_one": _NO_INNARDS,
+    "ProcessPoolExecutorTest.test_idle_process_reuse_multiple": _NO_INNARDS,
+    "ProcessPoolExecutorTest.test_idle_process_reuse_multiple_stress": _NO_INNARDS,
+    "ProcessPoolExecutorTest.test_max_tasks_per_child": f"{_NO_INNARDS} (test_pool_life has the behaviour)",
+    "ProcessPoolExecutorTest.test_max_tasks_per_child_defaults_to_spawn_context": _NO_CONTEXT,
+    "ProcessPoolExecutorTest.test_python_finalization_error": "counts the threads that ProcessPoolExecutor starts",
+    "ProcessPoolExecutorTest.test_process_fork_from_a_threadpool": _NO_CONTEXT,
+    "ExecutorDeadlockTest.test_shutdown_deadlock_pickle": f"{_NO_INNARDS} (below, without them)",
+    "ExecutorDeadlockTest.test_gh105829_should_not_deadlock_if_wakeup_pipe_full": _NO_INNARDS,
+}
+# What a sandboxed pool refuses by design: each needs a worker to pickle, and the supervisor to unpickle, an instance.
+NOT_SANDBOXED = {
+    "ProcessPoolExecutorTest.test_free_reference": "returns an instance of its own class, which is not plain data",
+    **dict.fromkeys(
+        (
+            "ExecutorDeadlockTest.test_crash_at_task_unpickle",
+            "ExecutorDeadlockTest.test_crash_big_data",
+            "ExecutorDeadlockTest.test_crash_during_func_exec_on_worker",
+            "ExecutorDeadlockTest.test_shutdown_deadlock",
+        ),
+        "crashes by a signal that the worker sends itself, which pid 1 of a pid namespace is spared (test_pool_outcomes "
+        "has crashes of locked-in workers)",
+    ),
+    "ExecutorDeadlockTest.test_crash_during_result_pickle_on_worker": "results are not pickled, so none can crash",
+    "ExecutorDeadlockTest.test_exit_during_result_pickle_on_worker": "results are not pickled, so none can exit",
+    "ExecutorDeadlockTest.test_error_during_result_unpickle_in_result_handler": "nothing is unpickled here",
+    "ExecutorDeadlockTest.test_exit_during_result_unpickle_in_result_handler": "nothing is unpickled here",
+}
+
+
+def _program_runner(settings: dict[str, Any], name: str) -> Any:
+    original = test_shutdown.assert_python_ok
+
+    def assert_python_ok(flag: str, program: str, **kwargs: Any) -> Any:
+        return original(flag, _PROLOGUE.format(name=name, settings=settings) + program, **kwargs)
+
+    return assert_python_ok
+
+
+class _Context:
+    """Stands where the tests pass a multiprocessing context around; Pool ignores it."""
+
+    def get_start_method(self, allow_none: bool = True) -> str:
+        return "spawn"
+
+
+class _Mixin(util.ExecutorMixin):
+    """Gives the tests a Pool where they expect an executor."""
+
+    settings: ClassVar[dict[str, Any]]
+    executor_type: Any
+
+    def get_context(self) -> "_Context":
+        return _Context()
+
+    def setUp(self) -> None:
+        stack = contextlib.ExitStack()
+        self.addCleanup(stack.close)
+        runner = _program_runner(self.settings, self.executor_type.__name__)
+        stack.enter_context(mock.patch.object(test_shutdown, "assert_python_ok", runner))
+        super().setUp()
+
+
+class TrustedPool(ringfence.Pool):
+    """A Pool with ProcessPoolExecutor's signature."""
+
+    def __init__(self, max_workers: int | None = None, mp_context: _Context | None = None, **kwargs: Any) -> None:
+        super().__init__(max_workers, **TRUSTED, **kwargs)
+
+
+class SandboxedPool(ringfence.Pool):
+    """As TrustedPool, locked in."""
+
+    def __init__(self, max_workers: int | None = None, mp_context: _Context | None = None, **kwargs: Any) -> None:
+        super().__init__(max_workers, **SANDBOXED, **kwargs)
+
+
+def _bodies() -> list[type]:
+    """Return the classes of CPython's tests that say what an executor does."""
+    as_completed = test_as_completed.AsCompletedTests
+    initializer = test_init.InitializerMixin
+    return [
+        test_process_pool.ProcessPoolExecutorTest,
+        test_shutdown.ExecutorShutdownTest,
+        test_deadlock.ExecutorDeadlockTest,
+        test_wait.WaitTests,
+        as_completed,
+        initializer,
+    ]
+
+
+def _skipped(body: type, name: str, sandboxed: bool) -> str | None:
+    for cls in body.__mro__:
+        key = f"{cls.__name__}.{name}"
+        reason = NOT_APPLICABLE.get(key) or (NOT_SANDBOXED.get(key) if sandboxed else None)
+        if reason is not None:
+            return reason
+    return None
+
+
+def _cases(pool: type, settings: dict[str, Any]) -> list[Any]:
+    """Return each test as a TestCase instance; those that cannot apply are marked with their reason."""
+    cases = []
+    for body in _bodies():
+        own: dict[str, Any] = {"executor_type": pool, "settings": settings, "__module__": __name__}
+        if hasattr(body, "_test_traceback"):
+            # A class method that travels with its class: that of the class that a worker can import.
+            own["_test_traceback"] = body._test_traceback
+        kind = type(f"{pool.__name__}{body.__name__}", (_Mixin, body, util.BaseTestCase), own)
+        for name in unittest.TestLoader().getTestCaseNames(kind):
+            reason = _skipped(body, name, pool is SandboxedPool)
+            marks = [pytest.mark.skip(reason=f"CPython's test {reason}")] if reason else []
+            cases.append(pytest.param(functools.partial(kind, name), id=f"{body.__name__}.{name}", marks=marks))
+    return cases
+
+
+def _run(make: Any) -> None:
+    case = make()
+    result = unittest.TestResult()
+    with mock.patch.object(support, "reap_children", lambda: None):  # the leak check of our own conftest does this
+        case.run(result)
+    problems = [text for _, text in (*result.failures, *result.errors)]
+    assert not problems, "\n".join(problems)
+    if result.skipped:
+        pytest.skip(result.skipped[0][1])
+    assert result.testsRun == 1
+
+
+@pytest.mark.parametrize("make", _cases(TrustedPool, TRUSTED))
+def test_trusted(make: Any) -> None:
+    """A trusted pool that may pickle results does whatever CPython's tests ask of an executor."""
+    _run(make)
+
+
+@pytest.mark.parametrize("make", _cases(SandboxedPool, SANDBOXED))
+def test_sandboxed(make: Any) -> None:
+    """A locked-in pool does too, but for what it refuses by design."""
+    _run(make)
+
+
+@pytest.mark.parametrize("pool", [TrustedPool, SandboxedPool])
+def test_a_failing_initializer_breaks_the_executor(pool: Any) -> None:
+    """test_init.FailingInitializerMixin without the log and the private flag: BrokenExecutor, and it stays so."""
+    from concurrent.futures import BrokenExecutor
+
+    with pool(2, initializer=test_init.init_fail) as executor:
+        with pytest.raises(BrokenExecutor):
+            executor.submit(test_init.get_init_status).result()
+        with pytest.raises(BrokenExecutor):
+            executor.submit(test_init.get_init_status)
+
+
+@pytest.mark.parametrize("pool", [TrustedPool, SandboxedPool])
+def test_shutdown_after_a_pickle_error(pool: Any) -> None:
+    """test_shutdown_deadlock_pickle without the private thread: shutdown(wait=False) after it does not hang."""
+    from pickle import PicklingError
+
+    executor = pool(2)
+    executor.submit(id, 42).result()
+    future = executor.submit(id, test_deadlock.ErrorAtPickle())
+    executor.shutdown(wait=False)
+    with pytest.raises(PicklingError):
+        future.result()
+    executor.shutdown(wait=True)
+
+
+def test_a_foreign_wait_does_not_disturb_the_pool() -> None:
+    """A program that reaps every child, as support.reap_children does, takes nothing from the supervisor."""
+    with TrustedPool(2) as executor:
+        futures = [executor.submit(time.sleep, 0.05) for _ in range(10)]
+        while any(not future.done() for future in futures):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+        assert [future.exception() for future in futures] == [None] * 10
+
+
+def test_the_reasons_are_about_tests_that_exist() -> None:
+    """The lists above name tests of this interpreter or of another one, never a typo twice."""
+    names = {f"{cls.__name__}.{name}" for body in _bodies() for cls in body.__mro__ for name in dir(body)}
+    assert len([key for key in (*NOT_APPLICABLE, *NOT_SANDBOXED) if key in names]) > 10
