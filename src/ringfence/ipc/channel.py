@@ -368,13 +368,12 @@ class Channel:
 
 
 def pipe_fds() -> tuple[int, int]:
-    """Return the two ends of a new ``multiprocess.Pipe()``, a pair of stream sockets; the caller owns them.
+    """Return the two ends of a new ``multiprocessing.Pipe()``, a pair of stream sockets; the caller owns them.
 
     They are blocking, and not inherited by other programs.
     """
-    # Imported here: it brings dill and takes 30 times as long as the rest of this package, which workers
-    # need.
-    from multiprocess import Pipe
+    # Imported here: workers, which make no pipes, need the rest of this module early.
+    from multiprocessing.connection import Pipe
 
     near, far = Pipe(duplex=True)
     with near, far:

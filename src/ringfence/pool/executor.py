@@ -1,6 +1,5 @@
 """Pool: a concurrent.futures.Executor whose workers are locked in."""
 
-import asyncio
 import itertools
 import os
 import threading
@@ -72,6 +71,8 @@ class _Tasks(Executor):
 
         Cancelling the awaiting task ends the worker's task too. Raises what `submit` and the future raise.
         """
+        import asyncio  # here: it takes longer to import than all of ringfence
+
         while True:
             try:
                 future = self.submit_nowait(fn, *args, **kwargs)
