@@ -39,6 +39,10 @@ _STOP_GRACE: Final = 1.0
 # Seconds a worker may take from its fork to READY; a hundred times what it takes on a loaded machine.
 _START_GRACE: Final = 30.0
 
+# Seconds after a worker's end within which the zygote has to say so; it does nothing else.
+_BURIAL_GRACE: Final = 10.0
+_NEVER: Final = float("inf")
+
 _Done = list[Delivery]
 
 
@@ -53,6 +57,7 @@ class Crew:
         monitor: Monitor,
         counters: Counters,
         poller: select.epoll,
+        spare: Zygote,
     ) -> None:
         self._config = config
         self._backlog = backlog
@@ -65,6 +70,8 @@ class Crew:
         self._numbers = itertools.count(1)
         self._budget = StartBudget()
         self._zygote: Zygote | None = None
+        # One that was started already and waits to be configured.
+        self._spare: Zygote | None = spare
         # Every worker that was asked for and is not buried yet, by number.
         self.workers: dict[int, WorkerHandle] = {}
         # Those of them that have not said READY.
@@ -72,7 +79,7 @@ class Crew:
         # No zygote or worker is started before this time.
         self._start_after = 0.0
         # The next time that a worker is late in starting or stopping.
-        self._late_at = float("inf")
+        self._late_at = _NEVER
         self.handlers: dict[int, Callable[[_Done], None]] = {}
         # Set once: why no worker will ever be started again.
         self.broken: BaseException | None = None
@@ -113,7 +120,15 @@ class Crew:
         return when
 
     def _start_zygote(self) -> None:
-        zygote = Zygote(self._config, self._codec)
+        zygote, self._spare = self._spare, None
+        if zygote is None:
+            stdin = self._config.policy.capabilities.has("stdin:read")
+            zygote = Zygote(inherit=not self._config.capture, stdin=stdin)
+        try:
+            zygote.configure(self._config)
+        except BaseException:
+            zygote.abandon()
+            raise
         self._watch(zygote.channel.fileno(), self._hear_zygote)
         self._zygote = zygote
 
@@ -216,8 +231,7 @@ class Crew:
         """The zygote is gone, and by PDEATHSIG every worker with it: bury them all; a new one starts when needed."""
         self._zygote = None
         self._unwatch(zygote.channel.fileno())
-        zygote.kill()
-        zygote.end()
+        zygote.abandon()
         for handle in list(self.workers.values()):
             handle.kill()
             if handle.pidfd >= 0:
@@ -240,6 +254,8 @@ class Crew:
             # Dead or dying, or it closed its end: then it is of no use. The zygote will say how it ended.
             self._unwatch(channel.fileno())
             handle.kill()
+            handle.ending = True
+            self._be_late(handle, _BURIAL_GRACE)
             return
         except RemoteProtocolError as error:
             self._punish(handle, error)
@@ -341,7 +357,7 @@ class Crew:
             return
         handle.ready = True
         self._starting.discard(handle.number)
-        handle.late_at = float("inf")
+        handle.late_at = _NEVER
         handle.baseline_rss = self._monitor.baseline(handle.pid)
         try:
             handle.start(self._answers.start_settings)
@@ -391,15 +407,19 @@ class Crew:
             else:
                 self._dispatcher.look_at(handle, when)
         if now >= self._late_at:
-            self._end_late(now)
+            self._end_late(now, done)
 
-    def _end_late(self, now: float) -> None:
-        self._late_at = float("inf")
-        for handle in self.workers.values():
-            if handle.late_at <= now:
-                handle.late_at = float("inf")
-                handle.kill(BrokenPool(f"worker {handle.pid} did not start or stop in time"))
-            self._late_at = min(self._late_at, handle.late_at)
+    def _end_late(self, now: float, done: _Done) -> None:
+        late = [handle for handle in self.workers.values() if handle.late_at <= now]
+        self._late_at = min((handle.late_at for handle in self.workers.values() if handle.late_at > now), default=_NEVER)
+        for handle in late:
+            if handle.ending or not handle.pid:
+                # The zygote should have said long ago that it was started, or that it ended.
+                if self._zygote is not None:
+                    self._lose_zygote(self._zygote, TimeoutError("it does not answer"), done)
+                return
+            handle.late_at = _NEVER
+            handle.kill(BrokenPool(f"worker {handle.pid} did not start or stop in time"))
 
     def _be_late(self, handle: WorkerHandle, grace: float) -> None:
         handle.late_at = time.monotonic() + grace
@@ -499,7 +519,13 @@ class Crew:
         if zygote is not None:
             self._unwatch(zygote.channel.fileno())
             zygote.end()
+        self._drop_spare()
         return True
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.abandon()
 
     def abandon(self, done: _Done) -> None:
         """Bury every worker without waiting to be told, and end the zygote: for when the loop itself has failed."""
@@ -510,13 +536,14 @@ class Crew:
             handle.close()
         self.workers.clear()
         if self._zygote is not None:
-            self._zygote.kill()
-            self._zygote.end()
+            self._zygote.abandon()
             self._zygote = None
+        self._drop_spare()
 
     def forget(self) -> None:
         """In a child forked by the caller: close our copies of every fd."""
         for handle in self.workers.values():
             handle.close()
-        if self._zygote is not None:
-            self._zygote.forget()
+        for zygote in (self._zygote, self._spare):
+            if zygote is not None:
+                zygote.forget()

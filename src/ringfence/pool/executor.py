@@ -25,6 +25,7 @@ from ringfence.pool.statistics import Statistics
 from ringfence.pool.supervisor import Supervisor
 from ringfence.pool.task import Output, Task, TaskOptions
 from ringfence.pool.transfer import LARGE
+from ringfence.pool.zygote import Zygote
 from ringfence.sandbox.capabilities import GrantLike
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.features import probe
@@ -265,30 +266,41 @@ class Pool(_Tasks):
         _check_choice("stdout", stdout, ("capture", "inherit"))
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        workers = _positive("max_workers", max_workers)
+        _positive("queue_size", queue_size)
         max_tasks = 1 if isolation == "call" else _positive("max_tasks_per_child", max_tasks_per_child)
         self._serialiser = Serialiser()
         self._options = TaskOptions(timeout=policy.timeout if timeout is None else parse_duration(timeout))
-        features = probe()
-        plan = make_plan(policy, features, runtime=runtime_paths(library_paths()), single_use=max_tasks == 1)
-        other_user = plan.privileges is not None and plan.privileges.change_uid
-        check_paths(policy.capabilities, as_other_user=other_user)
-        config = PoolConfig(
-            policy=policy,
-            plan=plan,
-            cgroup=features.cgroup.path if plan.cgroup is not None and features.cgroup is not None else None,
-            max_workers=_positive("max_workers", max_workers) or len(os.sched_getaffinity(0)),
-            wire=WireLimits(max_frame=parse_size(max_message)),
-            max_buffer=parse_size(max_buffer),
-            capture=stdout == "capture",
-            pickle_results=pickle_results,
-            max_tasks=max_tasks,
-            queue_size=_positive("queue_size", queue_size),
-            initializer=None if initializer is None else self._serialiser.value((initializer, tuple(initargs))),
-            preload=tuple(preload),
-            sources=self._serialiser.sources,
-            on_output=on_output,
-        )
-        self._supervisor = Supervisor(config)
+
+        def configure() -> PoolConfig:
+            features = probe()
+            plan = make_plan(policy, features, runtime=runtime_paths(library_paths()), single_use=max_tasks == 1)
+            other_user = plan.privileges is not None and plan.privileges.change_uid
+            check_paths(policy.capabilities, as_other_user=other_user)
+            return PoolConfig(
+                policy=policy,
+                plan=plan,
+                cgroup=features.cgroup.path if plan.cgroup is not None and features.cgroup is not None else None,
+                max_workers=workers or len(os.sched_getaffinity(0)),
+                wire=WireLimits(max_frame=parse_size(max_message)),
+                max_buffer=parse_size(max_buffer),
+                capture=stdout == "capture",
+                pickle_results=pickle_results,
+                max_tasks=max_tasks,
+                queue_size=queue_size,
+                initializer=None if initializer is None else self._serialiser.value((initializer, tuple(initargs))),
+                preload=tuple(preload),
+                sources=self._serialiser.sources,
+                on_output=on_output,
+            )
+
+        # Its interpreter starts while we find out what it is to be told.
+        zygote = Zygote(inherit=stdout == "inherit", stdin=policy.capabilities.has("stdin:read"))
+        try:
+            self._supervisor = Supervisor(configure(), zygote)
+        except BaseException:
+            zygote.abandon()
+            raise
         _supervisors.add(self._supervisor)
         # A pool that is forgotten without shutdown finishes its tasks and goes.
         self._finalizer = weakref.finalize(self, self._supervisor.shut_down)

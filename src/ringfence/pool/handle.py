@@ -33,6 +33,7 @@ class WorkerHandle:
         "cpu_used",
         "deadline",
         "doom",
+        "ending",
         "early",
         "exit_code",
         "functions",
@@ -87,6 +88,8 @@ class WorkerHandle:
         # task's token for one that was taken back.
         self.sealed = False
         self.stopping = False
+        # It has closed its channel.
+        self.ending = False
         # A thread that waits for the head's answer polls the channel itself; until it is done nobody closes the fds,
         # and whether that is due by then is in `gone`.
         self.watched = False

@@ -22,6 +22,7 @@ from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.statistics import Counters, Statistics
 from ringfence.pool.task import Task
+from ringfence.pool.zygote import Zygote
 from ringfence.sandbox.report import Report
 
 __all__ = ["Supervisor"]
@@ -41,7 +42,7 @@ _COALESCE: Final = 300e-6
 class Supervisor:
     """The processes and the queue of one pool."""
 
-    def __init__(self, config: PoolConfig) -> None:
+    def __init__(self, config: PoolConfig, zygote: Zygote) -> None:
         self.config = config
         self._owner_pid = os.getpid()
         self._lock = threading.Lock()
@@ -55,7 +56,9 @@ class Supervisor:
         self._dispatcher = Dispatcher(
             self._backlog, monitor, self._counters, self._poller, self._wake, ahead=config.max_tasks is None
         )
-        self._crew = Crew(config, self._backlog, self._dispatcher, monitor, self._counters, self._poller)
+        self._crew = Crew(
+            config, self._backlog, self._dispatcher, monitor, self._counters, self._poller, zygote
+        )
         # Set once each, never unset.
         self._closing = False
         self._finished = False
@@ -65,7 +68,6 @@ class Supervisor:
         self._refuses = False
         # When a submitting thread last sent a task by itself.
         self._sent_at = 0.0
-        # The zygote is started from this thread, which lives as long as the pool does.
         self.thread = threading.Thread(target=self._main, name="ringfence-supervisor")
 
     # From any thread

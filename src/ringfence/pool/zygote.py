@@ -3,11 +3,13 @@
 import pickle
 import subprocess
 import sys
+import time
 from typing import Any
 
 from ringfence.ipc import messages as m
-from ringfence.ipc.channel import Channel, pipe
+from ringfence.ipc.channel import pipe
 from ringfence.ipc.codec import Codec
+from ringfence.ipc.errors import ChannelClosed, DeadlineExceeded
 from ringfence.ipc.protocol import ZYGOTE, Conversation
 from ringfence.pool.codebase import library_paths
 from ringfence.pool.config import PoolConfig
@@ -29,56 +31,50 @@ _ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "PYTHON_DISABLE_REMOTE_DEBUG": "1",  # 3.14's sys.remote_exec (PEP 768)
 }
+# Seconds a zygote may take to read a message. It does nothing else, but a loaded machine may keep it from running.
+_PATIENCE = 10.0
 
 
 class Zygote:
     """A started zygote and the channel to it. Close it with `end`."""
 
-    def __init__(self, config: PoolConfig, codec: Codec) -> None:
-        """Start the process. Raises OSError when it cannot be started."""
-        self.codec = codec
-        ours, theirs = pipe()
+    def __init__(self, *, inherit: bool, stdin: bool) -> None:
+        """Start the process, which needs a while and no plan for it; `configure` has to follow.
+
+        `inherit`: its workers write to our stdout and stderr; `stdin`: they read our stdin. Raises OSError.
+        """
+        self._codec = Codec()
+        self.group: PoolGroup | None = None
+        self.conversation = Conversation(ZYGOTE)
+        self.ready = False
+        self.channel, theirs = pipe()
+        self.channel.accept_fds = True
         try:
-            self.group = None
-            if config.cgroup is not None and config.plan.cgroup is not None:
-                self.group = PoolGroup(config.cgroup, config.plan.cgroup)
-            self.process = self._start(theirs.fileno(), config)
+            self.process = self._start(theirs.fileno(), inherit=inherit, stdin=stdin)
         except BaseException:
-            ours.close()
-            if self.group is not None:
-                self.group.close()
+            self.channel.close()
             raise
         finally:
             theirs.close()
-        self.channel: Channel = ours
-        self.channel.accept_fds = True
-        self.conversation = Conversation(ZYGOTE)
-        self.ready = False
-        try:
-            if self.group is not None:
-                # Before it is told what to do, and so before it starts anything itself.
-                self.group.adopt(self.process.pid)
-            self.send([m.CONFIGURE, pickle.dumps(config.plan), self._settings(config)])
-        except BaseException:
-            self.process.kill()
-            self.end()
-            raise
 
-    def _settings(self, config: PoolConfig) -> dict[str, Any]:
-        return {
+    def configure(self, config: PoolConfig) -> None:
+        """Say what its workers are to be. Raises OSError, ChannelClosed."""
+        if config.cgroup is not None and config.plan.cgroup is not None:
+            self.group = PoolGroup(config.cgroup, config.plan.cgroup)
+            # Before it is told what to do, and so before it starts anything itself.
+            self.group.adopt(self.process.pid)
+        settings = {
             "preload": list(config.preload),
             "prefix": sys.prefix,
-            "frame": config.wire.max_frame,
             "cgroup": None if self.group is None else self.group.path,
         }
+        self.send([m.CONFIGURE, pickle.dumps(config.plan), settings])
 
-    def _start(self, fd: int, config: PoolConfig) -> "subprocess.Popen[bytes]":
-        stdin = config.policy.capabilities.has("stdin:read")
+    def _start(self, fd: int, *, inherit: bool, stdin: bool) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _PROGRAM, str(fd), *library_paths()],
             stdin=None if stdin else subprocess.DEVNULL,
-            # `inherit`: workers write to our stdout and stderr.
-            stdout=subprocess.DEVNULL if config.capture else None,
+            stdout=None if inherit else subprocess.DEVNULL,
             # Even a pool that captures lets its zygote's own last words through: they say why it could not start.
             stderr=None,
             env=_ENVIRONMENT,
@@ -92,14 +88,18 @@ class Zygote:
         return self.process.pid
 
     def send(self, message: list[Any], fds: tuple[int, ...] = ()) -> None:
-        """Send one message with fds. It reads at once, always, so this does not block for long."""
-        self.channel.send(self.codec.pack(message), fds)
+        """Send one message with fds. Raises ChannelClosed when it is gone, or does not read (which ends it)."""
+        try:
+            self.channel.send(self._codec.pack(message), fds, time.monotonic() + _PATIENCE)
+        except DeadlineExceeded as error:
+            self.kill()
+            raise ChannelClosed(f"the zygote did not read for {_PATIENCE:g} s") from error
 
     def hear(self) -> list[tuple[list[Any], list[int]]]:
         """Return the messages that are there, checked, each with the fds that came with it."""
         heard = []
         for body in self.channel.read_ready():
-            message = self.conversation.hear(self.codec.unpack(body))
+            message = self.conversation.hear(self._codec.unpack(body))
             heard.append((message, self.channel.take_fds() if message[0] == m.SPAWNED else []))
         return heard
 
@@ -113,6 +113,11 @@ class Zygote:
             self.process.wait()
         if self.group is not None:
             self.group.close()
+
+    def abandon(self) -> None:
+        """Kill it, and clean up after it."""
+        self.kill()
+        self.end()
 
     def kill(self) -> None:
         """Kill it now; `end` still has to be called."""

@@ -30,8 +30,8 @@ _INTERRUPTED: Final = 130
 # What python answers when the last flush of stdout fails (Py_RunMain).
 _FLUSH_FAILED: Final = 120
 
-# Frames of a traceback that are printed, the innermost; the interpreter's own bound (PyTraceBack_LIMIT). A million of
-# them, from a recursion without end, would take half a minute to look up.
+# Frames of a traceback that are kept, the innermost; as many as the interpreter prints (PyTraceBack_LIMIT). A million
+# of them, from a recursion without end, would take half a minute to format.
 _MOST_FRAMES: Final = 1000
 
 _OURS: Final = frozenset(
@@ -133,7 +133,7 @@ def _report(error: BaseException) -> None:
         if sys.excepthook is not sys.__excepthook__:
             sys.excepthook(type(error), error, error.__traceback__)
         else:
-            traceback.print_exception(error, limit=getattr(sys, "tracebacklimit", -_MOST_FRAMES))
+            traceback.print_exception(error)
     except BaseException:  # noqa: BLE001  # foreign code; python prints the original in that case too
         sys.__excepthook__(type(error), error, error.__traceback__)
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -160,7 +160,7 @@ def _flush() -> int:
 
 
 def _clean(error: BaseException) -> None:
-    """Take our own frames, and the import system's around them, out of the tracebacks of `error` and its causes."""
+    """Take our frames, and the import system's, out of the tracebacks of `error` and its causes; cut them to length."""
     for each in _family(error):
         each.__traceback__ = _without_ours(each.__traceback__)
 
@@ -180,13 +180,21 @@ def _family(error: BaseException) -> Iterator[BaseException]:
 
 
 def _without_ours(trace: types.TracebackType | None) -> types.TracebackType | None:
-    kept: types.TracebackType | None = None
-    frames = []
+    first = last = None
+    count = 0
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename not in _OURS:
-            frames.append(trace)
+        kept = trace.tb_frame.f_code.co_filename not in _OURS
+        if kept:
+            if last is None:
+                first = trace
+            elif last.tb_next is not trace:
+                # Only where one was left out: each such assignment walks the rest of the chain (to find cycles).
+                last.tb_next = trace
+            last = trace
         trace = trace.tb_next
-    for frame in reversed(frames):
-        frame.tb_next = kept
-        kept = frame
-    return kept
+        count += kept
+    if last is not None and last.tb_next is not None:
+        last.tb_next = None
+    while first is not None and count > _MOST_FRAMES:
+        first, count = first.tb_next, count - 1
+    return first

@@ -35,6 +35,9 @@ def main(fd: int) -> None:
     group = None
     try:
         channel.send(codec.pack([m.HELLO, m.PROTOCOL_VERSION, os.getpid()]))
+        # While the supervisor makes its plan. What dill pickled needs it, and importing it opens /dev/null for writing,
+        # which no worker may.
+        import_module("dill")
         _, plan, settings = codec.unpack(channel.recv())
         if settings["cgroup"] is not None:
             group = _Group(settings["cgroup"])
@@ -74,8 +77,6 @@ class _Group:
 def _configure(channel: Channel, codec: Codec, plan: bytes, settings: dict[str, Any]) -> enforce.Prepared | None:
     """Carry out the plan's first half; on failure say why and return None."""
     try:
-        # Before the lock-in: what dill pickled needs it, and importing it opens /dev/null for writing.
-        import_module("dill")
         prepared = enforce.prepare(pickle.loads(plan))
         for name in settings["preload"]:
             import_module(name)
