@@ -4,15 +4,17 @@ As root, --user drops to "nobody" before the zygote prepares, as if an ordinary 
 """
 
 import argparse
+import json
 import pickle
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ringfence.sandbox.features import Features, probe
-from ringfence.sandbox.plan import make_plan
+from ringfence.sandbox.plan import Plan, make_plan
 from ringfence.sandbox.policy import Demand, Layer, Policy
 from ringfence.sandbox.runtime_paths import runtime_paths
 
@@ -82,26 +84,32 @@ def zygote(arguments: list[str], data: bytes = b"") -> str:
     return subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True).stdout.decode()
 
 
-def main() -> None:
-    import json
+def measure(
+    rounds: int, *, namespaces: bool = True, user: bool = False, allow: Sequence[str] = ()
+) -> tuple[Plan, list[list[dict[str, float]]]]:
+    """Return the plan, and seconds by step: of bare forks, of preparing, of each round."""
+    who = "user" if user else "self"
+    features = Features.from_data(json.loads(zygote(["0", who, "probe"]))) if user else probe()
+    runtime = runtime_paths()
+    policy = Policy.build("untrusted", allow)
+    if not namespaces:
+        policy = replace(policy, demands={**policy.demands, Layer.NAMESPACES: Demand.OFF})
+        # The cost does not depend on who may read the interpreter; without a private root root needs it open.
+        runtime = replace(runtime, closed=())
+    plan = make_plan(policy, features, runtime=runtime)
+    return plan, json.loads(zygote([str(rounds), who, "run"], pickle.dumps(plan)))
 
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--user", action="store_true")
     parser.add_argument("--no-namespaces", action="store_true")
     parser.add_argument("--allow", action="append", default=[])
     options = parser.parse_args()
-    who = "user" if options.user else "self"
-    features = Features.from_data(json.loads(zygote(["0", who, "probe"]))) if options.user else probe()
-    runtime = runtime_paths()
-    policy = Policy.build("untrusted", options.allow)
-    if options.no_namespaces:
-        policy = replace(policy, demands={**policy.demands, Layer.NAMESPACES: Demand.OFF})
-        # The cost does not depend on who may read the interpreter; without a private root root needs it open.
-        runtime = replace(runtime, closed=())
-    plan = make_plan(policy, features, runtime=runtime)
+    plan, groups = measure(options.rounds, namespaces=not options.no_namespaces, user=options.user, allow=options.allow)
     print(plan.report, end="\n\n")
-    for group in json.loads(zygote([str(options.rounds), who, "run"], pickle.dumps(plan))):
+    for group in groups:
         for step in group[0]:
             values = sorted(found[step] * 1e3 for found in group)
             p99 = values[int(len(values) * 0.99)]

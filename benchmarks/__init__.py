@@ -1,0 +1,1 @@
+"""What ringfence costs beside other pools, measured in one run: ``python -m benchmarks --help``."""

@@ -1,0 +1,177 @@
+"""A process of its own for every call: locked in by ringfence, by bubblewrap, or not at all."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import pools
+from benchmarks.model import Contender, Figure, Measured, Noted, Parameters, Row, Unavailable
+from benchmarks.tasks import increment
+
+_SOURCE = str(Path(__file__).resolve().parent.parent / "src")
+
+# Floors run in an interpreter as small as a zygote: forking copies the page tables of all that is loaded.
+_FLOOR = """
+import ctypes, json, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+
+def must(result):
+    if result:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+kind, calls = sys.argv[1], int(sys.argv[2])
+home = os.open("/proc/self/ns/pid", os.O_RDONLY)
+root = os.geteuid() == 0
+before, inside = {
+    "none": (0, 0), "worker": (NEWPID, NEWNS), "all": (NEWPID, NEWNS | NEWNET | NEWIPC | NEWUTS),
+}[kind]
+if before and not root:  # the way back into our own pid namespace is root's alone
+    before, inside = 0, before | inside | NEWUSER
+times = []
+for _ in range(calls):
+    start = time.perf_counter()
+    if before:
+        must(libc.unshare(before))
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            if inside:
+                must(libc.unshare(inside))
+            code = 0
+        finally:
+            os._exit(code)
+    if before:
+        must(libc.setns(home, NEWPID))
+    if os.waitpid(pid, 0)[1]:
+        sys.exit("unshare was refused")
+    times.append(time.perf_counter() - start)
+print(json.dumps(times))
+"""
+
+
+def _summary(times: list[float]) -> Measured:
+    return {"call": statistics.median(times)}
+
+
+def _timed(call: Callable[[], Any], count: int) -> Measured:
+    call()
+    times = []
+    for _ in range(count):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return _summary(times)
+
+
+def _ringfence(parameters: Parameters, **options: Any) -> Measured:
+    count = parameters["calls"]
+    with pools.ringfence(isolation="call", **options) as operations:
+        submit, result = operations.submit, operations.result
+        found = dict(_timed(lambda: result(submit(increment, 1)), count))
+        start = time.perf_counter()
+        for handle in [submit(increment, n) for n in range(count)]:
+            result(handle)
+        found["many"] = (time.perf_counter() - start) / count
+    return found
+
+
+def _without_namespaces(parameters: Parameters) -> Measured | Noted:
+    from ringfence import UnsupportedError
+
+    try:
+        return _no_namespaces_here(parameters)
+    except UnsupportedError as error:
+        # Without a private root, a worker that was started by root must be able to read the interpreter as nobody.
+        python = f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+        if not os.access(python, os.X_OK) or sys.executable == python:
+            raise Unavailable(str(error)) from error
+    path = os.pathsep.join([*(entry or os.getcwd() for entry in sys.path if "site-packages" in entry), _SOURCE])
+    program = "import json, sys\nfrom benchmarks.fresh import _no_namespaces_here as measure\n"
+    program += "print(json.dumps(measure(json.loads(sys.argv[1]))))"
+    done = subprocess.run(
+        [python, "-c", program, json.dumps(dict(parameters))],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), path]).strip(os.pathsep)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Unavailable((done.stderr.strip().splitlines() or ["it failed"])[-1])
+    return Noted(json.loads(done.stdout), f"run by {python}: other users cannot read this interpreter")
+
+
+def _no_namespaces_here(parameters: Parameters) -> Measured:
+    import ringfence
+
+    shipped = (Path(ringfence.__file__).parent / "configs" / "untrusted.toml").read_text("utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "untrusted-without-namespaces.toml"
+        path.write_text(shipped.replace('namespaces = "preferred"', 'namespaces = "off"'), "utf-8")
+        return _ringfence(parameters, profile=str(path))
+
+
+def _bwrap(parameters: Parameters) -> Measured:
+    program = shutil.which("bwrap")
+    if program is None:
+        raise Unavailable("bwrap is not installed (Debian: bubblewrap)")
+    # The interpreter itself, not the virtual environment's: without site-packages it starts sooner.
+    python = os.path.realpath(sys.executable)
+    view = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--die-with-parent"]
+    command = [program, "--unshare-all", *view, python, "-I", "-c", "pass"]
+    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    if first.returncode:
+        raise Unavailable(first.stderr.strip()[-60:] or f"bwrap ended with {first.returncode}")
+    return _timed(lambda: subprocess.run(command, check=True), parameters["slow_calls"])
+
+
+def _forkserver(parameters: Parameters) -> Measured:
+    context = multiprocessing.get_context("forkserver")
+
+    def call() -> None:
+        process = context.Process(target=increment, args=(1,))
+        process.start()
+        process.join()
+
+    return _timed(call, parameters["slow_calls"])
+
+
+def _floor(kind: str, parameters: Parameters) -> Measured:
+    command = [sys.executable, "-I", "-S", "-c", _FLOOR, kind, str(parameters["calls"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable((done.stderr.strip().splitlines() or ["it failed"])[-1])
+    return _summary(json.loads(done.stdout))
+
+
+ROW = Row(
+    name="fresh",
+    title="A fresh process for each call",
+    figures=(
+        Figure("call", "one call at a time (p50)", "ms"),
+        Figure("many", "each of {calls} calls together, 2 workers", "ms"),
+    ),
+    contenders=(
+        Contender("ringfence, isolation='call', untrusted", _ringfence),
+        Contender("ringfence, the same without namespaces", _without_namespaces),
+        Contender("ringfence, isolation='call', trusted", lambda p: _ringfence(p, profile="trusted")),
+        Contender("bwrap --unshare-all python -I -c pass", _bwrap),
+        Contender("multiprocessing forkserver Process", _forkserver),
+        Contender("floor: os.fork + waitpid", lambda p: _floor("none", p), floor=True, quick=False),
+        Contender("floor: fork + unshare(pid, mnt)", lambda p: _floor("worker", p), floor=True, quick=False),
+        Contender("floor: fork + unshare(pid, mnt, net, ipc, uts)", lambda p: _floor("all", p), floor=True),
+    ),
+    full={"calls": 200, "slow_calls": 30},
+    quick={"calls": 10, "slow_calls": 2},
+    budget=50.0,
+)

@@ -1,0 +1,18 @@
+"""Every row, in the order of the table."""
+
+from benchmarks import buffers, call, chunked, fresh, large, lockin_row, memory, mixed, startup, submit
+
+ROWS = (
+    submit.ROW,
+    call.ROW,
+    chunked.ROW,
+    fresh.ROW,
+    large.ROW,
+    memory.QUEUED,
+    memory.IDLE,
+    startup.ROW,
+    mixed.ROW,
+    lockin_row.ROW,
+    buffers.RESULTS,
+    buffers.ARGUMENTS,
+)
