@@ -39,8 +39,8 @@ def attempts(target: Target) -> list[Attempt]:
     """Return the attempts on `target`, in the order of the table."""
     return [
         Attempt("read a secret file", read_file, (target.secret,)),
-        Attempt("read a secret from the environment", read_variable, (target.variable,)),
-        Attempt("list the home folder", os.listdir, (target.home,)),
+        Attempt("read our environment", read_variable, (target.variable,)),
+        Attempt(f"list the {'root' if target.home == '/' else 'home'} folder", os.listdir, (target.home,)),
         Attempt("open a socket", connect, (target.port,)),
         Attempt("start a process", start_process),
         Attempt("fork", fork),
@@ -103,7 +103,7 @@ def hoard_shared() -> str:
     import time
 
     page = b"x" * _MEBIBYTE
-    kept = []
+    kept: list[mmap.mmap] = []
     while len(kept) * 64 * _MEBIBYTE < _HOARD // 2:
         kept.append(mmap.mmap(-1, 64 * _MEBIBYTE))
         for at in range(64):

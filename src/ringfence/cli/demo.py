@@ -220,4 +220,3 @@ def _connections(listener: socket.socket) -> int:
             listener.accept()[0].close()
             count += 1
     return count
-

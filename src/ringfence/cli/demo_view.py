@@ -109,9 +109,10 @@ def _largest(findings: "Findings") -> Table:
 
 def _attacks(attacks: "list[Attack]") -> Table:
     table = _table("Attacks from inside a worker")
-    table.add_column("attempt", overflow="fold", min_width=16, ratio=3)
-    table.add_column("what stopped it", overflow="fold", min_width=18, ratio=4)
-    table.add_column("the error its author saw", overflow="fold", ratio=6)
+    # The error gets what the other two leave.
+    table.add_column("attempt", max_width=22)
+    table.add_column("what stopped it", max_width=24)
+    table.add_column("the error its author saw", overflow="fold")
     for attack in attacks:
         # The texts come from a worker.
         error = escape(visible(attack.error))
