@@ -144,8 +144,11 @@ class Answers:
     def send_lease(self, handle: WorkerHandle, size: int) -> None:
         """Lend the worker a memfd for its result, or an answer without one when the result is too large."""
         task = handle.line[0]
-        if handle.lease is not None or size <= 0:
+        if size <= 0 or (handle.lease is not None and handle.lease.task == task.id):
             raise RemoteProtocolError("NEED_LEASE twice, or for nothing")
+        if handle.lease is not None:
+            handle.lease.close()  # of a task that ended without using it
+            handle.lease = None
         try:
             if size > self._config.max_buffer:
                 handle.send([m.LEASE, task.id, 0])

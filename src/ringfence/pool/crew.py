@@ -87,12 +87,28 @@ class Crew:
     # Starting
 
     def wants_worker(self) -> bool:
-        """Say whether tasks wait that one more worker would run."""
-        return (
-            self.broken is None
-            and len(self._starting) + self._dispatcher.idle < self._backlog.queued
-            and len(self.workers) < self._config.max_workers
-        )
+        """Say whether tasks wait that one more worker would run, or will soon."""
+        if self.broken is not None or not self.has_room():
+            return False
+        waiting = len(self._starting) + self._dispatcher.idle
+        if waiting < self._backlog.queued:
+            return True
+        # Where each task gets a worker of its own, its successor starts while it runs, and waits locked in.
+        return self._config.max_tasks == 1 and waiting < self._config.max_workers and self._dispatcher.used
+
+    def has_room(self) -> bool:
+        """Say whether the pool may have one more worker; those that are about to leave do not count."""
+        most = self._config.max_workers
+        if len(self.workers) < most:
+            return True
+        if self._config.max_tasks is None or len(self.workers) >= 3 * most:
+            return False
+        leaving = sum(1 for handle in self.workers.values() if handle.stopping or self._is_last(handle))
+        return len(self.workers) - leaving < most
+
+    def _is_last(self, handle: WorkerHandle) -> bool:
+        """Say whether a worker runs the last task it is good for."""
+        return bool(handle.line) and handle.answered + len(handle.line) >= (self._config.max_tasks or _NEVER)
 
     def expected(self, queued: int) -> int:
         """Return how many of `queued` tasks have a worker that is being started for them."""

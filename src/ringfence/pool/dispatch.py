@@ -35,6 +35,7 @@ class Dispatcher:
         wake: Callable[[], None],
         *,
         ahead: bool,
+        most_busy: int,
     ) -> None:
         self._backlog = backlog
         self._monitor = monitor
@@ -43,6 +44,7 @@ class Dispatcher:
         self._wake = wake
         # Whether workers may hold tasks besides the one they run (not when each gets only one).
         self._may_run_ahead = ahead
+        self._most_busy = most_busy
         self.members: dict[int, WorkerHandle] = {}
         # Ready, unsealed, with an empty line. The one used last is used first: its caches are warm.
         self._idle: dict[int, WorkerHandle] = {}
@@ -55,6 +57,11 @@ class Dispatcher:
         self.wakes_at = 0.0
         # Workers whose turn to be topped up comes.
         self._round: list[WorkerHandle] = []
+
+    @property
+    def used(self) -> bool:
+        """Whether any worker has tasks."""
+        return len(self.members) > len(self._idle)
 
     @property
     def idle(self) -> int:
@@ -87,8 +94,7 @@ class Dispatcher:
             if not self._backlog.queued:
                 return
             if self._idle:
-                _, handle = self._idle.popitem()
-                self._fill(handle)
+                self._feed_idle()
                 continue
             if not self._round:
                 self._round = list(self.members.values())
@@ -100,10 +106,8 @@ class Dispatcher:
 
     def feed(self) -> None:
         """Give every idle worker something: from the queue, or from another worker's line."""
-        while self._idle and self._backlog.queued:
-            _, handle = self._idle.popitem()
-            self._fill(handle)
-        while self._idle and self.ahead > 0:
+        self._feed_idle()
+        while self._idle and self.ahead > 0 and self._has_slot():
             rich = take_back(self.members.values())
             if rich is None:
                 return
@@ -111,9 +115,19 @@ class Dispatcher:
             if not taken:
                 return
             self._backlog.put_back(taken)
-            while self._idle and self._backlog.queued:
-                _, handle = self._idle.popitem()
-                self._fill(handle)
+            self._feed_idle()
+
+    def _feed_idle(self) -> None:
+        while self._idle and self._backlog.queued and self._has_slot():
+            _, handle = self._idle.popitem()
+            self._fill(handle)
+            if not handle.line:
+                self._idle[handle.number] = handle
+                return
+
+    def _has_slot(self) -> bool:
+        """Say whether one more worker may run tasks: of those that wait for their one task there may be more."""
+        return len(self.members) - len(self._idle) < self._most_busy
 
     def _fill(self, handle: WorkerHandle) -> None:
         """Send a worker that may take tasks as many as it should hold."""

@@ -250,7 +250,7 @@ class Pool(_Tasks):
         on_output: Callable[[Output], Any] | None = None,
         pickle_results: bool = False,
         max_message: int | str = MAX_FRAME,
-        max_buffer: int | str = 1 << 30,
+        max_buffer: int | str = "256MiB",
         preload: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
     ) -> None:

@@ -67,14 +67,20 @@ class Monitor:
         self,
         limits: Limits,
         *,
+        tree: bool = True,
         cpu: Callable[[int], float] = cpu_seconds,
-        memory: Callable[[int], int] = tree_memory,
+        memory: Callable[[int], int] | None = None,
         baseline: Callable[[int], int] = resident,
     ) -> None:
+        """Watch tasks for `limits`. `tree`: they may start processes, whose memory counts too.
+
+        To find those, every process of the host is looked at: a few milliseconds that a pool whose workers cannot start
+        any is spared.
+        """
         self._cpu_limit = limits.cpu
         self._memory_limit = limits.memory
         self._cpu = cpu
-        self._memory = memory
+        self._memory = memory or (tree_memory if tree else resident)
         self._baseline = baseline
         self.watches_usage = limits.cpu is not None or limits.memory is not None
 

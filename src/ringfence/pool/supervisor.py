@@ -52,9 +52,10 @@ class Supervisor:
         self._poller.register(self._waker, select.EPOLLIN)
         self._counters = Counters()
         self._backlog = Backlog()
-        monitor = Monitor(config.policy.limits)
+        monitor = Monitor(config.policy.limits, tree=config.policy.capabilities.has("process:exec"))
         self._dispatcher = Dispatcher(
-            self._backlog, monitor, self._counters, self._poller, self._wake, ahead=config.max_tasks is None
+            self._backlog, monitor, self._counters, self._poller, self._wake, ahead=config.max_tasks is None,
+            most_busy=config.max_workers,
         )
         self._crew = Crew(
             config, self._backlog, self._dispatcher, monitor, self._counters, self._poller, zygote
@@ -87,7 +88,7 @@ class Supervisor:
             self._withdraw(task)
         if len(inbox) >= _TURN:
             self._send_some()
-        elif dispatcher.wakes_at and (dispatcher.idle or len(self._crew.workers) < self.config.max_workers):
+        elif dispatcher.wakes_at and (dispatcher.idle or self._crew.has_room()):
             now = time.monotonic()
             if now - self._sent_at > _STREAM and dispatcher.idle and self._lock.acquire(blocking=False):
                 # A task by itself: on its way before this returns.
