@@ -10,6 +10,7 @@ from typing import Any
 from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
+from ringfence.ipc.errors import ChannelClosed
 from ringfence.ipc.protocol import WORKER, Conversation
 from ringfence.pool.output import Stream
 from ringfence.pool.schedule import Pace
@@ -214,7 +215,10 @@ class WorkerHandle:
                 task.handle = None
             self.held_bytes -= sum(task.size for task in taken)
             self.sealed = True
-            self.send([m.SYNC])
+            try:
+                self.send([m.SYNC])
+            except ChannelClosed:
+                pass  # it is dead; whose tokens we hold, those tasks are ours all the same
         return taken
 
     def unstarted(self) -> int:

@@ -116,6 +116,8 @@ class Worker:
             return self._failed(task, error)
         counts = self._printed()
         try:
+            if _is_large_buffer(value):
+                return self._lend(task, value, counts)  # packing it first would only cost memory
             body = self._codec.pack([m.RESULT, task, value, *counts])
         except NotSerializable as error:
             return self._unpackable(task, value, error, counts)
@@ -261,6 +263,13 @@ class Worker:
                 self._waiting.append(message)
         finally:
             self._channel.accept_fds = False
+
+
+def _is_large_buffer(value: Any) -> bool:
+    kind = type(value)
+    if kind is bytes:
+        return len(value) >= LARGE
+    return kind.__module__ == "numpy" and kind.__name__ == "ndarray" and bool(value.nbytes >= LARGE)
 
 
 def _loads(payload: Any) -> Any:
