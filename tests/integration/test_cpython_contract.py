@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 
-pytest.importorskip("test.test_concurrent_futures", reason="this interpreter ships without test.test_concurrent_futures")
+pytest.importorskip("test.test_concurrent_futures", reason="this interpreter ships without its tests")
 
 from test import support
 from test.test_concurrent_futures import (  # type: ignore[import-not-found,unused-ignore]
@@ -73,8 +73,8 @@ NOT_SANDBOXED = {
             "ExecutorDeadlockTest.test_crash_during_func_exec_on_worker",
             "ExecutorDeadlockTest.test_shutdown_deadlock",
         ),
-        "crashes by a signal that the worker sends itself, which pid 1 of a pid namespace is spared (test_pool_outcomes "
-        "has crashes of locked-in workers)",
+        "crashes by a signal that the worker sends itself, which pid 1 of a pid namespace is spared "
+        "(test_pool_outcomes has crashes of locked-in workers)",
     ),
     "ExecutorDeadlockTest.test_crash_during_result_pickle_on_worker": "results are not pickled, so none can crash",
     "ExecutorDeadlockTest.test_exit_during_result_pickle_on_worker": "results are not pickled, so none can exit",
