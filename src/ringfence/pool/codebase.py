@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from typing import NamedTuple
 
@@ -72,7 +72,10 @@ def _spec(name: str) -> ModuleSpec | None:
         return spec if isinstance(spec, ModuleSpec) else None
     parent = name.rpartition(".")[0]
     if parent and parent not in sys.modules:
-        return None  # finding it would import, and so run, its package here
+        # Finding it the ordinary way would import, and so run, its package here.
+        above = _spec(parent)
+        places = above.submodule_search_locations if above is not None else None
+        return PathFinder.find_spec(name, list(places)) if places is not None else None
     try:
         return find_spec(name)
     except (ImportError, ValueError, AttributeError):

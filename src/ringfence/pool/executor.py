@@ -214,7 +214,7 @@ class Pool(_Tasks):
         initializer, initargs: called in each worker before its first task; a failure breaks the pool.
         profile: the name of a profile (`untrusted`, `trusted`, ...), the path of a TOML file, or a Profile.
         capabilities: grants on top of the profile's, such as ``"fs:read=/data"``.
-        limits: ceilings for each task, over the profile's.
+        limits: ceilings for each task, over the profile's. Output is measured only where it is captured.
         timeout: wall time for each task from its start, in seconds or as "1.5s"; the worker is killed at its end.
         isolation: "pool" lets a worker run many tasks, "call" gives every task a fresh one.
         max_tasks_per_child: replace a worker after so many tasks.

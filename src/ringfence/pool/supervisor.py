@@ -94,8 +94,7 @@ class Supervisor:
                 # A task by itself: on its way before this returns.
                 self._sent_at = now
                 try:
-                    backlog.absorb()
-                    dispatcher.feed()
+                    self._send()
                 finally:
                     self._lock.release()
             else:
@@ -109,13 +108,24 @@ class Supervisor:
         The system calls on the way give the interpreter lock to the I/O thread, which would else get it every 5 ms.
         """
         if not self._lock.acquire(blocking=False):
+            # Whoever has it may have looked into the inbox already.
+            if self._dispatcher.wakes_at:
+                self._dispatcher.wakes_at = 0.0
+                self._wake()
             os.sched_yield()
             return
         try:
-            self._backlog.absorb()
-            self._dispatcher.top_up()
+            self._send()
         finally:
             self._lock.release()
+
+    def _send(self) -> None:
+        """Send what is in the inbox to workers that have room; what needs a new worker is for the I/O thread."""
+        self._backlog.absorb()
+        self._dispatcher.top_up()
+        if self._backlog.queued and self._dispatcher.wakes_at and self._crew.wants_worker():
+            self._dispatcher.wakes_at = 0.0
+            self._wake()
 
     def _await_space(self, wait: bool) -> bool:
         bound = self.config.queue_size
@@ -214,6 +224,9 @@ class Supervisor:
         if fd in self._crew.handlers:
             self._poller.modify(fd, select.EPOLLIN | (select.EPOLLOUT if handle.channel.wants_write else 0))
             self._crew.hear_worker(handle, done)
+        # In this order: a task that came before the worker was idle again is seen here, one that came later finds it idle.
+        self._backlog.absorb()
+        self._dispatcher.feed()
 
     def is_running(self, task: Task) -> bool:
         """Say whether `task` is at the head of a worker's line."""
@@ -327,8 +340,13 @@ class Supervisor:
                 self._crew.start_missing(done)
             elif self._crew.dismiss():
                 return False
+            self._dispatcher.feed()
             wakes_at = min(self._dispatcher.next_look(), self._crew.next_time())
             self._dispatcher.wakes_at = wakes_at
+            # Whoever puts a task in does that first and looks second whether we sleep; we say that we sleep first and
+            # look for tasks second. One of us sees the other.
+            if self._backlog.inbox:
+                wakes_at = 0.0
         if done:
             deliver(done)
             return True
