@@ -227,6 +227,8 @@ class Supervisor:
         # In this order: a task that came before the worker was idle again is seen here, one that came later finds it idle.
         self._backlog.absorb()
         self._dispatcher.feed()
+        if handle.ending or self._backlog.queued:
+            self._wake()  # the I/O thread has to start another worker, or to wait for this one's end
 
     def is_running(self, task: Task) -> bool:
         """Say whether `task` is at the head of a worker's line."""
