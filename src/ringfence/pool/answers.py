@@ -1,5 +1,6 @@
 """What workers answer, turned into outcomes; and the large arguments and leases they ask for on the way."""
 
+import logging
 import os
 import pickle
 from typing import Any
@@ -19,6 +20,9 @@ from ringfence.pool.task import Task
 from ringfence.pool.transfer import Lease
 
 __all__ = ["Answers", "Partial"]
+
+
+_log = logging.getLogger("ringfence.pool")
 
 
 class Partial:
@@ -133,7 +137,12 @@ class Answers:
         if not task.flags & m.BUFFERED:
             raise RemoteProtocolError("NEED_BUFFER for a task that has its arguments")
         assert task.parcel is not None
-        fd = task.parcel.open()
+        try:
+            fd = task.parcel.open()
+        except OSError as error:
+            _log.warning("no memory or fd for the arguments of task %d: %s", task.id, error)
+            self._refuse(handle, [m.BUFFER, task.id, 0])
+            return
         try:
             handle.send([m.BUFFER, task.id, os.fstat(fd).st_size], (fd,))
         except ChannelClosed:
@@ -149,12 +158,24 @@ class Answers:
         if handle.lease is not None:
             handle.lease.close()  # of a task that ended without using it
             handle.lease = None
+        if size > self._config.max_buffer:
+            self._refuse(handle, [m.LEASE, task.id, 0])
+            return
         try:
-            if size > self._config.max_buffer:
-                handle.send([m.LEASE, task.id, 0])
-                return
             handle.lease = Lease(task.id, size)
+        except OSError as error:
+            _log.warning("no memory or fd for the result of task %d: %s", task.id, error)
+            self._refuse(handle, [m.LEASE, task.id, 0])
+            return
+        try:
             handle.send([m.LEASE, task.id, size], (handle.lease.fd,))
+        except ChannelClosed:
+            pass
+
+    def _refuse(self, handle: WorkerHandle, message: list[Any]) -> None:
+        """Send an answer without the fd that was asked for: the worker then fails the task, and lives on."""
+        try:
+            handle.send(message)
         except ChannelClosed:
             pass
 

@@ -1,5 +1,6 @@
 """Who lives: the zygote and its workers, from their start to their burial, and what they say in between."""
 
+import errno
 import functools
 import itertools
 import logging
@@ -230,6 +231,8 @@ class Crew:
             if handle is None:
                 raise RemoteProtocolError(f"the zygote speaks of worker {message[1]}, which it was not asked for")
             if tag == m.SPAWNED:
+                if not fds:  # the kernel drops what there is no room for (recvmsg(2), MSG_CTRUNC)
+                    raise OSError(errno.EMFILE, "no file descriptor is left to hold a worker by")
                 handle.pid, handle.pidfd = message[2], fds[0]
                 if handle.doom is not None:
                     handle.kill()

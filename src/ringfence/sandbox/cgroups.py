@@ -281,8 +281,8 @@ def remove_group(path: str, *, seconds: float = 1.0) -> bool:
 def _remove_folders(path: str) -> bool:
     """Remove empty groups from the leaves up; the files in them belong to the kernel."""
     try:
-        for entry in os.scandir(path):
-            if entry.is_dir(follow_symlinks=False) and not _remove_folders(entry.path):
+        with os.scandir(path) as entries:
+            if not all(_remove_folders(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)):
                 return False
         os.rmdir(path)
     except FileNotFoundError:

@@ -229,7 +229,8 @@ class Worker:
                 return self._codec.pack([
                     m.ERROR, task,
                     {"kind": "unserializable", "module": "ringfence", "type": "ResultNotSerializable", "args": None,
-                     "message": f"the result is {size} bytes, more than the pool's max_buffer", "traceback": "",
+                     "message": f"the result is {size} bytes, more than the pool's max_buffer, or than the "
+                     "supervisor has memory or file descriptors for", "traceback": "",
                      "notes": []},
                     *counts,
                 ])  # fmt: skip
@@ -244,7 +245,7 @@ class Worker:
         self._send([m.NEED_BUFFER, task])
         fd = self._await(m.BUFFER)
         if fd is None:
-            raise EOFError("the supervisor holds no arguments for this task")
+            raise EOFError("the supervisor could not hand over the arguments: no memory or file descriptors")
         try:
             return buffers.map_sealed(fd, os.fstat(fd).st_size)
         finally:
