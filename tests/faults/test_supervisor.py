@@ -1,0 +1,134 @@
+"""What befalls the supervisor: it is killed, or it runs out of file descriptors."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pool_tasks as tasks
+import pytest
+from waiting import descendants, is_alive, wait_until
+
+from ringfence import Pool
+
+pytestmark = pytest.mark.as_user
+
+PROGRAM = """
+import sys, time
+sys.path.insert(0, {tests!r})
+import pool_tasks as tasks
+from ringfence import Pool
+pool = Pool(3, **{settings!r})
+first = [pool.submit(time.sleep, 0.05) for _ in range(3)]
+[future.result() for future in first]
+futures = [pool.submit(tasks.spin), pool.submit(tasks.spin_catching_everything)]
+if {grandchild!r}:
+    def start():
+        import subprocess, time
+        subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True)
+        time.sleep(1000)
+    futures.append(pool.submit(start))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def traces() -> set[str]:
+    """Return what a pool could leave on disk: names in /dev/shm and /tmp, and control groups."""
+    found = set()
+    for folder in ("/dev/shm", "/tmp", "/var/tmp"):
+        found.update(f"{folder}/{name}" for name in os.listdir(folder) if "ringfence" in name)
+    for root, folders, _ in os.walk("/sys/fs/cgroup"):
+        found.update(os.path.join(root, name) for name in folders if "ringfence" in name)
+    return found
+
+
+@pytest.mark.parametrize("phase", ["at once", "working"])
+@pytest.mark.parametrize("profile", ["untrusted", "trusted"])
+def test_a_killed_supervisor_leaves_nothing(profile: str, phase: str) -> None:
+    """SIGKILL: within a second no process of it is left, and nothing in /dev/shm, /tmp or the control groups."""
+    before = traces()
+    settings = {"profile": profile}
+    program = PROGRAM.format(
+        tests=str(Path(__file__).parent.parent), settings=settings, grandchild=profile == "trusted"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        if phase == "working":
+            assert process.stdout.readline() == "ready\n"
+            wait_until(lambda: len(descendants(process.pid)) >= 4)
+        else:
+            wait_until(lambda: descendants(process.pid))
+        family = descendants(process.pid)
+        process.kill()
+        killed = time.monotonic()
+        wait_until(lambda: not any(is_alive(pid) for pid in family), 10, "the end of the family")
+        took = time.monotonic() - killed
+    assert family
+    assert took < 1.0 + 4.0 * (os.getloadavg()[0] > 4)  # a loaded machine may be late
+    wait_until(lambda: traces() <= before, 5, "the end of the traces")
+
+
+def test_a_terminated_supervisor_leaves_nothing() -> None:
+    """SIGTERM, which Python does not handle, is no different."""
+    program = PROGRAM.format(tests=str(Path(__file__).parent.parent), settings={}, grandchild=False)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        family = descendants(process.pid)
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        wait_until(lambda: not any(is_alive(pid) for pid in family), 10, "the end of the family")
+
+
+@pytest.mark.parametrize("spare", range(0, 26, 2))
+def test_file_descriptors_run_out(spare: int) -> None:
+    """With any number of fds left, a task ends or a call raises: nothing hangs; with room again the pool works."""
+    pool = None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    used = len(os.listdir("/proc/self/fd"))
+    fillers = [os.open("/dev/null", os.O_RDONLY) for _ in range(highest - used + 8)]
+    try:
+        top = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (top + spare, hard))
+        try:
+            pool = Pool(2)
+            futures = [pool.submit(tasks.square, n) for n in range(4)]
+            errors = [future.exception(20) for future in futures]
+            assert all(error is None or isinstance(error, Exception) for error in errors)
+        except OSError:
+            pass
+        except Exception as error:
+            assert isinstance(error, RuntimeError)  # BrokenPool and its like
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in fillers:
+            os.close(fd)
+        if pool is not None:
+            pool.shutdown()
+    with Pool(1) as after:
+        assert after.submit(tasks.square, 3).result(30) == 9
+
+
+def test_file_descriptors_run_out_under_way() -> None:
+    """A pool that cannot open one more fd goes on with the workers it has, and takes large data again afterwards."""
+    with Pool(1) as pool:
+        pool.submit(tasks.square, 1).result()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            assert pool.submit(tasks.square, 5).result(30) == 25
+            large = pool.submit(len, bytes(1 << 20))
+            result = pool.submit(bytes, 1 << 20)
+            assert large.exception(30) is None or isinstance(large.exception(), Exception)
+            assert result.exception(30) is None or isinstance(result.exception(), Exception)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert pool.submit(len, bytes(1 << 20)).result(30) == 1 << 20
+        assert pool.submit(bytes, 1 << 20).result(30) == bytes(1 << 20)

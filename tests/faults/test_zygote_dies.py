@@ -1,0 +1,147 @@
+"""The zygote is killed in each phase: running tasks fail, the others run under a new one."""
+
+import os
+import signal
+import threading
+from typing import Any
+
+import pool_tasks as tasks
+import pytest
+from waiting import wait_for_cpu_use, wait_until
+
+from ringfence import BrokenPool, Pool, WorkerCrashed
+from ringfence.ipc import messages as m
+from ringfence.pool import crew
+
+pytestmark = pytest.mark.as_user
+
+
+def zygote_of(pool: Pool) -> int:
+    """Return the pid of the pool's zygote."""
+    wait_until(lambda: pool._supervisor._crew._zygote is not None)
+    zygote = pool._supervisor._crew._zygote
+    assert zygote is not None
+    return zygote.pid
+
+
+def test_before_it_is_configured() -> None:
+    """Killed at once after its start: another one takes over."""
+    with Pool(1) as pool:
+        os.kill(zygote_of(pool), signal.SIGKILL)
+        assert pool.submit(tasks.square, 4).result(60) == 16
+
+
+def test_while_it_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while a worker is on its way: the task waits for the next zygote."""
+    original = crew.Crew._start_worker
+    said: list[int] = []
+
+    def kill_then_start(self: Any, zygote: Any) -> None:
+        if not said:
+            said.append(1)
+            os.kill(zygote.pid, signal.SIGKILL)
+        original(self, zygote)
+
+    monkeypatch.setattr(crew.Crew, "_start_worker", kill_then_start)
+    with Pool(1) as pool:
+        assert pool.submit(tasks.square, 4).result(60) == 16
+    assert said
+
+
+def test_after_it_said_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when a worker exists but is not ready: the worker goes with it, the task does not."""
+    original = crew.Crew._zygote_said
+    said: list[int] = []
+
+    def said_then_kill(self: Any, zygote: Any, message: list[Any], fds: list[int], done: Any) -> None:
+        original(self, zygote, message, fds, done)
+        if message[0] == m.SPAWNED and not said:
+            said.append(1)
+            os.kill(zygote.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(crew.Crew, "_zygote_said", said_then_kill)
+    with Pool(1) as pool:
+        assert pool.submit(tasks.square, 4).result(60) == 16
+    assert said
+
+
+def test_while_workers_are_idle() -> None:
+    """The next task finds a new zygote and a new worker; the old worker is gone."""
+    with Pool(1) as pool:
+        pool.submit(tasks.square, 1).result()
+        (worker,) = pool.reports()
+        zygote = zygote_of(pool)
+        os.kill(zygote, signal.SIGKILL)
+        wait_until(lambda: not os.path.exists(f"/proc/{worker}"), what="the worker's end")
+        assert pool.submit(tasks.square, 4).result(60) == 16
+        assert zygote_of(pool) != zygote
+
+
+def test_while_a_task_runs() -> None:
+    """The running task fails, those behind it run under the next zygote."""
+    with Pool(1) as pool:
+        pool.submit(tasks.square, 1).result()
+        (worker,) = pool.reports()
+        running = pool.submit(tasks.spin)
+        behind = [pool.submit(tasks.square, n) for n in range(10)]
+        wait_for_cpu_use(worker)
+        os.kill(zygote_of(pool), signal.SIGKILL)
+        assert isinstance(running.exception(60), WorkerCrashed)
+        assert [future.result(60) for future in behind] == [n * n for n in range(10)]
+
+
+def test_while_the_pool_shuts_down() -> None:
+    """shutdown returns, and what was accepted has its outcome."""
+    pool = Pool(2)
+    futures = [pool.submit(tasks.nap, 0.05, n) for n in range(6)]
+    futures[0].result(60)
+    thread = threading.Thread(target=pool.shutdown)
+    thread.start()
+    zygote = pool._supervisor._crew._zygote
+    if zygote is not None:
+        os.kill(zygote.pid, signal.SIGKILL)
+    thread.join(60)
+    assert not thread.is_alive()
+    for future in futures:
+        assert future.done()
+        assert future.exception() is None or isinstance(future.exception(), WorkerCrashed | BrokenPool)
+
+
+def test_again_and_again() -> None:
+    """Five zygotes in a row are killed under load: every task has exactly one outcome."""
+    with Pool(2) as pool:
+        futures = []
+        for _ in range(5):
+            pool.submit(tasks.square, 1).result(60)
+            futures += [pool.submit(tasks.nap, 0.01, n) for n in range(20)]
+            os.kill(zygote_of(pool), signal.SIGKILL)
+        for future in futures:
+            assert future.exception(60) is None or isinstance(future.exception(), WorkerCrashed)
+        assert sum(future.exception() is not None for future in futures) <= 5 * 2
+        assert pool.submit(tasks.square, 3).result(60) == 9
+
+
+def test_a_zygote_that_cannot_start_breaks_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpreter that fails every time ends in BrokenPool with a reason, soon, and not in an endless loop."""
+    from ringfence.pool import zygote
+
+    monkeypatch.setattr(zygote, "_PROGRAM", "raise SystemExit(9)")
+    with Pool(1) as pool:
+        try:
+            error = pool.submit(tasks.square, 4).exception(60)
+        except BrokenPool as refused:
+            error = refused
+        assert isinstance(error, BrokenPool)
+        assert "cannot be started" in str(error)
+        with pytest.raises(BrokenPool):
+            pool.submit(tasks.square, 4).result(60)
+
+
+def test_a_module_that_cannot_be_preloaded_breaks_the_pool() -> None:
+    """The reason is the import's own error."""
+    with Pool(1, preload=["no_such_module_at_all"]) as pool:
+        try:
+            error = pool.submit(tasks.square, 4).exception(60)
+        except BrokenPool as refused:
+            error = refused
+        assert "no_such_module_at_all" in f"{error} {error.__cause__ if error else ''}"
