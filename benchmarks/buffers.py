@@ -128,7 +128,7 @@ def _row(direction: str, name: str) -> Row:
         full={"times": 200},
         quick={"times": 3},
         rounds=5,
-        budget=15.0,
+        budget=8.0,
         by_figure=True,
     )
 

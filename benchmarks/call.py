@@ -89,5 +89,5 @@ ROW = Row(
     full={"calls": 5_000},
     quick={"calls": 200},
     rounds=7,
-    budget=45.0,
+    budget=40.0,
 )

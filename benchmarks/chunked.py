@@ -57,5 +57,5 @@ ROW = Row(
     ),
     full={"items": 1_000_000},
     quick={"items": 20_000},
-    budget=60.0,
+    budget=50.0,
 )

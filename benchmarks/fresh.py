@@ -173,5 +173,5 @@ ROW = Row(
     ),
     full={"calls": 200, "slow_calls": 30},
     quick={"calls": 10, "slow_calls": 2},
-    budget=50.0,
+    budget=40.0,
 )

@@ -157,5 +157,5 @@ ROW = Row(
     full={"bytes": 64 << 20, "bytes_text": "64 MiB", "times": 5},
     quick={"bytes": 1 << 20, "bytes_text": "1 MiB", "times": 2},
     rounds=3,
-    budget=60.0,
+    budget=50.0,
 )

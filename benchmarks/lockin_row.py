@@ -31,6 +31,6 @@ ROW = Row(
     ),
     full={"rounds": 200},
     quick={"rounds": 10},
-    budget=15.0,
+    budget=10.0,
     by_figure=True,
 )

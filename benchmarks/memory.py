@@ -86,7 +86,7 @@ QUEUED = Row(
     full={"tasks": 100_000},
     quick={"tasks": 5_000},
     rounds=3,
-    budget=30.0,
+    budget=22.0,
 )
 
 IDLE = Row(
@@ -106,5 +106,5 @@ IDLE = Row(
     full={"workers": 8},
     quick={"workers": 2},
     rounds=3,
-    budget=20.0,
+    budget=12.0,
 )

@@ -34,5 +34,5 @@ ROW = Row(
     full={"seconds": 2.0, "tasks": 5_000},
     quick={"seconds": 0.2, "tasks": 200},
     rounds=3,
-    budget=40.0,
+    budget=35.0,
 )

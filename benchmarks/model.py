@@ -55,7 +55,7 @@ class Row:
     full: Parameters
     quick: Parameters
     rounds: int = 5
-    # Seconds after which no further round is begun, so that a slow machine ends in time too.
+    # Seconds within which the rounds have to stay, all but the first: a slow machine gets fewer of them.
     budget: float = 45.0
     # One line for each figure, a column for each contender: for few contenders and many figures.
     by_figure: bool = False

@@ -46,7 +46,8 @@ def run_row(row: Row, *, quick: bool, rounds: int | None, note: Callable[[str], 
     started = time.monotonic()
     total = rounds or row.rounds
     for number in range(total):
-        if number and time.monotonic() - started > row.budget:
+        spent = time.monotonic() - started
+        if spent * (number + 1) > row.budget * max(number, 1):  # one more would go past it
             break
         for index, line in enumerate(lines):
             if line.why is None:

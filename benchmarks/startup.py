@@ -71,5 +71,5 @@ ROW = Row(
     full={},
     quick={},
     rounds=9,
-    budget=30.0,
+    budget=20.0,
 )

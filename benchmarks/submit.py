@@ -34,5 +34,5 @@ ROW = Row(
     ),
     full={"tasks": 50_000},
     quick={"tasks": 2_000},
-    budget=70.0,
+    budget=60.0,
 )
