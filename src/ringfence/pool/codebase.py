@@ -8,6 +8,7 @@ import ast
 import os
 import sys
 import sysconfig
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -86,19 +87,30 @@ def _spec(name: str) -> ModuleSpec | None:
 def _load(name: str) -> Module | None:
     """Return module `name` with its source, or None where there is no source to send."""
     spec = _spec(name)
-    get_source = getattr(spec.loader, "get_source", None) if spec is not None else None
-    if spec is None or get_source is None:
-        # A namespace package has no source and needs none.
-        if spec is not None and spec.submodule_search_locations is not None:
-            return Module(name, "", "<namespace>", True)
+    if spec is None:
         return None
+    # A namespace package has no source and needs none.
+    if spec.submodule_search_locations is not None and spec.origin is None:
+        return Module(name, "", "<namespace>", True)
     try:
-        source = get_source(name)
-    except (ImportError, OSError, UnicodeDecodeError):
+        source = _source(spec)
+    except (ImportError, OSError, SyntaxError, UnicodeDecodeError):
         return None
     if source is None:
         return None
     return Module(name, source, spec.origin or f"<{name}>", spec.submodule_search_locations is not None)
+
+
+def _source(spec: ModuleSpec) -> str | None:
+    get_source = getattr(spec.loader, "get_source", None)
+    if get_source is not None:
+        source: str | None = get_source(spec.name)
+        return source
+    # Some loaders, pytest's for test modules among them, cannot say: then the file can.
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    with tokenize.open(spec.origin) as file:
+        return file.read()
 
 
 @cache

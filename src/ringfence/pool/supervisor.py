@@ -203,6 +203,8 @@ class Supervisor:
             if not alone or handle.watched or not handle.started or handle.doom or handle.channel.wants_write:
                 return
             fd = handle.channel.fileno()
+            if fd not in self._crew.handlers:
+                return  # its channel has ended, and it is about to be buried
             handle.watched = True
             self._poller.modify(fd, 0)
         try:
