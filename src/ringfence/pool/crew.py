@@ -8,6 +8,7 @@ import os
 import select
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Final
 
 from ringfence.ipc import messages as m
@@ -27,6 +28,7 @@ from ringfence.pool.monitor import Monitor
 from ringfence.pool.output import Stream
 from ringfence.pool.restart import StartBudget
 from ringfence.pool.statistics import Counters
+from ringfence.pool.tokens import Tokens
 from ringfence.pool.zygote import Zygote
 from ringfence.sandbox.policy import Demand
 from ringfence.sandbox.report import Report
@@ -151,25 +153,24 @@ class Crew:
 
     def _start_worker(self, zygote: Zygote) -> None:
         number = next(self._numbers)
-        ours: list[int] = []
-        theirs: list[int] = []
-        try:
+        with ExitStack() as theirs, ExitStack() as ours:
             near, far = pipe_fds()
-            ours.append(near)
-            theirs.append(far)
-            ours.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE))
+            ours.callback(os.close, near)
+            theirs.callback(os.close, far)
+            tokens = Tokens()
+            ours.callback(tokens.close)
+            reads, writes = [], []
             for _ in range(2 if self._config.capture else 0):
                 read, write = os.pipe2(os.O_CLOEXEC)
-                ours.append(read)
-                theirs.append(write)
+                ours.callback(os.close, read)
+                theirs.callback(os.close, write)
                 os.set_blocking(read, False)
-            zygote.send([m.SPAWN, number], (theirs[0], ours[1], *theirs[1:]))
-            streams = (ours[2], ours[3]) if self._config.capture else None
-            handle = WorkerHandle(number, Channel(near, self._config.wire), ours[1], self._codec, streams)
-            ours.clear()  # the handle's now
-        finally:
-            for fd in (*theirs, *ours):
-                os.close(fd)
+                reads.append(read)
+                writes.append(write)
+            zygote.send([m.SPAWN, number], (far, tokens.worker_fd(), *writes))
+            streams = (reads[0], reads[1]) if reads else None
+            handle = WorkerHandle(number, Channel(near, self._config.wire), tokens, self._codec, streams)
+            ours.pop_all()  # the handle's now
         self.workers[number] = handle
         self._starting.add(number)
         self._counters.started += 1

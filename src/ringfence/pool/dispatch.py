@@ -139,24 +139,27 @@ class Dispatcher:
             if tasks:
                 self._assign(handle, tasks)
 
-    def _assign(self, handle: WorkerHandle, tasks: list[Task]) -> bool:
+    def _assign(self, handle: WorkerHandle, tasks: list[Task]) -> None:
         was_empty = not handle.line
+        before = len(handle.line)
         try:
-            handle.assign(tasks)
+            self._backlog.put_back(handle.assign(tasks))
+            if not handle.line:
+                # It has no tasks and takes no tokens: it has done something to its end.
+                handle.kill()
+                return
             if handle.channel.wants_write:
                 self._poller.modify(handle.channel.fileno(), select.EPOLLIN | select.EPOLLOUT)
         except ChannelClosed:
-            # It died, and we are about to hear of it. The tasks have not started; if the line shows them, they are
+            # It died, and we are about to hear of it. The tasks have not started; those that the line shows are
             # sorted out when it is buried.
-            if handle.line and handle.line[-1] is tasks[-1]:
-                self.ahead += len(tasks) - was_empty
-                return True
-            self._backlog.put_back(tasks)
-            return True
-        self.ahead += len(tasks) - was_empty
-        if was_empty:
-            self.watch_head(handle)
-        return True
+            if len(handle.line) == before:
+                self._backlog.put_back(tasks)
+        sent = len(handle.line) - before
+        if sent:
+            self.ahead += sent - was_empty
+            if was_empty:
+                self.watch_head(handle)
 
     # Tasks come back
 

@@ -16,6 +16,7 @@ from ringfence.pool.output import Stream
 from ringfence.pool.schedule import Pace
 from ringfence.pool.serialise import Function
 from ringfence.pool.task import Output, Task
+from ringfence.pool.tokens import Tokens
 from ringfence.pool.transfer import Lease
 
 __all__ = ["WorkerHandle"]
@@ -64,7 +65,7 @@ class WorkerHandle:
     )  # fmt: skip
 
     def __init__(
-        self, number: int, channel: Channel, tokens: int, codec: Codec, streams: tuple[int, int] | None
+        self, number: int, channel: Channel, tokens: Tokens, codec: Codec, streams: tuple[int, int] | None
     ) -> None:
         self.number = number
         self.channel = channel
@@ -81,8 +82,8 @@ class WorkerHandle:
         # It said READY, and then STARTED.
         self.ready = False
         self.started = False
-        # Tasks it was sent and has not answered, in the order it runs them. The eventfd holds one token for each that
-        # it has not started: line[len(line) - tokens:].
+        # Tasks it was sent and has not answered, in the order it runs them. There is a token for each that it has not
+        # started: line[len(line) - tokens:].
         self.line: deque[Task] = deque()
         self.held_bytes = 0
         # Tasks were taken back, and SYNCED has not come yet. Until then it must get no task: it could take the new
@@ -161,8 +162,16 @@ class WorkerHandle:
         err, cut_err = self.stderr.take(until[1])
         return Output(out, err, cut_out or cut_err) if out or err else None
 
-    def assign(self, tasks: list[Task]) -> None:
-        """Send `tasks` to the end of the line: whatever they need first, their tokens, then the tasks."""
+    def assign(self, tasks: list[Task]) -> list[Task]:
+        """Send `tasks` to the end of the line: whatever they need first, their tokens, then the tasks.
+
+        Returns those that were not sent: with a worker that does not take its tokens, there may be such.
+        """
+        # Before the tasks: a task that finds no token is taken for one that was taken back.
+        granted = self.tokens.put(len(tasks))
+        tasks, rest = tasks[:granted], tasks[granted:]
+        if not tasks:
+            return rest
         entries = []
         for task in tasks:
             function = task.function
@@ -180,9 +189,8 @@ class WorkerHandle:
         if not self.line:
             self.head_since = time.monotonic()
         self.line.extend(tasks)
-        # Before the tasks: a task that finds no token is taken for one that was taken back.
-        os.eventfd_write(self.tokens, len(tasks))
         self.send([m.TASKS, entries])
+        return rest
 
     def _teach(self, function: Function) -> None:
         if function.modules:
@@ -203,11 +211,7 @@ class WorkerHandle:
         """
         wanted = min(count, len(self.line) - 1)
         taken: list[Task] = []
-        for _ in range(wanted):
-            try:
-                os.eventfd_read(self.tokens)
-            except BlockingIOError:
-                break
+        for _ in range(self.tokens.take(wanted)):
             taken.append(self.line.pop())
         if taken:
             taken.reverse()
@@ -222,15 +226,8 @@ class WorkerHandle:
         return taken
 
     def unstarted(self) -> int:
-        """Return how many tasks of the line have not started, and forget their tokens. For a worker that is dead."""
-        count = 0
-        while count < len(self.line):
-            try:
-                os.eventfd_read(self.tokens)
-            except BlockingIOError:
-                break
-            count += 1
-        return count
+        """Return how many tasks of the line have not started, and take their tokens. For a worker that is dead."""
+        return self.tokens.take(len(self.line))
 
     def kill(self, doom: BaseException | None = None) -> None:
         """End it now; `doom` is what its task then fails with (the first one counts; None: how it died will tell)."""
@@ -245,10 +242,10 @@ class WorkerHandle:
     def close(self) -> None:
         """Close every fd. The worker must be dead, or never have started."""
         self.channel.close()
-        for fd in (self.tokens, self.pidfd):
-            if fd >= 0:
-                os.close(fd)
-        self.tokens = self.pidfd = -1
+        self.tokens.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        self.pidfd = -1
         if self.lease is not None:
             self.lease.close()
         for stream in (self.stdout, self.stderr):

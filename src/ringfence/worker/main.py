@@ -24,8 +24,8 @@ EXIT_NOT_STARTED = 70  # EX_SOFTWARE of sysexits.h
 def run(prepared: enforce.Prepared, channel_fd: int, tokens: int, output: tuple[int, int] | None) -> NoReturn:
     """Be a worker; never return.
 
-    Called in a child that was just forked. `channel_fd` is our end of the pipe, `tokens` the eventfd, `output` the
-    write ends for stdout and stderr, or None to keep the zygote's.
+    Called in a child that was just forked. `channel_fd` is our end of the pipe, `tokens` the socket that tokens come
+    from, `output` the write ends for stdout and stderr, or None to keep the zygote's.
     """
     code = EXIT_NOT_STARTED
     try:

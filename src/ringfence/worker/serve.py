@@ -1,6 +1,6 @@
 """A locked-in worker's loop: take a task, run it, answer, until told to stop.
 
-Starting a task takes a token. The supervisor puts one into an eventfd for each task that it sends, and takes some
+Starting a task takes a token. The supervisor puts one into a socket for each task that it sends, and takes some
 out again when it wants tasks back that have not started: the kernel hands each token out once, so no task runs
 twice and none is forgotten. A task without a token is not ours any more and is dropped.
 """
@@ -18,7 +18,7 @@ from ringfence.ipc import buffers, parcel
 from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
-from ringfence.ipc.errors import NotSerializable
+from ringfence.ipc.errors import ChannelClosed, NotSerializable
 from ringfence.ipc.large import lay_out
 from ringfence.sandbox.denials import Refusals
 from ringfence.worker import failure
@@ -103,7 +103,8 @@ class Worker:
     def _run(self, entries: list[_TaskMessage]) -> None:
         for task, function, payload, flags in entries:
             try:
-                os.eventfd_read(self._tokens)
+                if not os.read(self._tokens, 1):
+                    raise ChannelClosed("the supervisor is gone")
             except BlockingIOError:
                 return  # taken back, and so is everything behind it
             self._channel.send(self._answer(task, function, payload, flags))

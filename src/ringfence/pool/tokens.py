@@ -1,0 +1,54 @@
+"""Tokens: which of the tasks that were sent to a worker have not started, decided by the kernel.
+
+A byte in a socket pair for each task sent; the worker reads one before it starts a task, the supervisor reads some when
+it takes tasks back. Whoever reads a byte has it, and nobody else. (An eventfd would do the counting, but both sides
+would share one open file description: a worker that makes it blocking could stop the supervisor.)
+"""
+
+import socket
+
+__all__ = ["Tokens"]
+
+# Per call, whatever a worker may have set on the description that it shares with our copy of its end.
+_NOW = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+
+
+class Tokens:
+    """The supervisor's side: the end that tokens are put into, and a copy of the worker's end."""
+
+    __slots__ = ("_ours", "_theirs")
+
+    def __init__(self) -> None:
+        """Make the pair. Raises OSError."""
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        # For the worker, which shares the description: a token that is not there must not be waited for.
+        self._theirs.setblocking(False)
+
+    def worker_fd(self) -> int:
+        """Return the fd to pass to the worker; it stays ours."""
+        return self._theirs.fileno()
+
+    def put(self, count: int) -> int:
+        """Add up to `count` tokens; return how many, which is fewer when the worker has left very many unread."""
+        try:
+            return self._ours.send(bytes(count), _NOW)
+        except (BlockingIOError, ConnectionError):
+            return 0
+
+    def take(self, count: int) -> int:
+        """Take up to `count` tokens that the worker has not taken; return how many."""
+        taken = 0
+        while taken < count:
+            try:
+                got = len(self._theirs.recv(count - taken, socket.MSG_DONTWAIT))
+            except (BlockingIOError, ConnectionError):
+                break
+            if not got:
+                break
+            taken += got
+        return taken
+
+    def close(self) -> None:
+        """Close both ends. May be repeated."""
+        self._ours.close()
+        self._theirs.close()
