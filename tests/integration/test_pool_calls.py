@@ -183,6 +183,16 @@ def test_a_shipped_module_keeps_its_lines_for_tracebacks(pool: Pool) -> None:
     assert "raise error_type(*args)" in str(cause.__cause__)
 
 
+def in_this_test_module(x: int) -> int:
+    """Return twice `x`: a function of a module that pytest has loaded in its own way."""
+    return 2 * x
+
+
+def test_functions_of_test_modules_run(pool: Pool) -> None:
+    """A module whose loader has no source to give, such as pytest's, is read from its file."""
+    assert pool.submit(in_this_test_module, 4).result() == 8
+
+
 MAIN = """
 from ringfence import Pool
 FACTOR = 7
