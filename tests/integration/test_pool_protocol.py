@@ -125,7 +125,8 @@ def test_a_worker_may_lie_about_its_own_result() -> None:
     m_result = m.RESULT
     with Pool(1) as pool:
         assert pool.submit(lie).result(30) == "forged"
-        assert pool.submit(tasks.square, 3).result(30) == 9
+        # Its honest answer comes too, to a task that is answered already: that ends it, perhaps with the next task.
+        assert pool.options(retries=1).submit(tasks.square, 3).result(30) == 9
 
 
 def test_a_frame_cut_in_the_middle_ends_one_task() -> None:
