@@ -83,9 +83,20 @@ def _spec(name: str) -> ModuleSpec | None:
         return None
 
 
-@cache
+_loaded: dict[str, Module] = {}
+
+
 def _load(name: str) -> Module | None:
-    """Return module `name` with its source, or None where there is no source to send."""
+    """Return module `name` with its source, or None where there is none to send (now: that is not remembered)."""
+    known = _loaded.get(name)
+    if known is None:
+        known = _read(name)
+        if known is not None:
+            _loaded[name] = known
+    return known
+
+
+def _read(name: str) -> Module | None:
     spec = _spec(name)
     if spec is None:
         return None
@@ -113,14 +124,26 @@ def _source(spec: ModuleSpec) -> str | None:
         return file.read()
 
 
-@cache
+# Module to what it needs, and the names it mentions that led to no module: attributes for the most part.
+_needs: dict[str, tuple[tuple[Module, ...], tuple[str, ...]]] = {}
+
+
 def needed_by(name: str) -> tuple[Module, ...]:
     """Return what must be sent so that a worker can import `name`: itself, its packages, their imports.
 
     Empty for a library module. Only what an import statement names is found; a module imported by a computed name
     is not.
     """
+    known = _needs.get(name)
+    # A name that led nowhere may have become a module since.
+    if known is None or any(map(sys.modules.__contains__, known[1])):
+        known = _needs[name] = _find_needs(name)
+    return known[0]
+
+
+def _find_needs(name: str) -> tuple[tuple[Module, ...], tuple[str, ...]]:
     found: dict[str, Module] = {}
+    nowhere: set[str] = set()
     waiting = [name]
     while waiting:
         current = waiting.pop()
@@ -128,12 +151,14 @@ def needed_by(name: str) -> tuple[Module, ...]:
             continue
         module = _load(current)
         if module is None:
+            if current not in sys.modules:
+                nowhere.add(current)
             continue
         found[current] = module
         if "." in current:
             waiting.append(current.rpartition(".")[0])
         waiting.extend(imports_of(module))
-    return tuple(found.values())
+    return tuple(found.values()), tuple(nowhere)
 
 
 def imports_of(module: Module) -> Iterator[str]:
