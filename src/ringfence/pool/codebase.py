@@ -76,11 +76,21 @@ def _spec(name: str) -> ModuleSpec | None:
         # Finding it the ordinary way would import, and so run, its package here.
         above = _spec(parent)
         places = above.submodule_search_locations if above is not None else None
-        return PathFinder.find_spec(name, list(places)) if places is not None else None
+        return _spec_below(name, list(places)) if places is not None else None
     try:
         return find_spec(name)
     except (ImportError, ValueError, AttributeError):
         return None
+
+
+def _spec_below(name: str, places: list[str]) -> ModuleSpec | None:
+    try:
+        return PathFinder.find_spec(name, places)
+    except KeyError:  # it is a namespace package, for which importlib wants to see the package above imported
+        folder = name.rpartition(".")[2]
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [path for place in places if os.path.isdir(path := f"{place}/{folder}")]
+        return spec
 
 
 _loaded: dict[str, Module] = {}

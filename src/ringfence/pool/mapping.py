@@ -131,17 +131,24 @@ class Mapper:
     def _results(self, chunk: _Chunk) -> Iterator[Any]:
         values, error = self._outcome(chunk)
         self._learn(chunk)
-        self._ahead -= len(chunk.items)
-        if error is None:
-            self._fill()
+        # With a bound on the items, the next are read when these are taken; without one, at once.
+        strict = self._most_items is not None
+        if error is None and not strict:
+            self._replace(chunk)
         values.reverse()
         while values:  # nothing of a result may stay alive here
+            if strict and error is None and len(values) == 1:
+                self._replace(chunk)
             yield values.pop()
         if error is not None:
             try:
                 raise error
             finally:
                 del error
+
+    def _replace(self, chunk: _Chunk) -> None:
+        self._ahead -= len(chunk.items)
+        self._fill()
 
     def _outcome(self, chunk: _Chunk) -> tuple[list[Any], BaseException | None]:
         try:
