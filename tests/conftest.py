@@ -11,8 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ringfence.sandbox.features import Features, probe
+
+# The same examples each time, however slow the machine is today.
+settings.register_profile("ringfence", deadline=None, derandomize=True, database=None)
+settings.load_profile("ringfence")
 
 NOBODY = 65534
 # Seconds that what a test started may take to be gone after it.

@@ -26,6 +26,7 @@ class Killer(threading.Thread):
         self.kills = 0
 
     def run(self) -> None:
+        """Kill."""
         while not self.stopped.wait(self.pause):
             pids = list(self.pool.reports())
             if pids:

@@ -1,0 +1,113 @@
+"""The pool's pure decisions: how much a worker holds ahead, whose tasks go back, when to start again."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringfence.pool.restart import StartBudget
+from ringfence.pool.schedule import MAX_AHEAD, Pace, room, share, take_back
+
+
+@dataclass
+class Line:
+    """A worker as the scheduler sees it."""
+
+    held: int
+    sealed: bool = False
+
+
+@given(st.integers(0, 3000), st.integers(0, MAX_AHEAD))
+def test_room_never_overfills(held: int, ahead: int) -> None:
+    """What is sent never brings a worker above the one it runs and those it may hold."""
+    more = room(held, ahead)
+    assert more >= 0
+    assert more == 0 or held + more == 1 + ahead
+
+
+def test_room_is_given_when_half_is_used_up() -> None:
+    """A worker is topped up in batches, not for every answer; an idle one always has room."""
+    assert room(0, 0) == 1
+    assert room(1, 0) == 0
+    assert room(0, 10) == 11
+    assert room(6, 10) == 5
+    assert room(7, 10) == 0
+
+
+@given(st.integers(1, 10_000), st.integers(0, 64), st.integers(1, 1024))
+def test_share_is_fair_and_never_nothing(queued: int, workers: int, space: int) -> None:
+    """One worker takes at most its part of the queue, at least one task, at most what it has space for."""
+    taken = share(queued, workers, space)
+    assert 1 <= taken <= space
+    assert taken <= max(1, -(-queued // max(1, workers)))
+
+
+def test_tasks_are_taken_back_from_the_longest_line() -> None:
+    """A worker that only runs a task, or has not yet confirmed the last time, is left alone."""
+    lines = [Line(1), Line(5), Line(9, sealed=True), Line(3)]
+    assert take_back(lines) is lines[1]
+    assert take_back([Line(0), Line(1), Line(7, sealed=True)]) is None
+    assert take_back([]) is None
+
+
+def test_a_new_worker_holds_little() -> None:
+    """Before anything is known, one task ahead."""
+    assert Pace().ahead == 1
+
+
+def test_quick_tasks_are_held_in_growing_numbers() -> None:
+    """Slow start: the number grows with each answer, up to the most."""
+    pace = Pace()
+    seen = []
+    for _ in range(20):
+        pace.answered(10, 10 * 5e-6, dry=False)
+        seen.append(pace.ahead)
+    assert seen == sorted(seen)
+    assert seen[0] <= 4
+    assert seen[-1] == MAX_AHEAD
+
+
+def test_long_tasks_are_not_held_ahead() -> None:
+    """A task that takes seconds waits for no other behind it but one; after quick ones this is learnt soon."""
+    pace = Pace()
+    for _ in range(20):
+        pace.answered(10, 10 * 5e-6, dry=False)
+    for _ in range(3):
+        pace.answered(1, 1.0, dry=False)
+    assert pace.ahead == 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.floats(0, 10), st.booleans()), max_size=30))
+def test_the_pace_stays_within_its_bounds(answers: list[tuple[int, float, bool]]) -> None:
+    """Whatever was measured, a time of zero included, between one and the most are held ahead."""
+    pace = Pace()
+    for count, elapsed, dry in answers:
+        pace.answered(count, elapsed, dry=dry)
+        assert 1 <= pace.ahead <= MAX_AHEAD
+
+
+def test_starting_is_given_up_after_a_few_failures_in_a_row() -> None:
+    """The first try again is at once, the later ones wait longer, then there is none."""
+    budget = StartBudget()
+    delays = [budget.failed() for _ in range(5)]
+    assert delays[0] == 0.0
+    assert delays[:4] == sorted(delays[:4], key=float)  # type: ignore[arg-type]
+    assert delays[4] is None
+
+
+def test_a_success_forgives_all_failures() -> None:
+    """Only failures in a row count."""
+    budget = StartBudget()
+    for _ in range(10):
+        assert budget.failed() == 0.0
+        budget.succeeded()
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_budgets_do_not_share(failures: int) -> None:
+    """Each pool has its own."""
+    one, other = StartBudget(), StartBudget()
+    for _ in range(failures):
+        one.failed()
+    assert other.failed() == 0.0

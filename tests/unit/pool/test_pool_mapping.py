@@ -1,0 +1,152 @@
+"""map's bookkeeping, with a submit of our own: laziness, bounds, order, deaths."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringfence.pool.answers import Partial
+from ringfence.pool.errors import WorkerCrashed
+from ringfence.pool.mapping import Mapper
+
+Items = list[tuple[Any, ...]]
+
+
+class Chunk(Future[Any]):
+    """A future that can be withdrawn."""
+
+    def withdraw(self) -> bool:
+        """Cancel it."""
+        return self.cancel()
+
+
+class Pool:
+    """Runs chunks at once, or when told, and remembers them."""
+
+    def __init__(self, *, at_once: bool = True) -> None:
+        self.at_once = at_once
+        self.chunks: list[tuple[Items, Future[Any]]] = []
+        self.fatal: set[Any] = set()
+
+    def submit(self, function: Callable[..., Any], items: Items) -> Any:
+        """Take a chunk."""
+        future = Chunk()
+        self.chunks.append((items, future))
+        if self.at_once:
+            self.answer(function, items, future)
+        return future
+
+    def answer(self, function: Callable[..., Any], items: Items, future: "Future[Any]") -> None:
+        """Run a chunk as a worker would."""
+        values: list[Any] = []
+        for item in items:
+            if item[0] in self.fatal:
+                future.set_exception(WorkerCrashed("died"))
+                return
+            try:
+                values.append(function(*item))
+            except Exception as error:
+                future.set_result(Partial(values, error))
+                return
+        future.set_result(Partial(values, None))
+
+
+def mapper(pool: Pool, function: Callable[..., Any], items: Iterable[Any], **options: Any) -> Mapper:
+    """A Mapper over one iterable."""
+    settings: dict[str, Any] = {"workers": 2, "chunksize": None, "buffersize": None, "deadline": None, **options}
+    return Mapper(pool.submit, function, ((item,) for item in items), **settings)
+
+
+@given(st.integers(0, 200), st.none() | st.integers(1, 20), st.none() | st.integers(1, 30), st.integers(1, 5))
+def test_all_results_in_order(count: int, chunksize: int | None, buffersize: int | None, workers: int) -> None:
+    """Whatever the sizes are, each item's result is yielded once and in order."""
+    pool = Pool()
+    made = mapper(pool, str, range(count), chunksize=chunksize, buffersize=buffersize, workers=workers)
+    assert list(made.ordered()) == [str(n) for n in range(count)]
+    assert [item for items, _ in pool.chunks for (item,) in items] == list(range(count))
+
+
+@given(st.integers(1, 20), st.integers(1, 30))
+def test_no_more_than_the_buffer_is_read_ahead(chunksize: int, buffersize: int) -> None:
+    """The number of items read never exceeds those taken plus buffersize."""
+    pool = Pool()
+    counter = itertools.count()
+    read: list[int] = []
+
+    def items() -> Iterable[int]:
+        for n in counter:
+            read.append(n)
+            yield n
+
+    results = mapper(pool, str, items(), chunksize=chunksize, buffersize=buffersize).ordered()
+    for taken in range(60):
+        assert len(read) <= taken + buffersize
+        next(results)
+
+
+def test_chunks_grow_while_items_are_quick() -> None:
+    """Without a fixed size, quick items travel in growing chunks."""
+    pool = Pool()
+    assert len(list(mapper(pool, str, range(5000)).ordered())) == 5000
+    sizes = [len(items) for items, _ in pool.chunks]
+    assert sizes[0] == 1
+    assert max(sizes) >= 64
+
+
+def test_a_death_costs_only_the_item_at_fault() -> None:
+    """The items before it are run again and yielded; the error is raised in its place."""
+    pool = Pool()
+    pool.fatal = {5}
+    results = mapper(pool, str, range(10), chunksize=10).ordered()
+    assert [next(results) for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    with pytest.raises(WorkerCrashed):
+        next(results)
+
+
+def test_the_first_failure_in_order_is_raised() -> None:
+    """Results before it come first, whatever ended earlier."""
+    results = mapper(Pool(), lambda n: 1 // (n - 3), range(10), chunksize=2).ordered()
+    assert [next(results) for _ in range(3)] == [-1, -1, -1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert list(results) == []
+
+
+def test_a_deadline_ends_the_wait() -> None:
+    """TimeoutError, and what has not come is cancelled."""
+    pool = Pool(at_once=False)
+    made = mapper(pool, str, range(4), chunksize=1, deadline=time.monotonic() + 0.01)
+    with pytest.raises(TimeoutError):
+        next(made.ordered())
+    assert all(future.cancelled() for _, future in pool.chunks)
+
+
+def test_closing_cancels_what_is_under_way() -> None:
+    """A consumer that stops early leaves nothing running."""
+    pool = Pool(at_once=False)
+    results = mapper(pool, str, range(100), chunksize=1).ordered()
+    items, future = pool.chunks[0]
+    pool.answer(str, items, future)
+    assert next(results) == "0"
+    results.close()  # type: ignore[attr-defined]
+    assert all(future.cancelled() for _, future in pool.chunks[1:])
+
+
+def test_unordered_takes_what_is_there() -> None:
+    """A chunk that comes first is yielded first; all are yielded once."""
+    pool = Pool(at_once=False)
+    results = mapper(pool, str, range(6), chunksize=1).unordered()
+    for n in (3, 0):
+        items, future = pool.chunks[n]
+        pool.answer(str, items, future)
+    first = {next(results), next(results)}
+    assert first == {"0", "3"}
+    for items, future in pool.chunks:
+        if not future.done():
+            pool.answer(str, items, future)
+    assert sorted([*first, *results]) == ["0", "1", "2", "3", "4", "5"]
