@@ -52,10 +52,8 @@ def test_a_closure_whose_variable_changes_is_sent_again(serialiser: Serialiser) 
     for value in range(5):  # the closure sees it
         shipment = serialiser.task(work, (), {})
         loads = __import__("dill").loads
-        if shipment.function is None:
-            function = loads(shipment.payload)[0]
-        else:
-            function = loads(shipment.function.payload)
+        known = shipment.function
+        function = loads(shipment.payload)[0] if known is None else loads(known.payload)
         assert function() == value
 
 
