@@ -16,7 +16,6 @@ import pytest
 
 from ringfence import Pool, PoolClosed, UnsupportedError
 
-pytestmark = pytest.mark.as_user
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 
 from ringfence import Limits, Output, OutputExceeded, Pool
 
-pytestmark = pytest.mark.as_user
 
 
 def test_each_task_has_its_own_output() -> None:

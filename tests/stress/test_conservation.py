@@ -152,8 +152,8 @@ class Program:
 
 
 def test_random_programs() -> None:
-    """Seeded random programs over submit, map, cancel, kill and shutdown, for some fifteen seconds."""
-    deadline = time.monotonic() + 15
+    """Seeded random programs over submit, map, cancel, kill and shutdown, for some ten seconds."""
+    deadline = time.monotonic() + 10
     seed = 0
     while time.monotonic() < deadline and seed < 60:
         seed += 1
