@@ -17,7 +17,6 @@ import pytest
 from ringfence import Pool, PoolClosed, UnsupportedError
 
 
-
 @pytest.fixture
 def pool() -> Iterator[Pool]:
     """A pool of two workers under the default profile."""

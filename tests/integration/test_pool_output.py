@@ -12,7 +12,6 @@ import pytest
 from ringfence import Limits, Output, OutputExceeded, Pool
 
 
-
 def test_each_task_has_its_own_output() -> None:
     """future.output holds what this task printed, and nothing of its neighbours'."""
     with Pool(1) as pool:
