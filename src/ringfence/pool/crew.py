@@ -265,6 +265,8 @@ class Crew:
 
     def hear_worker(self, handle: WorkerHandle, done: _Done) -> None:
         """Take in what a worker has sent, if anything is there."""
+        if handle.watched:
+            return  # the thread that waits for the answer reads it; we may have been woken for it before it was
         channel = handle.channel
         try:
             if channel.wants_write and channel.flush():

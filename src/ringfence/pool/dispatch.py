@@ -191,8 +191,6 @@ class Dispatcher:
 
     def take_back(self, handle: WorkerHandle, count: int) -> list[Task]:
         """Take up to `count` tasks that have not started out of a worker's line, from its end; never the head."""
-        if handle.sealed:
-            return []
         try:
             taken = handle.take_back(count)
         except ChannelClosed:

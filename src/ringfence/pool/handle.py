@@ -27,6 +27,7 @@ class WorkerHandle:
 
     __slots__ = (
         "answered",
+        "asked",
         "baseline_rss",
         "channel",
         "codec",
@@ -104,6 +105,8 @@ class WorkerHandle:
         self.peak_rss = 0
         # When it is to be killed for not having started or stopped (seconds of time.monotonic).
         self.late_at = float("inf")
+        # (task, message) for each buffer or lease that it has asked for since it last answered: each only once.
+        self.asked: set[tuple[int, int]] = set()
         # The memfd it was lent for the result of the task at the head.
         self.lease: Lease | None = None
         self.pace = Pace()
@@ -218,6 +221,8 @@ class WorkerHandle:
             for task in taken:
                 task.handle = None
             self.held_bytes -= sum(task.size for task in taken)
+            if self.sealed:
+                return taken  # nothing was sent since the SYNC that it has not answered: that answer will do
             self.sealed = True
             try:
                 self.send([m.SYNC])

@@ -63,6 +63,6 @@ def take_back(workers: Iterable[Holder]) -> Holder | None:
     best: Holder | None = None
     most = 1
     for worker in workers:
-        if worker.held > most and not worker.sealed:
+        if worker.held > most:
             best, most = worker, worker.held
     return best
