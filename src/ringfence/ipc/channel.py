@@ -49,6 +49,7 @@ class Channel:
         "_frames",
         "_in_doubt",
         "_limits",
+        "_max_outgoing",
         "_outbox",
         "_socket",
         "accept_fds",
@@ -61,6 +62,7 @@ class Channel:
         *,
         blocking: bool = False,
         accept_fds: bool = False,
+        max_outgoing: int | None = None,
     ) -> None:
         # -1 once closed.
         self._fd = fd
@@ -69,6 +71,8 @@ class Channel:
         # May be switched while the channel is in use.
         self.accept_fds = accept_fds
         self._decoder = FrameDecoder(limits.max_frame)
+        # What we send may be bounded otherwise than what we take.
+        self._max_outgoing = limits.max_frame if max_outgoing is None else max_outgoing
         # Frames that arrived together with the one recv() returned, oldest first.
         self._frames: deque[bytes] = deque()
         # File descriptors that arrived and were not taken, oldest first; ours to close.
@@ -101,6 +105,11 @@ class Channel:
         return self._fd < 0
 
     @property
+    def unfinished(self) -> bool:
+        """Whether a part of a frame has arrived, and the rest has not."""
+        return self._decoder.missing > 0
+
+    @property
     def wants_write(self) -> bool:
         """Whether something waits for flush()."""
         return len(self._outbox) > 0
@@ -131,7 +140,7 @@ class Channel:
         ChannelClosed, or DeadlineExceeded. After DeadlineExceeded the frame has not been sent if none of it
         had left; otherwise its rest stays in the outbox and goes out with the next send() or flush().
         """
-        header = encode_header(len(body), self._limits.max_frame)
+        header = encode_header(len(body), self._max_outgoing)
         if self._blocking and deadline is None and not fds and not self._outbox and len(body) <= _WRITE_SIZE:
             data = header + body
             sent = self._write_some(data)
@@ -156,7 +165,7 @@ class Channel:
         they cannot leave at once, duplicates wait. The outbox is not bounded here: its owner decides how much
         to write. Raises FrameTooLarge or ChannelClosed.
         """
-        header = encode_header(len(body), self._limits.max_frame)
+        header = encode_header(len(body), self._max_outgoing)
         if self._outbox or fds or len(body) > _WRITE_SIZE:
             self._check_count(fds)
             self._outbox.add_frame(header, body, fds)

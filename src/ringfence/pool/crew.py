@@ -8,7 +8,6 @@ import os
 import select
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any, Final
 
 from ringfence.ipc import messages as m
@@ -22,13 +21,18 @@ from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.delivery import Delivery
 from ringfence.pool.dispatch import Dispatcher
-from ringfence.pool.errors import BrokenPool, CpuExceeded, LimitExceeded, MemoryExceeded, OutputExceeded
+from ringfence.pool.errors import (
+    BrokenPool,
+    LimitExceeded,
+    MemoryExceeded,
+    OutputExceeded,
+    ProtocolViolation,
+)
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.output import Stream
 from ringfence.pool.restart import StartBudget
 from ringfence.pool.statistics import Counters
-from ringfence.pool.tokens import Tokens
 from ringfence.pool.zygote import Zygote
 from ringfence.sandbox.policy import Demand
 from ringfence.sandbox.report import Report
@@ -42,6 +46,8 @@ _STOP_GRACE: Final = 1.0
 # Seconds a worker may take from its fork to READY; a hundred times what it takes on a loaded machine.
 _START_GRACE: Final = 30.0
 
+# Bytes that a worker without a task may print, beyond what a task may: what native code had buffered.
+_IDLE_OUTPUT: Final = 1024 * 1024
 # Seconds after a worker's end within which the zygote has to say so; it does nothing else.
 _BURIAL_GRACE: Final = 10.0
 _NEVER: Final = float("inf")
@@ -106,7 +112,7 @@ class Crew:
             return True
         if self._config.max_tasks is None or len(self.workers) >= 3 * most:
             return False
-        leaving = sum(1 for handle in self.workers.values() if handle.stopping or self._is_last(handle))
+        leaving = sum(1 for handle in list(self.workers.values()) if handle.stopping or self._is_last(handle))
         return len(self.workers) - leaving < most
 
     def _is_last(self, handle: WorkerHandle) -> bool:
@@ -134,7 +140,7 @@ class Crew:
     def next_time(self) -> float:
         """Return when there is something to do here, whatever else happens."""
         when = self._late_at
-        if self._start_after and (self._zygote is None or self.wants_worker()):
+        if self._start_after > time.monotonic() and (self._zygote is None or self.wants_worker()):
             when = min(when, self._start_after)
         return when
 
@@ -153,24 +159,7 @@ class Crew:
 
     def _start_worker(self, zygote: Zygote) -> None:
         number = next(self._numbers)
-        with ExitStack() as theirs, ExitStack() as ours:
-            near, far = pipe_fds()
-            ours.callback(os.close, near)
-            theirs.callback(os.close, far)
-            tokens = Tokens()
-            ours.callback(tokens.close)
-            reads, writes = [], []
-            for _ in range(2 if self._config.capture else 0):
-                read, write = os.pipe2(os.O_CLOEXEC)
-                ours.callback(os.close, read)
-                theirs.callback(os.close, write)
-                os.set_blocking(read, False)
-                reads.append(read)
-                writes.append(write)
-            zygote.send([m.SPAWN, number], (far, tokens.worker_fd(), *writes))
-            streams = (reads[0], reads[1]) if reads else None
-            handle = WorkerHandle(number, Channel(near, self._config.wire), tokens, self._codec, streams)
-            ours.pop_all()  # the handle's now
+        handle = WorkerHandle.ask_for(zygote, number, self._config, self._codec)
         self.workers[number] = handle
         self._starting.add(number)
         self._counters.started += 1
@@ -189,6 +178,8 @@ class Crew:
 
     def _start_failed(self, error: BaseException, done: _Done) -> None:
         """A start came to nothing: try again in a while, or never."""
+        if time.monotonic() < self._start_after:
+            return  # the same trouble, told by one more worker
         if self._dispatcher.members:
             self._start_after = time.monotonic() + 0.2  # others work: the host is short of something for a moment
             return
@@ -254,8 +245,9 @@ class Crew:
         zygote.abandon()
         for handle in list(self.workers.values()):
             handle.kill()
-            if handle.pidfd >= 0:
-                select.select([handle.pidfd], [], [], 2.0)
+        deadline = time.monotonic() + 2.0
+        for handle in list(self.workers.values()):
+            handle.await_end(deadline)
             self._bury(handle, done)
         if not zygote.ready:
             code = zygote.process.returncode
@@ -267,6 +259,17 @@ class Crew:
         """Take in what a worker has sent, if anything is there."""
         if handle.watched:
             return  # the thread that waits for the answer reads it; we may have been woken for it before it was
+        try:
+            self._take_in(handle, done)
+        except Exception as error:  # noqa: BLE001  # what one worker sends must cost that worker alone
+            self._defect(handle, error)
+
+    def _defect(self, handle: WorkerHandle, error: Exception) -> None:
+        """Something in a worker's message has brought out an error that nobody foresaw: count it as the worker's."""
+        _log.error("handling what worker %d sent failed", handle.pid, exc_info=error)
+        self._punish(handle, RemoteProtocolError(f"what it sent could not be handled ({type(error).__name__})"))
+
+    def _take_in(self, handle: WorkerHandle, done: _Done) -> None:
         channel = handle.channel
         try:
             if channel.wants_write and channel.flush():
@@ -275,6 +278,7 @@ class Crew:
         except ChannelClosed:
             # Dead or dying, or it closed its end: then it is of no use. The zygote will say how it ended.
             self._unwatch(channel.fileno())
+            self._dispatcher.leave(handle)
             handle.kill()
             handle.ending = True
             self._be_late(handle, _BURIAL_GRACE)
@@ -282,10 +286,14 @@ class Crew:
         except RemoteProtocolError as error:
             self._punish(handle, error)
             return
-        if frames and handle.doom is None:
+        if frames:
             self._worker_said(handle, frames, done)
+        elif channel.unfinished and handle.started and not handle.line and not handle.sealed:
+            self._punish(handle, RemoteProtocolError("it speaks without having been asked"))
 
     def _worker_said(self, handle: WorkerHandle, frames: list[bytes], done: _Done) -> None:
+        if isinstance(handle.doom, ProtocolViolation):
+            return  # nothing it says counts any more; killed for other reasons, it may still have finished something
         unpack = self._codec.unpack
         line = handle.line
         answered = 0
@@ -303,6 +311,7 @@ class Crew:
                     and len(message) == 3
                     and message[0] == m.RESULT
                     and line
+                    and type(message[1]) is int
                     and message[1] == line[0].id
                     and not line[0].flags & m.CHUNK
                     and handle.started
@@ -314,16 +323,21 @@ class Crew:
                         self._counters.completed += 1
                         done.append(Delivery(future, message[2]))
                     answered += 1
+                    if handle.asked:
+                        handle.asked.clear()
                 else:
                     answered += self._heard(handle, handle.conversation.hear(message), done)
         except RemoteProtocolError as error:
             self._punish(handle, error)
-        if answered and handle.doom is None:
-            most = self._config.max_tasks
-            if most is not None and handle.answered + answered >= most:
-                self.stop(handle)  # before it could be given another task
-            else:
-                self._dispatcher.answered(handle, answered, now)
+        if not answered:
+            return
+        most = self._config.max_tasks
+        if most is not None and handle.answered + answered >= most and handle.doom is None:
+            self.stop(handle)  # before it could be given another task
+            return
+        self._dispatcher.answered(handle, answered, now)
+        if handle.sealed and not handle.line:
+            self._be_late(handle, _STOP_GRACE)  # nothing keeps it from saying SYNCED now
 
     def _heard(self, handle: WorkerHandle, message: list[Any], done: _Done) -> int:
         """Handle a message other than a plain result; return how many tasks it answers."""
@@ -340,6 +354,7 @@ class Crew:
             if not handle.sealed:
                 raise RemoteProtocolError("SYNCED without having been asked")
             handle.sealed = False
+            handle.late_at = _NEVER
             self._dispatcher.go_on(handle)
         else:
             if not handle.line or message[1] != handle.line[0].id:
@@ -393,16 +408,22 @@ class Crew:
             self._ready(handle, message, done)
         except RemoteProtocolError as error:
             self._punish(handle, error)
+        except Exception as error:  # noqa: BLE001  # as in hear_worker
+            self._defect(handle, error)
 
     def _hear_output(self, handle: WorkerHandle, stream: Stream, done: _Done) -> None:
         if not stream.read():
             self._unwatch(stream.fd)
+        if handle.doom is not None:
+            return
         bound = self._config.policy.limits.output
-        if bound is not None and handle.doom is None and handle.line:
-            printed = handle.printed_now() - sum(handle.printed)
-            if printed > bound:
+        printed = handle.printed_now() - sum(handle.printed)
+        if handle.line:
+            if bound is not None and printed > bound:
                 text = f"the task printed {printed} bytes, limit {bound}"
                 self._limit(handle, OutputExceeded(text, bound, printed))
+        elif printed > (bound or 0) + _IDLE_OUTPUT:
+            handle.kill()  # a thread that a task left behind floods us, and no task's limit counts
 
     # Ending
 
@@ -412,7 +433,7 @@ class Crew:
 
     def _limit(self, handle: WorkerHandle, error: LimitExceeded) -> None:
         self._counters.limited += 1
-        handle.kill(error)
+        handle.kill(error, handle.line[0] if handle.line else None)
 
     def look(self, done: _Done) -> None:
         """Look at the workers whose time has come: limits, late starts, late stops."""
@@ -424,10 +445,12 @@ class Crew:
             error, when = self._monitor.look(
                 handle.pid, handle.head_since, task.options.timeout, handle.cpu_mark, handle.baseline_rss, now
             )
-            if error is not None:
-                self._limit(handle, error)
-            else:
+            if error is None:
                 self._dispatcher.look_at(handle, when)
+                continue
+            self.hear_worker(handle, done)  # it may have answered by now
+            if handle.line and handle.line[0] is task and handle.doom is None:
+                self._limit(handle, error)
         if now >= self._late_at:
             self._end_late(now, done)
 
@@ -459,7 +482,7 @@ class Crew:
 
     def _bury(self, handle: WorkerHandle, done: _Done) -> None:
         """A worker has ended: take its last words, settle its line, close what was its."""
-        if handle.doom is None and handle.ready:
+        if handle.ready:
             self._hear_the_rest(handle, done)
         for stream in handle.streams():
             stream.drain()
@@ -493,6 +516,8 @@ class Crew:
                 self._worker_said(handle, frames, done)
         except (ChannelClosed, RemoteProtocolError):
             pass
+        except Exception as error:  # noqa: BLE001  # as in hear_worker
+            self._defect(handle, error)
 
     def _blame(self, handle: WorkerHandle, task: Any, done: _Done) -> None:
         """The task that a dead worker was running ends, or runs again if it may."""
@@ -501,22 +526,19 @@ class Crew:
             error = handle.doom
         else:
             self._counters.crashed += 1
-            error = self._cause_of_death(handle)
+            error = handle.cause_of_death(self._config.policy.limits.cpu)
         if task.future._owner is None:
             return  # cancelled: it has its outcome
+        if handle.doom_task is not None and handle.doom_task is not task and self.broken is None:
+            # It was killed for the task before, which had just been answered: this one did nothing wrong.
+            self._backlog.put_back([task])
+            return
         task.attempts += 1
         if task.attempts <= task.options.retries and self.broken is None:
             self._counters.retried += 1
             self._backlog.put_back([task])
             return
         self._answers.fail(task, error, done, handle)
-
-    def _cause_of_death(self, handle: WorkerHandle) -> BaseException:
-        limit = self._config.policy.limits.cpu
-        if limit is not None and outcome.is_cpu_limit(handle.exit_code, handle.cpu_used, limit):
-            text = f"the task used {handle.cpu_used:.2f} s of CPU time, limit {limit:g} s"
-            return CpuExceeded(text, limit, handle.cpu_used)
-        return outcome.crash(handle.exit_code, handle.last_words(), handle.pid)
 
     def _remove(self, handle: WorkerHandle) -> None:
         self._starting.discard(handle.number)
@@ -555,7 +577,10 @@ class Crew:
             for task in handle.line:
                 self._answers.fail(task, self.broken or BrokenPool("the pool failed"), done)
             handle.kill()
-            handle.close()
+            if handle.watched:
+                handle.gone = True
+            else:
+                handle.close()
         self.workers.clear()
         if self._zygote is not None:
             self._zygote.abandon()

@@ -1,6 +1,7 @@
 """The last step of a task: its outcome goes to its future, outside every lock."""
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 from typing import Any
@@ -53,9 +54,16 @@ class Delivery:
 def deliver(done: list[Delivery]) -> None:
     """Run deliveries in order and forget each: nothing of a result may stay alive here."""
     done.reverse()
+    interrupt: BaseException | None = None
     while done:
         try:
             done.pop().run()
-        except BaseException:  # noqa: BLE001
-            # A callback's SystemExit or KeyboardInterrupt in our thread: not ours to act on.
-            _log.exception("a future's callback raised")
+        except BaseException as error:  # noqa: BLE001
+            # A callback's SystemExit in the I/O thread is not ours to act on. ^C in the main thread is the user's: it
+            # waits until everybody has got what is theirs.
+            if threading.current_thread() is threading.main_thread():
+                interrupt = error
+            else:
+                _log.exception("a future's callback raised")
+    if interrupt is not None:
+        raise interrupt

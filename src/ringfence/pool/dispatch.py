@@ -85,6 +85,10 @@ class Dispatcher:
         if self.members.pop(handle.number, None) is not None:
             self._idle.pop(handle.number, None)
             self.ahead -= max(0, len(handle.line) - 1)
+            if len(self._looks) > 64 + 2 * len(self.members):
+                # Looks at those who have left would keep them until their time.
+                self._looks = [look for look in self._looks if look[2].number in self.members]
+                heapq.heapify(self._looks)
 
     # Tasks go out
 
@@ -173,7 +177,7 @@ class Dispatcher:
         self.ahead -= count if handle.line else count - 1
         if handle.line:
             if handle.line[0].future._owner is None:
-                handle.kill(RingfenceError("the task was cancelled"))
+                handle.kill(RingfenceError("the task was cancelled"), handle.line[0])
             self.watch_head(handle)
         else:
             handle.deadline = _FOREVER
@@ -182,7 +186,7 @@ class Dispatcher:
 
     def go_on(self, handle: WorkerHandle) -> None:
         """A worker that is not sealed takes more tasks, or idles."""
-        if handle.sealed or handle.stopping or handle.number not in self.members:
+        if handle.sealed or handle.stopping or handle.doom is not None or handle.number not in self.members:
             return
         if self._backlog.queued:
             self._fill(handle)

@@ -42,6 +42,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _task_ids = itertools.count(1)
+_LEAST_MESSAGE = 1024 * 1024
 # What submit itself raises; everything else arrives through the future.
 _REFUSALS = (QueueFull, PoolClosed, BrokenPool)
 _supervisors: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
@@ -282,7 +283,7 @@ class Pool(_Tasks):
                 plan=plan,
                 cgroup=features.cgroup.path if plan.cgroup is not None and features.cgroup is not None else None,
                 max_workers=workers or len(os.sched_getaffinity(0)),
-                wire=WireLimits(max_frame=parse_size(max_message)),
+                wire=WireLimits(max_frame=_message_size(max_message)),
                 max_buffer=parse_size(max_buffer),
                 capture=stdout == "capture",
                 pickle_results=pickle_results,
@@ -303,7 +304,7 @@ class Pool(_Tasks):
             raise
         _supervisors.add(self._supervisor)
         # A pool that is forgotten without shutdown finishes its tasks and goes.
-        self._finalizer = weakref.finalize(self, self._supervisor.shut_down)
+        self._finalizer = weakref.finalize(self, self._supervisor.forgotten)
         self._finalizer.atexit = False
         self._supervisor.thread.start()
 
@@ -375,6 +376,13 @@ def _positive(name: str, value: int | None) -> int | None:
     if value is not None and value <= 0:
         raise ValueError(f"{name} must be greater than 0")
     return value
+
+
+def _message_size(value: int | str) -> int:
+    size = parse_size(value)
+    if size < _LEAST_MESSAGE:
+        raise PolicyError(f"max_message must be at least {_LEAST_MESSAGE >> 20} MiB: a failure's record must fit into it")
+    return size
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

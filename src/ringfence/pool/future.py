@@ -55,7 +55,7 @@ class PoolFuture(Future[Any]):
         """Cancel the task, running or not. False only if it is done already (or is being delivered)."""
         owner = self._owner
         if owner is None:
-            return super().cancel()
+            return self.cancelled()
         supervisor, task = owner
         return supervisor.cancel(task)
 

@@ -1,23 +1,30 @@
 """One worker as the supervisor sees it: its line of tasks, its channel, how it is ended."""
 
 import os
+import select
 import signal
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from ringfence.ipc import messages as m
-from ringfence.ipc.channel import Channel
+from ringfence.ipc.channel import Channel, pipe_fds
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
+from ringfence.ipc.limits import MAX_FRAME
 from ringfence.ipc.protocol import WORKER, Conversation
+from ringfence.pool import outcome
+from ringfence.pool.config import PoolConfig
+from ringfence.pool.errors import CpuExceeded
 from ringfence.pool.output import Stream
 from ringfence.pool.schedule import Pace
 from ringfence.pool.serialise import Function
 from ringfence.pool.task import Output, Task
 from ringfence.pool.tokens import Tokens
 from ringfence.pool.transfer import Lease
+from ringfence.pool.zygote import Zygote
 
 __all__ = ["WorkerHandle"]
 
@@ -36,6 +43,7 @@ class WorkerHandle:
         "cpu_used",
         "deadline",
         "doom",
+        "doom_task",
         "ending",
         "early",
         "exit_code",
@@ -99,6 +107,7 @@ class WorkerHandle:
         self.gone = False
         # Why we killed it (the exception for the task it ran); None while it lives or when it died by itself.
         self.doom: BaseException | None = None
+        self.doom_task: Task | None = None
         # How it ended, once the zygote said so: exit code (negative: signal), CPU seconds, peak resident bytes.
         self.exit_code: int | None = None
         self.cpu_used = 0.0
@@ -122,6 +131,29 @@ class WorkerHandle:
         self.printed = (0, 0)
         self.functions: set[int] = set()
         self.modules: set[str] = set()
+
+    @classmethod
+    def ask_for(cls, zygote: Zygote, number: int, config: PoolConfig, codec: Codec) -> "WorkerHandle":
+        """Ask `zygote` for a worker; return the handle of what will be one. Raises OSError, ChannelClosed."""
+        with ExitStack() as theirs, ExitStack() as ours:
+            near, far = pipe_fds()
+            ours.callback(os.close, near)
+            theirs.callback(os.close, far)
+            tokens = Tokens()
+            ours.callback(tokens.close)
+            reads, writes = [], []
+            for _ in range(2 if config.capture else 0):
+                read, write = os.pipe2(os.O_CLOEXEC)
+                ours.callback(os.close, read)
+                theirs.callback(os.close, write)
+                os.set_blocking(read, False)
+                reads.append(read)
+                writes.append(write)
+            zygote.send([m.SPAWN, number], (far, tokens.worker_fd(), *writes))
+            channel = Channel(near, config.wire, max_outgoing=MAX_FRAME)
+            handle = cls(number, channel, tokens, codec, (reads[0], reads[1]) if reads else None)
+            ours.pop_all()  # the handle's now
+        return handle
 
     @property
     def held(self) -> int:
@@ -234,10 +266,27 @@ class WorkerHandle:
         """Return how many tasks of the line have not started, and take their tokens. For a worker that is dead."""
         return self.tokens.take(len(self.line))
 
-    def kill(self, doom: BaseException | None = None) -> None:
-        """End it now; `doom` is what its task then fails with (the first one counts; None: how it died will tell)."""
+    def cause_of_death(self, cpu_limit: float | None) -> BaseException:
+        """Return the error for what it was running when it ended by itself; `cpu_limit` in seconds."""
+        if cpu_limit is not None and outcome.is_cpu_limit(self.exit_code, self.cpu_used, cpu_limit):
+            text = f"the task used {self.cpu_used:.2f} s of CPU time, limit {cpu_limit:g} s"
+            return CpuExceeded(text, cpu_limit, self.cpu_used)
+        return outcome.crash(self.exit_code, self.last_words(), self.pid)
+
+    def await_end(self, deadline: float) -> None:
+        """Wait until it has ended, or until `deadline` (of time.monotonic)."""
+        if self.pidfd >= 0:
+            poll = select.poll()  # select() takes no fd above 1023
+            poll.register(self.pidfd, select.POLLIN)
+            poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+
+    def kill(self, doom: BaseException | None = None, task: Task | None = None) -> None:
+        """End it now; `doom` is what its task then fails with (the first one counts; None: how it died will tell).
+
+        `task` is the one it is killed for; if that has been answered by the time it dies, nobody is to blame.
+        """
         if self.doom is None:
-            self.doom = doom
+            self.doom, self.doom_task = doom, task
         if self.pidfd >= 0:
             try:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)

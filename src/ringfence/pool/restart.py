@@ -6,7 +6,7 @@ __all__ = ["StartBudget"]
 
 # Seconds to wait before the next try, by how many starts have failed in a row; after the last the pool is broken.
 # A host that is out of memory or processes for a moment recovers within these; one that lacks a feature never does.
-_DELAYS: Final = (0.0, 0.05, 0.2, 0.8)
+_DELAYS: Final = (0.01, 0.05, 0.2, 0.8)
 
 
 class StartBudget:

@@ -9,6 +9,7 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from typing import Final
 
 from ringfence.errors import RingfenceError
@@ -29,6 +30,8 @@ __all__ = ["Supervisor"]
 
 _log = logging.getLogger("ringfence.pool")
 _FOREVER: Final = float("inf")
+# Seconds to sleep at most: poll(2) and epoll_wait(2) count milliseconds in an int.
+_LONGEST: Final = 86400.0
 # Tasks that come in a shorter time than any round trip takes (seconds) are a stream; a thread that submits one sends
 # some of it whenever so many wait.
 _STREAM: Final = 50e-6
@@ -45,7 +48,9 @@ class Supervisor:
     def __init__(self, config: PoolConfig, zygote: Zygote) -> None:
         self.config = config
         self._owner_pid = os.getpid()
-        self._lock = threading.Lock()
+        # Reentrant only so that a thread can tell whether it holds it, after a signal has cut it short: nothing below
+        # takes it twice, and what a finalizer or a signal handler asks for while it is held waits in `_deferred`.
+        self._lock = threading.RLock()
         self._space = threading.Condition(self._lock)
         self._poller = select.epoll()
         self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -67,6 +72,12 @@ class Supervisor:
         self._forked = False
         # Whether a new task may have to be refused; read without the lock.
         self._refuses = False
+        # Nobody holds the pool any more (said without the lock: garbage collection may happen anywhere).
+        self._forgotten = False
+        # A signal handler's exception has cut through a change of state: nothing can be relied on any more.
+        self._interrupted = False
+        # Tasks to be withdrawn by the I/O thread.
+        self._deferred: deque[Task] = deque()
         # When a submitting thread last sent a task by itself.
         self._sent_at = 0.0
         self.thread = threading.Thread(target=self._main, name="ringfence-supervisor")
@@ -90,13 +101,10 @@ class Supervisor:
             self._send_some()
         elif dispatcher.wakes_at and (dispatcher.idle or self._crew.has_room()):
             now = time.monotonic()
-            if now - self._sent_at > _STREAM and dispatcher.idle and self._lock.acquire(blocking=False):
+            if now - self._sent_at > _STREAM and dispatcher.idle:
                 # A task by itself: on its way before this returns.
                 self._sent_at = now
-                try:
-                    self._send()
-                finally:
-                    self._lock.release()
+                self._send_some()
             else:
                 dispatcher.wakes_at = 0.0
                 self._wake()
@@ -107,22 +115,37 @@ class Supervisor:
 
         The system calls on the way give the interpreter lock to the I/O thread, which would else get it every 5 ms.
         """
-        if not self._lock.acquire(blocking=False):
-            # Whoever has it may have looked into the inbox already.
-            if self._dispatcher.wakes_at:
-                self._dispatcher.wakes_at = 0.0
-                self._wake()
-            os.sched_yield()
+        lock = self._lock
+        if lock._is_owned():  # type: ignore[attr-defined]  # Condition uses it too
+            self._wake()  # we are a finalizer or a signal handler, in the middle of something
             return
         try:
-            self._send()
+            if lock.acquire(blocking=False):
+                self._send()
+            else:
+                # Whoever has it may have looked into the inbox already.
+                if self._dispatcher.wakes_at:
+                    self._dispatcher.wakes_at = 0.0
+                    self._wake()
+                os.sched_yield()
+        except BaseException:
+            self._cut_short()
+            raise
         finally:
-            self._lock.release()
+            if lock._is_owned():  # type: ignore[attr-defined]  # a signal may come between acquire() and its result
+                lock.release()
+
+    def _cut_short(self) -> None:
+        """An exception, of a signal handler most likely, has left things half done: the pool ends."""
+        self._interrupted = self._refuses = True
+        self._wake()
 
     def _send(self) -> None:
         """Send what is in the inbox to workers that have room; what needs a new worker is for the I/O thread."""
         self._backlog.absorb()
         self._dispatcher.top_up()
+        if self.config.queue_size is not None:
+            self._space.notify_all()
         if self._backlog.queued and self._dispatcher.wakes_at and self._crew.wants_worker():
             self._dispatcher.wakes_at = 0.0
             self._wake()
@@ -163,24 +186,43 @@ class Supervisor:
 
     def cancel(self, task: Task, *, kill: bool = True) -> bool:
         """Cancel a task wherever it is; False when it has another outcome already, or runs and `kill` is false."""
-        with self._lock:
-            self._backlog.absorb()
-            if task.future._owner is None:
-                return task.future.cancelled()
-            handle = task.handle
-            if handle is None or self._recall(handle, task):
-                self._backlog.queued -= 1
-            elif not kill:
-                return False
-            elif handle.line[0] is task:
-                # It runs, and ends here for its caller; its worker's death is then blamed on nobody. (A task further
-                # back that could not be recalled is about to run: its worker is killed when it reaches the head.)
-                handle.kill(RingfenceError("the task was cancelled"))
-            self._backlog.close(task)
-            self._counters.cancelled += 1
-            self._space.notify()
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            # A finalizer or a signal handler, in the middle of something.
+            self._deferred.append(task)
             self._wake()
-        task.future.settle_cancelled()
+            return False
+        done: list[Delivery] = []
+        with self._lock:
+            try:
+                cancelled = self._cancel(task, kill, done)
+            except BaseException:
+                self._cut_short()
+                raise
+        if cancelled:
+            task.future.settle_cancelled()
+        deliver(done)
+        return cancelled or task.future.cancelled()
+
+    def _cancel(self, task: Task, kill: bool, done: list[Delivery]) -> bool:
+        self._backlog.absorb()
+        handle = task.handle
+        if kill and handle is not None and handle.line and handle.line[0] is task:
+            self._crew.hear_worker(handle, done)  # it may have been answered by now
+        if task.future._owner is None:
+            return False
+        handle = task.handle
+        if handle is None or self._recall(handle, task):
+            self._backlog.queued -= 1
+        elif not kill:
+            return False
+        elif handle.line[0] is task:
+            # It runs, and ends here for its caller; its worker's death is then blamed on nobody. (A task further
+            # back that could not be recalled is about to run: its worker is killed when it reaches the head.)
+            handle.kill(RingfenceError("the task was cancelled"), task)
+        self._backlog.close(task)
+        self._counters.cancelled += 1
+        self._space.notify()
+        self._wake()
         return True
 
     def _recall(self, handle: WorkerHandle, task: Task) -> bool:
@@ -205,16 +247,24 @@ class Supervisor:
             fd = handle.channel.fileno()
             if fd not in self._crew.handlers:
                 return  # its channel has ended, and it is about to be buried
-            handle.watched = True
-            self._poller.modify(fd, 0)
+            try:
+                handle.watched = True
+                self._poller.modify(fd, 0)
+            except BaseException:
+                self._cut_short()
+                raise
         try:
             poll = select.poll()
             poll.register(fd, select.POLLIN)
-            poll.poll(None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000))
+            poll.poll(None if deadline is None else min(_LONGEST, max(0.0, deadline - time.monotonic())) * 1000)
         finally:
             done: list[Delivery] = []
             with self._lock:
-                self._stop_watching(handle, done)
+                try:
+                    self._stop_watching(handle, done)
+                except BaseException:
+                    self._cut_short()
+                    raise
             deliver(done)
 
     def _stop_watching(self, handle: WorkerHandle, done: list[Delivery]) -> None:
@@ -224,11 +274,15 @@ class Supervisor:
             return
         fd = handle.channel.fileno()
         if fd in self._crew.handlers:
-            self._poller.modify(fd, select.EPOLLIN | (select.EPOLLOUT if handle.channel.wants_write else 0))
+            # Read first: armed before, it would wake the I/O thread for what we are about to read.
             self._crew.hear_worker(handle, done)
+        if fd in self._crew.handlers:
+            self._poller.modify(fd, select.EPOLLIN | (select.EPOLLOUT if handle.channel.wants_write else 0))
         # In this order: a task that came before the worker was idle again is seen here, one that came later finds it idle.
         self._backlog.absorb()
         self._dispatcher.feed()
+        if self.config.queue_size is not None:
+            self._space.notify_all()
         if handle.ending or self._backlog.queued:
             self._wake()  # the I/O thread has to start another worker, or to wait for this one's end
 
@@ -307,13 +361,18 @@ class Supervisor:
     def forget(self) -> None:
         """In a child forked by the caller: close our copies of every fd, so that the parent's death is still seen."""
         self._forked = self._refuses = True
-        self._lock = threading.Lock()  # the parent's threads may have held the other one
+        self._lock = threading.RLock()  # the parent's threads may have held the other one
         self._space = threading.Condition(self._lock)
         if not self._finished:
             self._finished = True
             self._crew.forget()
             self._poller.close()
             os.close(self._waker)
+
+    def forgotten(self) -> None:
+        """Nobody holds the pool any more: finish what was accepted, and go. May be called anywhere, at any time."""
+        self._forgotten = self._refuses = True
+        self._wake()
 
     def _wake(self) -> None:
         if not self._finished:
@@ -335,12 +394,20 @@ class Supervisor:
     def _turn(self) -> bool:
         """Start what is missing, wait for something to happen, handle it; False when all is done."""
         done: list[Delivery] = []
+        if self._interrupted:
+            self._fail(BrokenPool("the pool was interrupted in the middle of a change; make a new one"))
+            return False
         with self._lock:
             self._backlog.absorb()
+            self._closing = self._closing or self._forgotten
+            while self._deferred:
+                task = self._deferred.popleft()
+                if self._cancel(task, False, done):
+                    task.future.settle_cancelled()
             if self._crew.broken is not None:
                 self._refuses = True
                 self._crew.break_down(self._crew.broken, done)
-            if not self._closing or self._backlog.open:
+            if not self._closing or self._backlog.queued or self._dispatcher.held:
                 self._crew.start_missing(done)
             elif self._crew.dismiss():
                 return False
@@ -354,7 +421,7 @@ class Supervisor:
         if done:
             deliver(done)
             return True
-        timeout = None if wakes_at == _FOREVER else max(0.0, wakes_at - time.monotonic())
+        timeout = None if wakes_at == _FOREVER else min(_LONGEST, max(0.0, wakes_at - time.monotonic()))
         events = self._poller.poll(timeout)
         with self._lock:
             self._dispatcher.wakes_at = 0.0
