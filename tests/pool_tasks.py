@@ -264,3 +264,11 @@ def half_a_frame():
 def closes_its_channel():
     os.close(channel_fd())
     time.sleep(60)
+
+
+def worker_and_task():
+    """The worker that runs the caller, and the number of its task."""
+    frame = sys._getframe()
+    while frame.f_code.co_name != "_run" or "task" not in frame.f_locals:
+        frame = frame.f_back
+    return frame.f_locals["self"], frame.f_locals["task"]

@@ -78,6 +78,10 @@ NAMES: Final[Mapping[int, str]] = {
     value: name for name, value in globals().items() if type(value) is int and name != "PROTOCOL_VERSION"
 }
 
+# Failure records may hold others (exception groups): so many in all, so deep.
+MAX_FAILURES: Final = 256
+MAX_FAILURE_DEPTH: Final = 16
+
 # Task flags, in TASKS.
 CHUNK: Final = 1  # the payload is a list of argument tuples; the answer is a list of outcomes
 BUFFERED: Final = 2  # the payload is in a sealed memfd, to be asked for with NEED_BUFFER

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures.process import _RemoteTraceback
 from typing import Any, Final
 
+from ringfence.ipc import messages as m
 from ringfence.ipc.errors import RemoteProtocolError
 from ringfence.pool.errors import (
     InitializerFailed,
@@ -48,6 +49,25 @@ _FIELDS: Final[Mapping[str, type]] = {
     "traceback": str,
     "notes": list,
 }
+# What an honest worker sends of each text is at most a quarter of this (ringfence.worker.failure.MAX_TEXT).
+_MAX_TEXT: Final = 256 * 1024
+_MAX_NOTES: Final = 16
+# Arguments of exceptions are shown by repr(), in logs and by debuggers. An integer of more than 4,300 digits has none
+# (sys.set_int_max_str_digits), and nothing else may become megabytes of text there.
+_MAX_INT_BITS: Final = 4000
+_MAX_ARGS_WEIGHT: Final = 1 << 20
+# Where a SyntaxError may point to: the traceback module pads lines with that many blanks.
+_MAX_POSITION: Final = 65535
+
+
+class _Room:
+    """How many more records one failure may hold."""
+
+    __slots__ = ("depth", "left")
+
+    def __init__(self) -> None:
+        self.left = m.MAX_FAILURES
+        self.depth = 0
 
 
 def exception_from(
@@ -60,20 +80,31 @@ def exception_from(
 
     Raises RemoteProtocolError when the record is not of that form.
     """
+    return _exception(record, memory, finish, _Room())
+
+
+def _exception(
+    record: Mapping[str, Any], memory: int | None, finish: Callable[[str], str], room: _Room
+) -> BaseException:
+    room.left -= 1
+    if room.left < 0 or room.depth >= m.MAX_FAILURE_DEPTH:
+        raise RemoteProtocolError("a failure record with too many others in it")
     for field, kind in _FIELDS.items():
-        if type(record.get(field)) is not kind:
-            raise RemoteProtocolError(f"a failure record whose {field} is no {kind.__name__}")
-    error = _of_kind(record, memory)
-    for note in record["notes"]:
+        if type(record.get(field)) is not kind or len(record[field]) > _MAX_TEXT:
+            raise RemoteProtocolError(f"a failure record whose {field} is no {kind.__name__} of reasonable length")
+    room.depth += 1
+    error = _of_kind(record, memory, room)
+    room.depth -= 1
+    for note in record["notes"][:_MAX_NOTES]:
         if type(note) is str:
-            error.add_note(note)
+            error.add_note(note[:_MAX_TEXT])
     if record["traceback"]:
         # typeshed has its argument wrong: it is the text
         error.__cause__ = _RemoteTraceback(f'\n"""\n{finish(record["traceback"])}"""')  # type: ignore[arg-type]
     return error
 
 
-def _of_kind(record: Mapping[str, Any], memory: int | None) -> BaseException:
+def _of_kind(record: Mapping[str, Any], memory: int | None, room: _Room) -> BaseException:
     message = record["message"]
     name = f"{record['module']}.{record['type']}" if record["module"] != "builtins" else record["type"]
     match record["kind"]:
@@ -91,7 +122,7 @@ def _of_kind(record: Mapping[str, Any], memory: int | None) -> BaseException:
             return MemoryExceeded(f"the task asked for more than its {memory >> 20} MiB of memory", memory)
         case "denied":
             return _denied(record)
-    return _rebuilt(record, name)
+    return _rebuilt(record, name, room)
 
 
 def _denied(record: Mapping[str, Any]) -> BaseException:
@@ -106,21 +137,84 @@ def _denied(record: Mapping[str, Any]) -> BaseException:
     return CapabilityDenied(capability, operation, target, needs=needs, message=record["message"])
 
 
-def _rebuilt(record: Mapping[str, Any], name: str) -> BaseException:
+def _rebuilt(record: Mapping[str, Any], name: str, room: _Room) -> BaseException:
     cls = _KNOWN.get((record["module"], record["type"]))
     args = record.get("args")
+    if type(args) is not list or not _is_modest(args):
+        args = None
     if cls is not None and issubclass(cls, BaseExceptionGroup):
-        return _rebuilt_group(cls, record, name)
-    if cls is not None and type(args) is list:
-        if issubclass(cls, OSError) and len(args) == 2 and record.get("filename") is not None:
-            args = [*args, record["filename"]]
-            if record.get("filename2") is not None:
-                args += [None, record["filename2"]]
-        try:
-            return cls(*args)
-        except Exception:  # noqa: BLE001  # arguments its constructor does not take: an impostor, or a subclass's
-            pass
+        return _rebuilt_group(cls, record, name, room)
+    if cls is not None and args is not None:
+        full = args
+        if issubclass(cls, OSError) and len(args) == 2 and type(record.get("filename")) in _FILE_NAMES:
+            full = [*args, record["filename"]]
+            if type(record.get("filename2")) in _FILE_NAMES:
+                full += [None, record["filename2"]]
+        if _is_sane(cls, full):
+            try:
+                return cls(*full)
+            except Exception:  # noqa: BLE001  # arguments its constructor does not take: an impostor, or a subclass's
+                pass
     return _remote_class(record)(name, record["message"], record["traceback"], args)
+
+
+_FILE_NAMES: Final = (str, bytes, int)
+
+
+def _is_modest(args: list[Any]) -> bool:
+    """Say whether these arguments can be shown, in a reasonable length."""
+    weight = 0
+    rest: list[Any] = [args]
+    while rest:
+        value = rest.pop()
+        kind = type(value)
+        weight += 1
+        if kind is int:
+            if value.bit_length() > _MAX_INT_BITS:
+                return False
+        elif kind is str or kind is bytes:
+            weight += len(value)
+        elif kind is dict:
+            weight += len(value)
+            rest += value
+            rest += value.values()
+        elif kind in (list, tuple, set, frozenset):
+            rest += value
+        # Else it is of a class that has a short repr, or whose repr is its author's affair.
+        if weight + len(rest) > _MAX_ARGS_WEIGHT:
+            return False
+    return True
+
+
+def _is_sane(cls: type[BaseException], args: list[Any]) -> bool:
+    """Say whether `cls` may be built of these arguments: C code believes what some of them claim."""
+    if issubclass(cls, UnicodeTranslateError):
+        return len(args) == 4 and _is_span(str, *args[:3]) and type(args[3]) is str
+    if issubclass(cls, UnicodeDecodeError | UnicodeEncodeError):
+        text = bytes if issubclass(cls, UnicodeDecodeError) else str
+        return len(args) == 5 and type(args[0]) is type(args[4]) is str and _is_span(text, *args[1:4])
+    if issubclass(cls, SyntaxError):
+        return len(args) < 2 or (len(args) == 2 and _is_place(args[1]))
+    if issubclass(cls, OSError) and len(args) >= 2:
+        # A file name is shown, a "number of characters written" is counted with, an errno picks the class.
+        return all(value is None or type(value) in _FILE_NAMES for value in args)
+    return True
+
+
+def _is_span(text: type, value: Any, start: Any, end: Any) -> bool:
+    """Say whether `start` and `end` are a part of `value`: str() of a UnicodeError reads there without looking."""
+    return issubclass(type(value), text) and type(start) is int and type(end) is int and 0 <= start <= end <= len(value)
+
+
+def _is_place(details: Any) -> bool:
+    """Say whether this is where a SyntaxError may be: file name, line, column, text[, last line, last column]."""
+    if type(details) not in (tuple, list) or len(details) not in (4, 6):
+        return False
+    kinds: tuple[type, ...] = (str, int, int, str, int, int)
+    return all(
+        value is None or (issubclass(type(value), kind) and (kind is str or -1 <= value <= _MAX_POSITION))
+        for value, kind in zip(details, kinds, strict=False)
+    )
 
 
 # Builtin classes that a class unknown here may derive from, and that do not care what arguments they get.
@@ -145,14 +239,14 @@ def _remote_class(record: Mapping[str, Any]) -> type[RemoteError]:
     return known
 
 
-def _rebuilt_group(cls: type[BaseException], record: Mapping[str, Any], name: str) -> BaseException:
+def _rebuilt_group(cls: type[BaseException], record: Mapping[str, Any], name: str, room: _Room) -> BaseException:
     inner = record.get("group")
     args = record.get("args")
     text = args[0] if type(args) is list and args and type(args[0]) is str else record["message"]
     if type(inner) is list and inner and all(type(each) is dict for each in inner):
-        exceptions = [exception_from(each) for each in inner]
+        exceptions = [_exception(each, None, str, room) for each in inner]
         try:
-            return cls(text, exceptions)
+            return cls(text[:_MAX_TEXT], exceptions)
         except TypeError:  # an ExceptionGroup cannot hold what is no Exception
             pass
     return RemoteError(name, record["message"], record["traceback"])

@@ -10,6 +10,7 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+from ringfence.ipc import messages as m
 from ringfence.ipc.codec import Codec
 from ringfence.sandbox.errors import CapabilityDenied
 
@@ -23,13 +24,19 @@ _MAX_GROUP = 32
 
 
 def record(
-    error: BaseException, codec: Codec, *, kind: str = "exception", skip: TracebackType | None = None
+    error: BaseException,
+    codec: Codec,
+    *,
+    kind: str = "exception",
+    skip: TracebackType | None = None,
+    room: "_Room | None" = None,
 ) -> dict[str, Any]:
     """Return `error` as plain data.
 
     `kind` says whose failure it is: "exception" (the task's), "unserializable" (its result), "unreadable" (its
     arguments did not unpickle), "denied", "memory", "start" (lock-in or initializer). `skip` is the innermost
-    frame of our own, which the traceback leaves out together with everything above it.
+    frame of our own, which the traceback leaves out together with everything above it. `room` is what the members of a
+    group have left; beyond it they are left out.
     """
     cls = type(error)
     made: dict[str, Any] = {
@@ -47,10 +54,33 @@ def record(
         made["filename2"] = _plain(error.filename2, codec)
     if isinstance(error, CapabilityDenied):
         needs = _text(error.needs, 4096)
-        made["denied"] = [str(error.capability), _text(error.operation, 256), _plain(error.target, codec), needs]
+        target = None if error.target is None else _text(error.target, 4096)
+        made["denied"] = [str(error.capability), _text(error.operation, 256), target, needs]
     if isinstance(error, BaseExceptionGroup):
         made["args"] = [_text(error.message, MAX_TEXT)]  # str() adds the count
-        made["group"] = [record(inner, codec) for inner in error.exceptions[:_MAX_GROUP]]
+        made["group"] = _members(error, codec, room or _Room())
+    return made
+
+
+class _Room:
+    """How many records there may still be, and how deep we are."""
+
+    def __init__(self) -> None:
+        self.left = m.MAX_FAILURES - 1
+        self.depth = 1
+
+
+def _members(group: BaseExceptionGroup[Any], codec: Codec, room: _Room) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    if room.depth >= m.MAX_FAILURE_DEPTH:
+        return made
+    room.depth += 1
+    for inner in group.exceptions[:_MAX_GROUP]:
+        if room.left <= 0:
+            break
+        room.left -= 1
+        made.append(record(inner, codec, room=room))
+    room.depth -= 1
     return made
 
 

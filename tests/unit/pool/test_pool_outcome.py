@@ -4,6 +4,7 @@ import builtins
 import errno
 import pickle
 import signal
+import traceback
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from typing import Any
 
@@ -167,6 +168,57 @@ def test_a_record_of_another_form_is_the_workers_fault(broken: dict[str, Any]) -
     """RemoteProtocolError, never a KeyError of ours."""
     with pytest.raises(RemoteProtocolError):
         exception_from(broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("UnicodeDecodeError", ["utf-8", b"abc", -(2**44), 1 - 2**44, "x"]),
+        ("UnicodeDecodeError", ["utf-8", b"abc", 2, 4, "x"]),
+        ("UnicodeDecodeError", ["utf-8", b"abc", 2, 1, "x"]),
+        ("UnicodeDecodeError", ["utf-8", "abc", 0, 1, "x"]),
+        ("UnicodeEncodeError", ["utf-8", "abc", 2**44, 1 + 2**44, "x"]),
+        ("UnicodeTranslateError", ["abc", -5, -4, "x"]),
+        ("SyntaxError", ["m", ("f", 1, 1, "x", 1, 3 * 10**9)]),
+        ("SyntaxError", ["m", ["f", 1, -(2**31), "x"]]),
+        ("IndentationError", ["m", ("f", 1)]),
+        ("OSError", [[], "text"]),
+        ("KeyError", [10**5000]),
+        ("ValueError", [{"deep": [(10**5000,)]}]),
+        ("ValueError", ["x" * (2 << 20)]),
+    ],
+)
+def test_dangerous_arguments_are_not_believed(name: str, args: list[Any]) -> None:
+    """What shows, formats or logs an exception must not crash, nor raise, nor fill the memory."""
+    error = exception_from(record(type=name, args=args))
+    assert isinstance(error, errors.RemoteError)
+    assert len("".join(traceback.format_exception(error))) + len(repr(error)) < 3 << 20
+
+
+def test_syntax_errors_keep_their_place() -> None:
+    """Where an honest one points to, it still does."""
+    with pytest.raises(SyntaxError) as caught:
+        compile("a =\n", "f.py", "exec")
+    arrived = travelled(caught.value)
+    assert type(arrived) is SyntaxError
+    assert (arrived.filename, arrived.lineno, arrived.text) == ("f.py", 1, caught.value.text)
+
+
+def test_groups_are_bounded() -> None:
+    """An honest worker leaves out what is too much; more than that is the worker's fault."""
+    deep: Exception = ValueError("v")
+    for _ in range(60):
+        deep = ExceptionGroup("deep", [deep])
+    wide = ExceptionGroup("wide", [ExceptionGroup("inner", [ValueError(n) for n in range(40)]) for _ in range(40)])
+    assert isinstance(travelled(deep), ExceptionGroup)
+    assert isinstance(travelled(wide), ExceptionGroup)
+    group = record(type="ExceptionGroup", group=[record()] * 300)
+    with pytest.raises(RemoteProtocolError, match="too many"):
+        exception_from(group)
+    for _ in range(20):
+        group = record(type="ExceptionGroup", group=[group])
+    with pytest.raises(RemoteProtocolError, match="too many"):
+        exception_from(group)
 
 
 plain = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.binary(max_size=8)
