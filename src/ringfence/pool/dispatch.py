@@ -111,13 +111,15 @@ class Dispatcher:
     def feed(self) -> None:
         """Give every idle worker something: from the queue, or from another worker's line."""
         self._feed_idle()
+        poor: set[int] = set()  # those that turned out to have nothing left that has not started
         while self._idle and self.ahead > 0 and self._has_slot():
-            rich = take_back(self.members.values())
+            rich = take_back(handle for handle in self.members.values() if handle.number not in poor)
             if rich is None:
                 return
-            taken = self.take_back(rich, rich.held // 2)  # type: ignore[arg-type]  # a member of ours
+            taken = self.take_back(rich, rich.held // 2)
             if not taken:
-                return
+                poor.add(rich.number)
+                continue
             self._backlog.put_back(taken)
             self._feed_idle()
 

@@ -1,7 +1,7 @@
 """How many tasks a worker holds ahead, and whose tasks an idle worker takes: pure decisions."""
 
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 __all__ = ["MAX_AHEAD", "Pace", "room", "share", "take_back"]
 
@@ -53,14 +53,13 @@ class Holder(Protocol):
     def held(self) -> int:
         """Tasks it was sent and has not answered."""
 
-    @property
-    def sealed(self) -> bool:
-        """Tasks were taken back and it has not yet said that it knows."""
+
+_Holder = TypeVar("_Holder", bound=Holder)
 
 
-def take_back(workers: Iterable[Holder]) -> Holder | None:
+def take_back(workers: Iterable[_Holder]) -> _Holder | None:
     """Return the worker that holds most tasks ahead of the one it runs, or None if none does."""
-    best: Holder | None = None
+    best: _Holder | None = None
     most = 1
     for worker in workers:
         if worker.held > most:
