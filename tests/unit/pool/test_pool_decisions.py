@@ -89,7 +89,7 @@ def test_starting_is_given_up_after_a_few_failures_in_a_row() -> None:
     """The first try again is at once, the later ones wait longer, then there is none."""
     budget = StartBudget()
     delays = [budget.failed() for _ in range(5)]
-    assert delays[0] == 0.0
+    assert delays[0] == 0.01
     assert delays[:4] == sorted(delays[:4], key=float)  # type: ignore[arg-type]
     assert delays[4] is None
 
@@ -98,7 +98,7 @@ def test_a_success_forgives_all_failures() -> None:
     """Only failures in a row count."""
     budget = StartBudget()
     for _ in range(10):
-        assert budget.failed() == 0.0
+        assert budget.failed() == 0.01
         budget.succeeded()
 
 
@@ -108,4 +108,4 @@ def test_budgets_do_not_share(failures: int) -> None:
     one, other = StartBudget(), StartBudget()
     for _ in range(failures):
         one.failed()
-    assert other.failed() == 0.0
+    assert other.failed() == 0.01
