@@ -1,5 +1,6 @@
 """A worker that sends well-formed messages with hostile contents: one task pays, the pool and this process live on."""
 
+import errno
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +9,8 @@ import pool_tasks as tasks
 import pytest
 
 from ringfence import Pool, ProtocolViolation, RemoteError
+from ringfence.ipc import buffers
+from ringfence.ipc import messages as m
 
 RECORD = {
     "kind": "exception",
@@ -84,3 +87,96 @@ def test_a_group_of_too_many_failures_is_a_violation(pool: Pool) -> None:
     for _ in range(20):
         record = {**RECORD, "type": "ExceptionGroup", "group": [record]}
     assert isinstance(pool.submit(failing_with(**record)).exception(30), ProtocolViolation)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param((m.RESULT, 10**5000, None), id="a task with thousands of digits"),
+        pytest.param((m.RESULT, 1 << 63, None, 1, 1), id="a task beyond 64 bits"),
+        pytest.param((10**5000,), id="a tag with thousands of digits"),
+        pytest.param((m.ERROR, -(10**5000), {}), id="a negative task"),
+        pytest.param((m.NEED_LEASE, "task", 1 << 63), id="a lease beyond 64 bits"),
+        pytest.param((m.RESULT, "task", None, 10**5000, 0), id="a position beyond 64 bits"),
+    ],
+)
+def test_numbers_of_any_size_are_a_violation(pool: Pool, message: tuple[Any, ...]) -> None:
+    """Such a number cannot even be quoted: str() of more than 4,300 digits raises."""
+    assert isinstance(pool.submit(sending(*message)).exception(30), ProtocolViolation)
+
+
+@pytest.mark.parametrize("denied", [["fs:read", "op", 10**5000, "x"], ["fs:read", "op", [], "x"], ["fs:read"] * 3])
+def test_a_denial_of_odd_fields_is_a_violation(pool: Pool, denied: list[Any]) -> None:
+    """Capability, operation and grant are text, the target is text or nothing."""
+    assert isinstance(pool.submit(failing_with(kind="denied", denied=denied)).exception(30), ProtocolViolation)
+
+
+def test_arrays_in_a_record_are_compared_with_nothing(pool: Pool) -> None:
+    """An array compared with text is an array, whose truth raises."""
+    numpy = pytest.importorskip("numpy")
+    odd = numpy.array([1, 2])
+    record = {"type": "Own", "bases": [odd, "ValueError"], "filename": odd, "notes": [odd], "group": odd}
+    error = pool.submit(failing_with(**record)).exception(30)
+    assert isinstance(error, RemoteError)
+    assert isinstance(error, ValueError)
+
+
+def leasing(size: int, *form: Any) -> Callable[[], None]:
+    """Return a task that asks for a lease, fills it with 0xff and answers with this form."""
+
+    def task() -> None:
+        import os
+        import time
+
+        worker, number = tasks.worker_and_task()
+        worker._send([34, number, size])
+        fd = worker._await(24)
+        os.pwrite(fd, b"\xff" * size, 0)
+        os.close(fd)
+        worker._send([35, number, *form])
+        time.sleep(60)
+
+    return task
+
+
+def odd_forms() -> list[dict[str, Any]]:
+    """Return forms of a lease of 1000 bytes that are none."""
+    numpy = pytest.importorskip("numpy")
+    odd = numpy.array([1, 2])
+    return [
+        {"form": odd, "size": 1000},
+        {"form": "bytes", "size": odd},
+        {"form": "bytes", "size": 10**5000},
+        {"form": "array", "size": 1000, "head": odd},
+        {"form": "array", "size": 1000, "head": "<m8[0zz]C125,"},
+        {"form": "array", "size": 1000, "head": "<f3C1000,"},
+        {"form": 10**5000, "size": 1000},
+        {"form": "x" * 100_000, "size": 1000},
+        {"form": "frame", "size": 1000},
+        {},
+    ]
+
+
+@pytest.mark.parametrize("at", range(10))
+def test_a_lease_of_odd_form_is_a_violation(pool: Pool, at: int) -> None:
+    """Whatever the fields of its form are."""
+    error = pool.submit(leasing(1000, odd_forms()[at])).exception(30)
+    assert isinstance(error, ProtocolViolation)
+    assert len(str(error)) < 1000
+
+
+def test_a_result_for_which_there_is_no_memory_fails_its_task_alone(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker has done nothing wrong: it lives on."""
+    worker = pool.submit(tasks.worker_id).result(30)
+    for error in (MemoryError("no"), OSError(errno.EMFILE, "no")):
+
+        def refuse(*_: object, error: Exception = error) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(buffers, "read_lease", refuse)
+            assert type(pool.submit(bytes, 1 << 20).exception(30)) is type(error)
+    assert pool.submit(tasks.worker_id).result(30) == worker
+    assert pool.submit(bytes, 1 << 20).result(30) == bytes(1 << 20)

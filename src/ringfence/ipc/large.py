@@ -9,7 +9,7 @@ from typing import Any
 
 from ringfence.ipc import buffers
 from ringfence.ipc.codec import Codec
-from ringfence.ipc.errors import RemoteProtocolError
+from ringfence.ipc.errors import RemoteProtocolError, UnregisteredType
 
 __all__ = ["lay_out", "restore"]
 
@@ -31,17 +31,25 @@ def lay_out(value: object, codec: Codec) -> tuple[dict[str, Any], Any]:
 
 
 def restore(form: Mapping[str, Any], lease: int, size: int, codec: Codec) -> Any:
-    """Return the value of this form from the `size` bytes of a lease. Raises RemoteProtocolError."""
-    kind = form.get("form")
+    """Return the value of this form from the `size` bytes of a lease.
+
+    Raises RemoteProtocolError, UnregisteredType; and OSError or MemoryError where it does not fit into this process.
+    """
+    kind, head = form.get("form"), form.get("head")
+    if type(kind) is not str:
+        raise RemoteProtocolError("a lease without a form")
     if kind == "bytes":
         return buffers.read_lease(lease, size)
     if kind == "frame":
         return codec.unpack(buffers.read_lease(lease, size))
-    if kind == "array" and type(form.get("head")) is str:
+    if kind == "array" and type(head) is str:
         from ringfence.ipc.numpy_types import array_from
 
+        view = buffers.claim_lease(lease, size)
         try:
-            return array_from(form["head"], buffers.claim_lease(lease, size))
-        except (ValueError, TypeError, ImportError) as error:
-            raise RemoteProtocolError(f"an array that is none: {error}") from error
-    raise RemoteProtocolError(f"a lease of unknown form {kind!r:.40}")
+            return array_from(head, view)
+        except (MemoryError, UnregisteredType):
+            raise
+        except Exception as error:  # what NumPy makes of a head is NumPy's affair
+            raise RemoteProtocolError(f"an array that is none: {type(error).__name__}: {str(error)[:200]}") from error
+    raise RemoteProtocolError("a lease of unknown form")

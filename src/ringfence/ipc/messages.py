@@ -2,7 +2,8 @@
 
 A message is a list ``[tag, field, ...]``; the tag is a small integer. Lists, not records, because a pool moves
 a hundred thousand of them a second. `check` is the one place where a message from a peer is
-judged; after it the fields may be trusted to have their types (not to be true).
+judged; after it the fields may be trusted to have their types (not to be true), and integers to be of a size that can
+be printed.
 """
 
 from collections.abc import Container, Mapping
@@ -78,6 +79,10 @@ NAMES: Final[Mapping[int, str]] = {
     value: name for name, value in globals().items() if type(value) is int and name != "PROTOCOL_VERSION"
 }
 
+# Every integer in a message is a number of something, a size, or an exit status (down to minus the last signal).
+_LEAST: Final = -64
+_MOST: Final = 1 << 63
+
 # Failure records may hold others (exception groups): so many in all, so deep.
 MAX_FAILURES: Final = 256
 MAX_FAILURE_DEPTH: Final = 16
@@ -97,7 +102,7 @@ def check(message: object, allowed: Container[int]) -> list[Any]:
         raise RemoteProtocolError("a message is a list that starts with its tag")
     tag = message[0]
     if tag not in FIELDS:
-        raise RemoteProtocolError(f"unknown message tag {tag}")
+        raise RemoteProtocolError("an unknown message tag")  # unquoted: it may have thousands of digits
     if tag not in allowed:
         raise RemoteProtocolError(f"{NAMES[tag]} is not allowed now")
     fields, needed = FIELDS[tag]
@@ -107,4 +112,6 @@ def check(message: object, allowed: Container[int]) -> list[Any]:
         kind = fields[position]
         if kind is not object and type(value) is not kind:
             raise RemoteProtocolError(f"{NAMES[tag]} field {position + 1} is a {type(value).__name__}")
+        if kind is int and not _LEAST <= value < _MOST:
+            raise RemoteProtocolError(f"{NAMES[tag]} field {position + 1} is out of range")
     return message

@@ -77,7 +77,7 @@ class Answers:
             raise RemoteProtocolError("an answer although it runs no task")
         task = handle.line.popleft()
         if task.future._owner is not None:
-            self.fail(task, ResultNotSerializable(str(error)), done)
+            self.fail(task, _unregistered(error), done)
         return 1
 
     def _read(self, handle: WorkerHandle, task: Task, message: list[Any]) -> tuple[Any, BaseException | None]:
@@ -88,10 +88,17 @@ class Answers:
             lease, handle.lease = handle.lease, None
             if lease is None or lease.task != task.id:
                 raise RemoteProtocolError("a lease that was never given")
-            if body.get("form") == "pickle":
-                tag, body = m.PICKLED, lease.redeem({**body, "form": "bytes"}, self._codec)
-            else:
-                body = lease.redeem(body, self._codec)
+            form = body.get("form")
+            pickled = type(form) is str and form == "pickle"
+            try:
+                body = lease.redeem({**body, "form": "bytes"} if pickled else body, self._codec)
+            except UnregisteredType as unknown:
+                return None, _unregistered(unknown)
+            except (MemoryError, OSError) as lack:  # ours: the worker has done nothing wrong
+                lack.add_note(f"the result is {lease.size} bytes, for which the supervisor lacks memory or descriptors")
+                return None, lack
+            if pickled:
+                tag = m.PICKLED
         if tag == m.PICKLED:
             value, error = self._unpickled(body)
             if error is None and task.flags & m.CHUNK:
@@ -178,6 +185,10 @@ class Answers:
             handle.send(message)
         except ChannelClosed:
             pass
+
+
+def _unregistered(error: UnregisteredType) -> BaseException:
+    return ResultNotSerializable(str(error)[:1000])  # it quotes a name that the worker chose
 
 
 def _unreadable(error: BaseException) -> BaseException:

@@ -127,13 +127,16 @@ def _of_kind(record: Mapping[str, Any], memory: int | None, room: _Room) -> Base
 
 def _denied(record: Mapping[str, Any]) -> BaseException:
     denied = record.get("denied")
-    if type(denied) is not list or len(denied) != 4 or not all(type(denied[at]) is str for at in (0, 1, 3)):
+    if (
+        type(denied) is not list
+        or len(denied) != 4
+        or not all(type(each) is str or (at == 2 and each is None) for at, each in enumerate(denied))
+    ):
         raise RemoteProtocolError("a denial without capability, operation, target and the grant that was missing")
     name, operation, target, needs = denied
     capability = Capability.from_name(name)
     if capability is None:
         raise RemoteProtocolError("a denial of an unknown capability")
-    target = str(target) if target is not None else None
     return CapabilityDenied(capability, operation, target, needs=needs, message=record["message"])
 
 
@@ -229,7 +232,9 @@ _remote_classes: dict[tuple[str, str], type[RemoteError]] = {}
 def _remote_class(record: Mapping[str, Any]) -> type[RemoteError]:
     """Return RemoteError, or a class of the original's name that is also the builtin that the original was."""
     bases = record.get("bases")
-    base = next((name for name in bases if name in _PLAIN_BASES), None) if type(bases) is list else None
+    base = None
+    if type(bases) is list:
+        base = next((each for each in bases if type(each) is str and each in _PLAIN_BASES), None)
     name = record["type"].rpartition(".")[2]
     if base is None or not name.isidentifier() or len(_remote_classes) >= 1024:
         return RemoteError

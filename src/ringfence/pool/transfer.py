@@ -79,9 +79,10 @@ class Lease:
         self.fd = buffers.create_lease(size)
 
     def redeem(self, form: Mapping[str, Any], codec: Codec) -> Any:
-        """Return the value that the worker wrote, and close the lease. Raises RemoteProtocolError."""
+        """Return the value that the worker wrote, and close the lease. Raises what `restore` raises."""
         try:
-            if form.get("size") != self.size:
+            size = form.get("size")
+            if type(size) is not int or size != self.size:
                 raise RemoteProtocolError("a lease used for another size than was asked for")
             return restore(form, self.fd, self.size, codec)
         finally:

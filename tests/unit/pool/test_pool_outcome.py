@@ -162,6 +162,8 @@ def test_a_denial_is_rebuilt() -> None:
         record(kind="denied", denied=["fs:read"]),
         record(kind="denied", denied=["no:such", "open", None, "x"]),
         record(kind="denied", denied=[1, 2, 3, 4]),
+        record(kind="denied", denied=["fs:read", "open", 10**5000, "x"]),
+        record(message="x" * (1 << 20)),
     ],
 )
 def test_a_record_of_another_form_is_the_workers_fault(broken: dict[str, Any]) -> None:
