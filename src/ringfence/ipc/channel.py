@@ -4,6 +4,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ class Channel:
     __slots__ = (
         "_blocking",
         "_decoder",
+        "_flags",
         "_fd",
         "_fds",
         "_frames",
@@ -86,7 +88,10 @@ class Channel:
         # fd.
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
         # Whatever the program's socket.setdefaulttimeout() says.
-        self._socket.setblocking(blocking)
+        # Never O_NONBLOCK: what must not wait says so call by call, and wait_readable() waits in a read, which the kernel
+        # wakes sooner than a poll().
+        self._socket.setblocking(True)
+        self._flags = 0 if blocking else socket.MSG_DONTWAIT
 
     def __enter__(self) -> "Channel":
         return self
@@ -209,6 +214,27 @@ class Channel:
                 self._wait(select.POLLIN, deadline)
         return frames.popleft()
 
+    def wait_readable(self, deadline: float | None = None) -> None:
+        """Wait until there is something to read, the end of the stream included, or until `deadline`.
+
+        Reads nothing, so it may run beside a thread that does.
+        """
+        try:
+            if deadline is not None:
+                self._set_receive_timeout(max(1e-6, deadline - time.monotonic()))
+            try:
+                self._socket.recv(1, socket.MSG_PEEK)
+            finally:
+                if deadline is not None:
+                    self._set_receive_timeout(0.0)
+        except (BlockingIOError, ConnectionError):
+            pass
+
+    def _set_receive_timeout(self, seconds: float) -> None:
+        # As struct timeval; zero: none (socket(7)).
+        value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+
     def read_ready(self) -> list[bytes]:
         """Read once, without waiting, and return the frames that are complete now, perhaps none.
 
@@ -250,7 +276,10 @@ class Channel:
         fd = self.fileno()
         size = _READ_SIZE if decoder.missing <= _READ_SIZE else _BULK_READ_SIZE
         try:
-            data = self._read_with_fds(size) if self.accept_fds else os.read(fd, size)
+            if self.accept_fds:
+                data = self._read_with_fds(size)
+            else:
+                data = os.read(fd, size) if self._blocking else self._socket.recv(size, socket.MSG_DONTWAIT)
         except ConnectionError:
             # A peer that dies with our bytes unread resets the connection: the end of the stream all the
             # same.
@@ -263,7 +292,7 @@ class Channel:
     def _read_with_fds(self, size: int) -> bytes:
         """Read like os.read(), and keep the file descriptors that came along."""
         limit = self._limits.max_fds
-        data, control, flags, _ = self._socket.recvmsg(size, room_for(limit), socket.MSG_CMSG_CLOEXEC)
+        data, control, flags, _ = self._socket.recvmsg(size, room_for(limit), socket.MSG_CMSG_CLOEXEC | self._flags)
         if not control and not flags & socket.MSG_CTRUNC:
             return data
         arrived = fds_of(control)
@@ -297,7 +326,7 @@ class Channel:
             if self._blocking:
                 return os.write(self.fileno(), data)
             # Not os.write(): a program that gave SIGPIPE its default back would die with its first worker.
-            return self._socket.send(data, socket.MSG_NOSIGNAL)
+            return self._socket.send(data, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
         except OSError as error:
             self._write_failed(error)
             raise
@@ -308,7 +337,7 @@ class Channel:
             raise ChannelClosed("an interrupted write left the stream in doubt")
         self._in_doubt = True
         try:
-            return self._socket.sendmsg(buffers, control_of(fds), socket.MSG_NOSIGNAL)
+            return self._socket.sendmsg(buffers, control_of(fds), socket.MSG_NOSIGNAL | self._flags)
         except OSError as error:
             self._write_failed(error)
             raise

@@ -254,9 +254,7 @@ class Supervisor:
                 self._cut_short()
                 raise
         try:
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            poll.poll(None if deadline is None else min(_LONGEST, max(0.0, deadline - time.monotonic())) * 1000)
+            handle.channel.wait_readable(deadline)
         finally:
             done: list[Delivery] = []
             with self._lock:
