@@ -2,14 +2,15 @@
 
 import errno
 import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pool_tasks as tasks
 import pytest
 
-from ringfence import Pool, ProtocolViolation, RemoteError
-from ringfence.ipc import buffers
+from ringfence import Pool, ProtocolViolation, RemoteError, RingfenceError
+from ringfence.ipc import buffers, channel
 from ringfence.ipc import messages as m
 
 RECORD = {
@@ -180,3 +181,53 @@ def test_a_result_for_which_there_is_no_memory_fails_its_task_alone(
             assert type(pool.submit(bytes, 1 << 20).exception(30)) is type(error)
     assert pool.submit(tasks.worker_id).result(30) == worker
     assert pool.submit(bytes, 1 << 20).result(30) == bytes(1 << 20)
+
+
+def asking_often(*message: Any) -> Callable[..., None]:
+    """Return a task that sends this message ten thousand times."""
+
+    def task(*_: object) -> None:
+        import time
+
+        worker, number = tasks.worker_and_task()
+        for _i in range(10_000):
+            worker._send([number if field == "task" else field for field in message])
+        time.sleep(60)
+
+    return task
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param((m.NEED_BUFFER, "task"), id="arguments"),
+        pytest.param((m.NEED_LEASE, "task", 1000), id="a lease"),
+        pytest.param((m.NEED_LEASE, "task", 1 << 40), id="a lease that is refused"),
+    ],
+)
+def test_what_a_task_needs_it_may_ask_for_once(pool: Pool, message: tuple[Any, ...]) -> None:
+    """Each request costs descriptors and memory here for as long as the worker does not read."""
+    before = len(os.listdir("/proc/self/fd"))
+    error = pool.submit(asking_often(*message), b"x" * 300_000).exception(30)
+    assert isinstance(error, ProtocolViolation)
+    assert "twice" in str(error)
+    assert pool.submit(tasks.square, 3).result(30) == 9
+    assert len(os.listdir("/proc/self/fd")) <= before + 4
+
+
+@pytest.mark.parametrize("call", [(bytes, 1 << 20), (len, b"x" * (1 << 20))], ids=["result", "arguments"])
+def test_descriptors_that_cannot_be_sent_fail_one_task(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, call: tuple[Any, ...]
+) -> None:
+    """The kernel bounds how many are in flight (ETOOMANYREFS): the worker is told that there is none, and lives."""
+    worker = pool.submit(tasks.worker_id).result(30)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ETOOMANYREFS, "too many references")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(channel, "control_of", refuse)
+        error = pool.submit(*call).exception(30)
+    assert isinstance(error, RingfenceError)
+    assert pool.submit(*call).exception(30) is None
+    assert pool.submit(tasks.worker_id).result(30) == worker

@@ -173,8 +173,12 @@ class Channel:
         header = encode_header(len(body), self._max_outgoing)
         if self._outbox or fds or len(body) > _WRITE_SIZE:
             self._check_count(fds)
-            self._outbox.add_frame(header, body, fds)
-            return self.flush()
+            token = self._outbox.add_frame(header, body, fds)
+            try:
+                return self.flush()
+            except OSError:  # too many descriptors in flight (ETOOMANYREFS): the caller may go on without them
+                self._outbox.withdraw(token)
+                raise
         data = header + body
         try:
             sent = self._write_some(data)

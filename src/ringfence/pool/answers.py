@@ -61,6 +61,7 @@ class Answers:
         value, error = self._read(handle, task, message)
         counts = tuple(message[3:5]) if len(message) == 5 else None
         handle.line.popleft()
+        handle.asked.clear()
         if task.future._owner is None:
             return
         self._backlog.close(task)
@@ -76,6 +77,7 @@ class Answers:
         if not handle.line or not handle.started:
             raise RemoteProtocolError("an answer although it runs no task")
         task = handle.line.popleft()
+        handle.asked.clear()
         if task.future._owner is not None:
             self.fail(task, _unregistered(error), done)
         return 1
@@ -143,41 +145,50 @@ class Answers:
         task = handle.line[0]
         if not task.flags & m.BUFFERED:
             raise RemoteProtocolError("NEED_BUFFER for a task that has its arguments")
+        self._only_once(handle, task, m.NEED_BUFFER)
         assert task.parcel is not None
         try:
             fd = task.parcel.open()
-        except OSError as error:
-            _log.warning("no memory or fd for the arguments of task %d: %s", task.id, error)
-            self._refuse(handle, [m.BUFFER, task.id, 0])
-            return
-        try:
-            handle.send([m.BUFFER, task.id, os.fstat(fd).st_size], (fd,))
+            try:
+                handle.send([m.BUFFER, task.id, os.fstat(fd).st_size], (fd,))
+            finally:
+                os.close(fd)
         except ChannelClosed:
             pass
-        finally:
-            os.close(fd)
+        except (OSError, MemoryError) as error:
+            _log.warning("no memory or fd for the arguments of task %d: %s", task.id, error)
+            self._refuse(handle, [m.BUFFER, task.id, 0])
 
     def send_lease(self, handle: WorkerHandle, size: int) -> None:
         """Lend the worker a memfd for its result, or an answer without one when the result is too large."""
         task = handle.line[0]
-        if size <= 0 or (handle.lease is not None and handle.lease.task == task.id):
-            raise RemoteProtocolError("NEED_LEASE twice, or for nothing")
-        if handle.lease is not None:
-            handle.lease.close()  # of a task that ended without using it
-            handle.lease = None
+        if size <= 0:
+            raise RemoteProtocolError("NEED_LEASE for nothing")
+        self._only_once(handle, task, m.NEED_LEASE)
+        self._drop_lease(handle)  # of a task that ended without using it
         if size > self._config.max_buffer:
             self._refuse(handle, [m.LEASE, task.id, 0])
             return
         try:
             handle.lease = Lease(task.id, size)
-        except OSError as error:
-            _log.warning("no memory or fd for the result of task %d: %s", task.id, error)
-            self._refuse(handle, [m.LEASE, task.id, 0])
-            return
-        try:
             handle.send([m.LEASE, task.id, size], (handle.lease.fd,))
         except ChannelClosed:
             pass
+        except OSError as error:
+            _log.warning("no memory or fd for the result of task %d: %s", task.id, error)
+            self._drop_lease(handle)
+            self._refuse(handle, [m.LEASE, task.id, 0])
+
+    def _only_once(self, handle: WorkerHandle, task: Task, tag: int) -> None:
+        """Each request makes a descriptor of ours that lives until the worker takes it: it gets one."""
+        if (task.id, tag) in handle.asked:
+            raise RemoteProtocolError(f"{m.NAMES[tag]} twice for one task")
+        handle.asked.add((task.id, tag))
+
+    def _drop_lease(self, handle: WorkerHandle) -> None:
+        lease, handle.lease = handle.lease, None
+        if lease is not None:
+            lease.close()
 
     def _refuse(self, handle: WorkerHandle, message: list[Any]) -> None:
         """Send an answer without the fd that was asked for: the worker then fails the task, and lives on."""
