@@ -272,3 +272,15 @@ def worker_and_task():
     while frame.f_code.co_name != "_run" or "task" not in frame.f_locals:
         frame = frame.f_back
     return frame.f_locals["self"], frame.f_locals["task"]
+
+
+def keep(fd):
+    """Keep a descriptor for as long as this worker lives."""
+    worker, _ = worker_and_task()
+    worker.__dict__.setdefault("kept", []).append(fd)
+
+
+def kept_memory():
+    """The bytes of memory that each descriptor which was kept holds."""
+    worker, _ = worker_and_task()
+    return [os.fstat(fd).st_blocks * 512 for fd in worker.kept]

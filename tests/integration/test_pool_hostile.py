@@ -207,6 +207,7 @@ def asking_often(*message: Any) -> Callable[..., None]:
 )
 def test_what_a_task_needs_it_may_ask_for_once(pool: Pool, message: tuple[Any, ...]) -> None:
     """Each request costs descriptors and memory here for as long as the worker does not read."""
+    assert pool.submit(tasks.square, 3).result(30) == 9
     before = len(os.listdir("/proc/self/fd"))
     error = pool.submit(asking_often(*message), b"x" * 300_000).exception(30)
     assert isinstance(error, ProtocolViolation)
@@ -231,3 +232,51 @@ def test_descriptors_that_cannot_be_sent_fail_one_task(
     assert isinstance(error, RingfenceError)
     assert pool.submit(*call).exception(30) is None
     assert pool.submit(tasks.worker_id).result(30) == worker
+
+
+def keeping(form: dict[str, Any] | None) -> Callable[[], object]:
+    """Return a task that fills a lease and keeps it; it answers with it, or with None if that is its form."""
+
+    def task() -> None:
+        import os
+
+        worker, number = tasks.worker_and_task()
+        size = 1 << 20
+        worker._send([34, number, size])
+        fd = worker._await(24)
+        # As a frame it is 0xc6 and a length: bytes.
+        os.pwrite(fd, b"\xc6" + (size - 5).to_bytes(4, "big") + b"x" * (size - 5), 0)
+        tasks.keep(fd)
+
+        def answer(*_: object) -> bytes:
+            del worker._failed
+            packed: bytes = worker._codec.pack([35, number, {**(form or {}), "size": size}])
+            return packed
+
+        if form is not None:
+            worker._failed = answer
+            raise ValueError
+
+    return task
+
+
+@pytest.mark.parametrize("form", ["bytes", "frame", None])
+def test_a_lease_that_is_kept_holds_no_memory(pool: Pool, form: str | None) -> None:
+    """Else each task would leave some, past every limit: the memory of a memfd is charged to nobody."""
+    for _ in range(4):
+        error = pool.submit(keeping(None if form is None else {"form": form})).exception(30)
+        assert error is None
+    assert pool.submit(tasks.nested_unserialisable).exception(30) is not None
+    assert pool.submit(tasks.kept_memory).result(30) == [0] * 4
+
+
+def test_a_lease_is_taken_back_when_its_result_does_not_fit(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker lives on, without the memory."""
+
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(buffers, "read_lease", refuse)
+        assert isinstance(pool.submit(keeping({"form": "bytes"})).exception(30), MemoryError)
+    assert pool.submit(tasks.kept_memory).result(30) == [0]

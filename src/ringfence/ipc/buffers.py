@@ -1,8 +1,9 @@
 """Memory that two processes pass to each other as a file descriptor, beside their messages.
 
-Two kinds, both memfds of a fixed size. A *sealed* one is written by its maker and can never change again. A
-*lease* is made by the supervisor and lent to a worker, which fills it; the supervisor copies it, or seals it
-before it maps it: a mapping that a hostile worker can still write would change under the reader's eyes.
+Two kinds, both memfds that cannot grow. A *sealed* one is written by its maker and can never change again. A
+*lease* is made by the supervisor and lent to a worker, which fills it; the supervisor copies it and takes the memory
+back, or seals it before it maps it: a mapping that a hostile worker can still write would change under the reader's
+eyes. A worker that keeps the descriptor of a lease keeps nothing but that, once the memory has been taken back.
 
 Whoever gets a descriptor from here closes it; nothing here keeps one, nor closes one that it was given. Where
 memfds are missing (``available()``), large values travel in frames instead, up to the limit of those.
@@ -23,6 +24,7 @@ __all__ = [
     "create_lease",
     "create_sealed",
     "create_sealed_from",
+    "empty_lease",
     "map_sealed",
     "read_lease",
 ]
@@ -88,14 +90,14 @@ def map_sealed(fd: int, size: int) -> memoryview:
 
 
 def create_lease(size: int) -> int:
-    """Return a memfd of `size` bytes, zeros, for a peer to fill; its size can never change. The caller closes
-    it.
+    """Return a memfd of `size` bytes, zeros, for a peer to fill; it can never grow. The caller closes it.
 
     Raises OSError.
     """
     fd = _create(size)
     try:
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED_SIZE)
+        # Not against shrinking: that is how its memory is taken back.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
     except BaseException:
         os.close(fd)
         raise
@@ -115,6 +117,19 @@ def read_lease(fd: int, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def empty_lease(fd: int) -> None:
+    """Take the memory of a lease back, whoever else has it open or mapped; `fd` stays the caller's to close.
+
+    Raises RemoteProtocolError when the peer has sealed it against that, whose memory then lives as long as the peer.
+    """
+    try:
+        os.ftruncate(fd, 0)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED_SIZE | fcntl.F_SEAL_SEAL)
+    except OSError as error:
+        if os.fstat(fd).st_size:
+            raise RemoteProtocolError("a lease that its borrower has sealed") from error
+
+
 def claim_lease(fd: int, size: int) -> memoryview:
     """Take a lease of `size` bytes (at least one) back: return a writable view of it that is this process's
     alone.
@@ -122,13 +137,13 @@ def claim_lease(fd: int, size: int) -> memoryview:
     Nothing is copied; pages are as they are written to. `fd` stays the caller's to close. Raises
     RemoteProtocolError when the peer still has the lease mapped for writing.
     """
-    _check_size(fd, size)
     try:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _IMMUTABLE)
     except OSError as error:
         # EBUSY: somebody has it mapped for writing. EPERM: the peer has sealed the seals.
         if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _IMMUTABLE != _IMMUTABLE:
             raise RemoteProtocolError("a lease that its borrower can still change") from error
+    _check_size(fd, size)  # not before: until it is sealed, it can shrink
     return _map(fd, size, mmap.PROT_READ | mmap.PROT_WRITE)
 
 

@@ -60,8 +60,8 @@ class Answers:
         task = handle.line[0]
         value, error = self._read(handle, task, message)
         counts = tuple(message[3:5]) if len(message) == 5 else None
+        self.forget_requests(handle)
         handle.line.popleft()
-        handle.asked.clear()
         if task.future._owner is None:
             return
         self._backlog.close(task)
@@ -76,8 +76,8 @@ class Answers:
         """An answer held an object of a class that was not registered here: that is the task's failure, not a crime."""
         if not handle.line or not handle.started:
             raise RemoteProtocolError("an answer although it runs no task")
+        self.forget_requests(handle)
         task = handle.line.popleft()
-        handle.asked.clear()
         if task.future._owner is not None:
             self.fail(task, _unregistered(error), done)
         return 1
@@ -165,7 +165,7 @@ class Answers:
         if size <= 0:
             raise RemoteProtocolError("NEED_LEASE for nothing")
         self._only_once(handle, task, m.NEED_LEASE)
-        self._drop_lease(handle)  # of a task that ended without using it
+        self._drop_lease(handle)  # of the task before, whose answer was taken by a shorter way
         if size > self._config.max_buffer:
             self._refuse(handle, [m.LEASE, task.id, 0])
             return
@@ -176,7 +176,9 @@ class Answers:
             pass
         except OSError as error:
             _log.warning("no memory or fd for the result of task %d: %s", task.id, error)
-            self._drop_lease(handle)
+            if handle.lease is not None:
+                handle.lease.close()
+                handle.lease = None
             self._refuse(handle, [m.LEASE, task.id, 0])
 
     def _only_once(self, handle: WorkerHandle, task: Task, tag: int) -> None:
@@ -185,10 +187,15 @@ class Answers:
             raise RemoteProtocolError(f"{m.NAMES[tag]} twice for one task")
         handle.asked.add((task.id, tag))
 
+    def forget_requests(self, handle: WorkerHandle) -> None:
+        """The task at the head is answered: what it asked for on the way is over. Raises RemoteProtocolError."""
+        handle.asked.clear()
+        self._drop_lease(handle)  # which the answer did not use
+
     def _drop_lease(self, handle: WorkerHandle) -> None:
         lease, handle.lease = handle.lease, None
         if lease is not None:
-            lease.close()
+            lease.drop()
 
     def _refuse(self, handle: WorkerHandle, message: list[Any]) -> None:
         """Send an answer without the fd that was asked for: the worker then fails the task, and lives on."""

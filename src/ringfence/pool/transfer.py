@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from ringfence.ipc import buffers, parcel
@@ -84,12 +85,29 @@ class Lease:
             size = form.get("size")
             if type(size) is not int or size != self.size:
                 raise RemoteProtocolError("a lease used for another size than was asked for")
-            return restore(form, self.fd, self.size, codec)
+            try:
+                value = restore(form, self.fd, self.size, codec)
+            except RemoteProtocolError:
+                raise  # the worker ends, and its memory with it
+            except BaseException:
+                with suppress(RemoteProtocolError):
+                    buffers.empty_lease(self.fd)
+                raise
+            if form["form"] != "array":  # that one's memory is the result's now
+                buffers.empty_lease(self.fd)
+            return value
+        finally:
+            self.close()
+
+    def drop(self) -> None:
+        """Take the memory back, and close it. Raises RemoteProtocolError."""
+        try:
+            buffers.empty_lease(self.fd)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Close our fd; the memory goes when the worker's is closed too."""
+        """Close our fd; the memory goes when the worker's is closed too. May be repeated."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

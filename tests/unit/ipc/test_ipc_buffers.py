@@ -108,11 +108,41 @@ def test_what_is_no_memfd_is_refused() -> None:
     os.close(writer)
 
 
-def test_a_lease_keeps_its_size(lease: int) -> None:
-    """Its borrower can neither shrink it (and let the reader die of SIGBUS) nor make it grow."""
-    for size in (0, 1_000_000):
+def test_a_lease_cannot_grow(lease: int) -> None:
+    """Its borrower gets the memory that was counted."""
+    with pytest.raises(PermissionError):
+        os.ftruncate(lease, 1_000_000)
+
+
+def test_a_lease_that_shrank_is_refused(lease: int) -> None:
+    """A reader would be short of bytes, or die of SIGBUS."""
+    os.ftruncate(lease, 10)
+    with pytest.raises(RemoteProtocolError, match="early"):
+        buffers.read_lease(lease, len(DATA))
+    with pytest.raises(RemoteProtocolError, match="announced"):
+        buffers.claim_lease(lease, len(DATA))
+    with pytest.raises(PermissionError):
+        os.ftruncate(lease, 0)  # sealed before it was looked at
+
+
+def test_an_emptied_lease_has_no_memory_and_gets_none(lease: int) -> None:
+    """Whoever has it open or mapped: its pages are gone, and no new ones come."""
+    os.pwrite(lease, DATA, 0)
+    with mmap.mmap(lease, len(DATA)):
+        buffers.empty_lease(lease)
+        assert os.fstat(lease).st_blocks == 0
         with pytest.raises(PermissionError):
-            os.ftruncate(lease, size)
+            os.pwrite(lease, b"x", 0)
+        with pytest.raises(PermissionError):
+            os.ftruncate(lease, 1)
+    buffers.empty_lease(lease)
+
+
+def test_a_lease_that_cannot_be_emptied_is_the_borrowers_fault(lease: int) -> None:
+    """One that has sealed it would keep the memory."""
+    fcntl.fcntl(lease, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    with pytest.raises(RemoteProtocolError, match="sealed"):
+        buffers.empty_lease(lease)
 
 
 def test_a_lease_is_copied_or_claimed(lease: int) -> None:
