@@ -104,10 +104,10 @@ class Answers:
         if tag == m.PICKLED:
             value, error = self._unpickled(body)
             if error is None and task.flags & m.CHUNK:
-                return self._partial(value), None
+                return self._partial(value, task), None
             return value, error
         if task.flags & m.CHUNK:
-            return self._partial(body), None
+            return self._partial(body, task), None
         return body, None
 
     def _unpickled(self, body: bytes) -> tuple[Any, BaseException | None]:
@@ -118,15 +118,16 @@ class Answers:
         except BaseException as error:  # noqa: BLE001  # the caller trusts these workers; the I/O thread must live
             return None, _unreadable(error)
 
-    def _partial(self, body: Any) -> Partial:
+    def _partial(self, body: Any, task: Task) -> Partial:
         if type(body) is not list or len(body) != 2 or type(body[0]) is not list:
             raise RemoteProtocolError("an answer to a chunk that is not [values, failure]")
         values, failure = body
         if failure is not None and type(failure) is not dict:
             raise RemoteProtocolError("a chunk's failure that is no record")
-        if failure is None:
-            return Partial(values, None)
-        return Partial(values, self._error(failure))
+        # One value for each item, or for each before the one that failed: else results would move to other items.
+        if task.count is not None and (len(values) != task.count if failure is None else len(values) >= task.count):
+            raise RemoteProtocolError(f"{len(values)} values for a chunk of {task.count} items")
+        return Partial(values, None if failure is None else self._error(failure))
 
     def _error(self, record: dict[str, Any]) -> BaseException:
         return outcome.exception_from(record, self._config.policy.limits.memory, self._config.sources.fill_in)

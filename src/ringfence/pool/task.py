@@ -35,7 +35,8 @@ class Task:
     """One piece of work. The supervisor's lock guards it once it is accepted."""
 
     __slots__ = (
-        "attempts", "flags", "function", "future", "handle", "id", "modules", "options", "parcel", "payload", "size",
+        "attempts", "count", "flags", "function", "future", "handle", "id", "modules", "options", "parcel", "payload",
+        "size",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +59,8 @@ class Task:
         self.options = options
         self.flags = flags
         self.attempts = 0
+        # With CHUNK, how many items it has; None where nobody has said.
+        self.count: int | None = None
         self.modules: tuple[Any, ...] = ()
         # What takes the payload's place when that travels in a memfd (with BUFFERED).
         self.parcel: transfer.Parcel | None = None
@@ -65,14 +68,23 @@ class Task:
         self.handle: WorkerHandle | None = None
 
     @classmethod
-    def of(cls, id_: int, future: "PoolFuture", shipment: Shipment, options: TaskOptions, flags: int) -> "Task":
-        """Make a task of a shipment; its large buffers are copied now, before the caller can change them."""
+    def of(
+        cls,
+        id_: int,
+        future: "PoolFuture",
+        shipment: Shipment,
+        options: TaskOptions,
+        flags: int,
+        count: int | None = None,
+    ) -> "Task":
+        """Make a task of a shipment (of `count` items); its large buffers are copied now, before the caller can change them."""
         payload, size = shipment.payload, len(shipment.payload)
         parcel = None
         if shipment.buffers or size >= transfer.LARGE:
             parcel = transfer.Parcel(shipment)
             payload, size, flags = b"", 0, flags | m.BUFFERED
         made = cls(id_, future, shipment.function, payload, size, options, flags)
+        made.count = count
         made.modules = shipment.modules
         made.parcel = parcel
         return made

@@ -1,0 +1,73 @@
+"""What answers are taken for, with a worker that is none."""
+
+from typing import Any
+
+import pytest
+
+from ringfence.ipc import messages as m
+from ringfence.ipc.errors import RemoteProtocolError
+from ringfence.pool.answers import Answers, Partial
+from ringfence.pool.future import PoolFuture
+from ringfence.pool.task import Task, TaskOptions
+
+FAILURE = {
+    "kind": "exception",
+    "module": "builtins",
+    "type": "ValueError",
+    "message": "m",
+    "traceback": "",
+    "notes": [],
+    "args": ["m"],
+}
+
+
+class Ordinary:
+    """As much of a pool's settings as reading an answer takes."""
+
+    class policy:  # noqa: N801  # an attribute
+        """No limits."""
+
+        is_trusted = False
+
+        class limits:  # noqa: N801  # as above
+            """None."""
+
+            memory = None
+
+    class sources:  # noqa: N801  # as above
+        """No sources."""
+
+        fill_in = str
+
+
+def taken(body: Any, count: int | None) -> Partial:
+    """Return what an answer to a chunk of `count` items is read as."""
+    answers = Answers.__new__(Answers)
+    answers._config = Ordinary  # type: ignore[assignment]
+    task = Task(1, PoolFuture(), None, b"", 0, TaskOptions(), m.CHUNK)
+    task.count = count
+    return answers._partial(body, task)
+
+
+@pytest.mark.parametrize(
+    ("values", "failure"), [(3, None), (2, FAILURE), (0, FAILURE)], ids=["all", "all but one", "the first fails"]
+)
+def test_a_chunk_has_a_value_for_each_item_before_its_failure(values: int, failure: Any) -> None:
+    """No more, no fewer."""
+    partial = taken([list(range(values)), failure], 3)
+    assert partial.values == list(range(values))
+    assert (partial.error is None) == (failure is None)
+
+
+@pytest.mark.parametrize(("values", "failure"), [(2, None), (4, None), (0, None), (3, FAILURE), (9, FAILURE)])
+def test_a_chunk_with_another_number_of_values_is_refused(values: int, failure: Any) -> None:
+    """Else the results of the items behind it would be taken for those of others."""
+    with pytest.raises(RemoteProtocolError, match="values"):
+        taken([list(range(values)), failure], 3)
+
+
+@pytest.mark.parametrize("body", [None, [], [[]], [(), None], [[], 1], [[], None, None], {}])
+def test_what_is_no_answer_to_a_chunk_is_refused(body: Any) -> None:
+    """It is [values, failure]."""
+    with pytest.raises(RemoteProtocolError):
+        taken(body, 3)
