@@ -280,3 +280,25 @@ def test_a_lease_is_taken_back_when_its_result_does_not_fit(pool: Pool, monkeypa
         patch.setattr(buffers, "read_lease", refuse)
         assert isinstance(pool.submit(keeping({"form": "bytes"})).exception(30), MemoryError)
     assert pool.submit(tasks.kept_memory).result(30) == [0]
+
+
+@pytest.mark.parametrize("positions", [(1 << 62, 1 << 62), (-1, 0), (1 << 62, 0)])
+def test_a_worker_cannot_take_the_output_of_the_next_task(pool: Pool, positions: tuple[int, int]) -> None:
+    """Where it says that its output ends is believed as far as there is output."""
+    assert pool.submit(tasks.print_both, "before", "too").result(30) is None
+
+    def task() -> None:
+        worker, number = tasks.worker_and_task()
+
+        def answer(*_: object) -> bytes:
+            del worker._failed
+            packed: bytes = worker._codec.pack([31, number, None, *positions])
+            return packed
+
+        worker._failed = answer
+        raise ValueError
+
+    assert pool.submit(task).exception(30) is None
+    future = pool.submit(tasks.print_both, "out", "err")
+    assert future.result(30) is None
+    assert (future.output.stdout, future.output.stderr) == ("out\n", "err\n")

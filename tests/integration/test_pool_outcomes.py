@@ -1,5 +1,6 @@
 """How a task can end badly: each way its own exception, and the pool goes on."""
 
+import asyncio
 import errno
 import io
 import os
@@ -51,11 +52,8 @@ def pool() -> Iterator[Pool]:
         (KeyError, ("k",)),
         (OSError, ("no number",)),
         (FileNotFoundError, (errno.ENOENT, "gone", "/x")),
-        (StopIteration, (1,)),
         (ZeroDivisionError, ()),
         (UnicodeDecodeError, ("utf-8", b"\xff", 0, 1, "why")),
-        (KeyboardInterrupt, ()),
-        (GeneratorExit, ()),
         (TimeoutError, ("late",)),
         (pickle.PicklingError, ("p",)),
         (socket.gaierror, (-2, "name")),
@@ -68,6 +66,18 @@ def test_builtin_exceptions_arrive_as_they_were(pool: Pool, error_type: type, ar
     assert error.args == error_type(*args).args
     assert type(error.__cause__) is _RemoteTraceback
     assert "raise error_type(*args)" in str(error.__cause__)
+
+
+@pytest.mark.parametrize("error_type", [KeyboardInterrupt, GeneratorExit, StopIteration, StopAsyncIteration])
+def test_exceptions_that_would_end_more_than_a_task(pool: Pool, error_type: type) -> None:
+    """They arrive as RemoteError: `except Exception` catches it, and asyncio can pass it on."""
+
+    async def wait() -> None:
+        await asyncio.wait_for(asyncio.wrap_future(pool.submit(tasks.fail, error_type, "why")), 30)
+
+    with pytest.raises(RemoteError) as caught:
+        asyncio.run(wait())
+    assert caught.value.type_name == error_type.__name__
 
 
 def test_a_file_name_arrives_with_its_error(pool: Pool) -> None:

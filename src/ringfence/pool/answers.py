@@ -16,7 +16,7 @@ from ringfence.pool.delivery import Delivery
 from ringfence.pool.errors import ResultNotSerializable, WorkerCrashed
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.statistics import Counters
-from ringfence.pool.task import Task
+from ringfence.pool.task import Output, Task
 from ringfence.pool.transfer import Lease
 
 __all__ = ["Answers", "Partial"]
@@ -69,8 +69,18 @@ class Answers:
             self._counters.completed += 1
         else:
             self._counters.failed += 1
-        output = None if counts is None else handle.take_output(counts)
+        output = None if counts is None else self._output(handle, *counts)
         done.append(Delivery(task.future, value, error, output, self._config.on_output))
+
+    def _output(self, handle: WorkerHandle, out: int, err: int) -> Output | None:
+        """Return what the task printed: up to where its worker says, as far as that is after the task before it."""
+        if (out, err) == handle.printed or handle.stdout is None or handle.stderr is None:
+            return None
+        handle.stdout.drain()
+        handle.stderr.drain()
+        out = min(max(out, handle.printed[0]), handle.stdout.position)
+        err = min(max(err, handle.printed[1]), handle.stderr.position)
+        return handle.take_output((out, err))
 
     def unregistered(self, handle: WorkerHandle, error: UnregisteredType, done: list[Delivery]) -> int:
         """An answer held an object of a class that was not registered here: that is the task's failure, not a crime."""
@@ -130,7 +140,10 @@ class Answers:
         return Partial(values, None if failure is None else self._error(failure))
 
     def _error(self, record: dict[str, Any]) -> BaseException:
-        return outcome.exception_from(record, self._config.policy.limits.memory, self._config.sources.fill_in)
+        policy = self._config.policy
+        return outcome.exception_from(
+            record, policy.limits.memory, self._config.sources.fill_in, trusted=policy.is_trusted
+        )
 
     def fail(self, task: Task, error: BaseException, done: list[Delivery], handle: WorkerHandle | None = None) -> None:
         """End a task with `error`, and with what its dead worker `handle` had printed."""

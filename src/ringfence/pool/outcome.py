@@ -60,27 +60,38 @@ _MAX_ARGS_WEIGHT: Final = 1 << 20
 _MAX_POSITION: Final = 65535
 
 
+# Exceptions that mean something to who catches them besides that a task failed. A generator, and asyncio's
+# wrap_future, cannot pass StopIteration on; the others stop the program, past every `except Exception`.
+_ENDS_ITERATION: Final = (StopIteration, StopAsyncIteration)
+_ENDS_PROGRAM: Final = (KeyboardInterrupt, GeneratorExit)
+
+
 class _Room:
-    """How many more records one failure may hold."""
+    """How many more records one failure may hold; and whether it comes from a worker that is trusted."""
 
-    __slots__ = ("depth", "left")
+    __slots__ = ("depth", "left", "trusted")
 
-    def __init__(self) -> None:
+    def __init__(self, *, trusted: bool) -> None:
         self.left = m.MAX_FAILURES
         self.depth = 0
+        self.trusted = trusted
 
 
 def exception_from(
-    record: Mapping[str, Any], memory: int | None = None, finish: Callable[[str], str] = str
+    record: Mapping[str, Any],
+    memory: int | None = None,
+    finish: Callable[[str], str] = str,
+    *,
+    trusted: bool = False,
 ) -> BaseException:
     """Return the exception that `record` (of ringfence.worker.failure) describes, its remote traceback as its cause.
 
     `memory` is the limit in bytes that a MemoryError ran into, if there is one; `finish` is applied to the
-    traceback's text.
+    traceback's text. Only of a `trusted` worker's task, KeyboardInterrupt and GeneratorExit arrive as such.
 
     Raises RemoteProtocolError when the record is not of that form.
     """
-    return _exception(record, memory, finish, _Room())
+    return _exception(record, memory, finish, _Room(trusted=trusted))
 
 
 def _exception(
@@ -147,6 +158,8 @@ def _rebuilt(record: Mapping[str, Any], name: str, room: _Room) -> BaseException
         args = None
     if cls is not None and issubclass(cls, BaseExceptionGroup):
         return _rebuilt_group(cls, record, name, room)
+    if cls is not None and (issubclass(cls, _ENDS_ITERATION) or (issubclass(cls, _ENDS_PROGRAM) and not room.trusted)):
+        cls = None
     if cls is not None and args is not None:
         full = args
         if issubclass(cls, OSError) and len(args) == 2 and type(record.get("filename")) in _FILE_NAMES:

@@ -53,7 +53,10 @@ ARGUMENTS: dict[type, tuple[Any, ...]] = {
 }
 
 
-@pytest.mark.parametrize("cls", BUILTINS, ids=lambda cls: cls.__name__)
+ENDINGS = (StopIteration, StopAsyncIteration, KeyboardInterrupt, GeneratorExit)
+
+
+@pytest.mark.parametrize("cls", [cls for cls in BUILTINS if cls not in ENDINGS], ids=lambda cls: cls.__name__)
 def test_every_builtin_exception_is_rebuilt(cls: type[BaseException]) -> None:
     """Same class, same args, and the remote traceback as its cause."""
     args = ARGUMENTS.get(cls, ("only the message",) if issubclass(cls, SyntaxError) else ("one", 2))
@@ -62,6 +65,21 @@ def test_every_builtin_exception_is_rebuilt(cls: type[BaseException]) -> None:
     assert type(arrived) is type(made)
     assert arrived.args == made.args
     assert type(arrived.__cause__) is _RemoteTraceback
+
+
+@pytest.mark.parametrize("cls", ENDINGS)
+def test_what_would_end_more_than_the_task_arrives_as_remote_error(cls: type[BaseException]) -> None:
+    """A loop, a generator or the program of the caller; a trusted task may end the program, as with CPython's pool."""
+    made = failure.record(cls("why"), Codec())
+    arrived = exception_from(made)
+    assert type(arrived) is errors.RemoteError
+    assert (arrived.type_name, arrived.message) == (cls.__name__, "why")
+    of_trusted = errors.RemoteError if issubclass(cls, Exception) else cls
+    assert type(exception_from(made, trusted=True)) is of_trusted
+    group = failure.record(BaseExceptionGroup("g", [cls("why")]), Codec())
+    arrived = exception_from(group)
+    assert isinstance(arrived, BaseExceptionGroup)
+    assert type(arrived.exceptions[0]) is errors.RemoteError
 
 
 def test_os_errors_keep_their_parts() -> None:
