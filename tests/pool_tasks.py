@@ -230,6 +230,10 @@ def nested_unserialisable():
     return {"rows": [1, 2, {"handle": Unregistered()}]}
 
 
+def plain_but_for(number, odd):
+    return Unregistered() if number == odd else number
+
+
 def deep(levels):
     value = []
     for _ in range(levels):

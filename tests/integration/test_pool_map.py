@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pool_tasks as tasks
 import pytest
 
-from ringfence import Pool, TaskTimeout, WorkerCrashed
+from ringfence import Pool, ResultNotSerializable, TaskTimeout, WorkerCrashed
 
 
 @pytest.fixture
@@ -199,3 +199,11 @@ def test_an_item_that_cannot_be_pickled_raises(pool: Pool) -> None:
     with pytest.raises(PicklingError):
         list(pool.map(id, [1, 2, (x for x in ())], chunksize=1))
     assert pool.submit(tasks.square, 3).result() == 9
+
+
+def test_an_item_whose_result_cannot_be_sent_fails_alone(pool: Pool) -> None:
+    """The results before it are yielded, whatever the chunks are."""
+    results = pool.map(tasks.plain_but_for, range(8), [5] * 8, chunksize=4)
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ResultNotSerializable):
+        next(results)

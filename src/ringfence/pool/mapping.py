@@ -1,8 +1,8 @@
 """map and imap_unordered: many calls of one function over a lazy input, a bounded number of items ahead.
 
 Items travel in chunks. Unless the caller fixes the size, it grows until a chunk takes about as long as it costs to
-send one several times over. When a worker dies of a chunk, its items run again one by one, so that only the one at
-fault fails.
+send one several times over. When a worker dies of a chunk, or cannot send its results, its items run again one by one,
+so that only the one at fault fails.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Final, Protocol
 
 from ringfence.pool.answers import Partial
-from ringfence.pool.errors import LimitExceeded, WorkerCrashed
+from ringfence.pool.errors import LimitExceeded, ResultNotSerializable, WorkerCrashed
 from ringfence.pool.future import PoolFuture
 
 __all__ = ["Mapper"]
@@ -24,6 +24,9 @@ _CHUNK_SECONDS: Final = 0.010
 _MAX_CHUNK: Final = 4096
 # Chunks in flight for each worker: one that it runs, one that waits, and one whose results are being read.
 _AHEAD: Final = 3
+
+# Failures of a chunk that say nothing of which item is at fault, nor keep what the others gave.
+_WHOLE: Final = (WorkerCrashed, LimitExceeded, ResultNotSerializable)
 
 _Item = tuple[Any, ...]
 _END: Final = object()
@@ -153,7 +156,7 @@ class Mapper:
     def _outcome(self, chunk: _Chunk) -> tuple[list[Any], BaseException | None]:
         try:
             answer = chunk.future.result(self._left())
-        except (WorkerCrashed, LimitExceeded) as error:
+        except _WHOLE as error:
             if len(chunk.items) == 1:
                 return [], error
             return self._one_by_one(chunk)
@@ -167,13 +170,13 @@ class Mapper:
         return answer.values, answer.error
 
     def _one_by_one(self, chunk: _Chunk) -> tuple[list[Any], BaseException | None]:
-        """Run the items of a chunk whose worker died again, each alone."""
+        """Run the items of a chunk that failed as a whole again, each alone."""
         values: list[Any] = []
         for item in chunk.items:
             answer = None
             try:
                 answer = self._submit(self._function, [item]).result(self._left())
-            except (WorkerCrashed, LimitExceeded) as error:
+            except _WHOLE as error:
                 return values, error
             if answer.error is not None:
                 return values, answer.error

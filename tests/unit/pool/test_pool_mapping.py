@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringfence.pool.answers import Partial
-from ringfence.pool.errors import WorkerCrashed
+from ringfence.pool.errors import ResultNotSerializable, WorkerCrashed
 from ringfence.pool.mapping import Mapper
 
 Items = list[tuple[Any, ...]]
@@ -150,3 +150,19 @@ def test_unordered_takes_what_is_there() -> None:
         if not future.done():
             pool.answer(str, items, future)
     assert sorted([*first, *results]) == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_result_that_cannot_be_sent_fails_alone() -> None:
+    """Results before it in its chunk are yielded, though the chunk failed as a whole."""
+
+    class Failing(Pool):
+        def answer(self, function: Callable[..., Any], items: Items, future: "Future[Any]") -> None:
+            if any(item == (5,) for item in items):
+                future.set_exception(ResultNotSerializable("no"))
+            else:
+                super().answer(function, items, future)
+
+    results = mapper(Failing(), str, range(8), chunksize=4, workers=1).ordered()
+    assert [next(results) for _ in range(5)] == list("01234")
+    with pytest.raises(ResultNotSerializable):
+        next(results)
