@@ -25,6 +25,15 @@ _held = 0
 _held_lock = threading.Lock()
 
 
+def _after_fork() -> None:
+    """In a child, which a thread that does not exist there may have left with the lock taken."""
+    global _held_lock
+    _held_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Parcel:
     """A shipment's payload and buffers, copied: into a sealed memfd, or into memory while there are many memfds."""
 
@@ -44,8 +53,11 @@ class Parcel:
                 self._fd = _seal(pieces)
                 return
             except OSError:
-                with _held_lock:
-                    _held -= 1
+                pass
+            finally:
+                if self._fd < 0:  # also where something else was raised, such as MemoryError
+                    with _held_lock:
+                        _held -= 1
         self._pieces = [bytes(piece) for piece in pieces]
 
     def open(self) -> int:
