@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from ordinary_user import NOBODY, AsUser
 
 from ringfence.sandbox.features import Features, probe
 
@@ -19,7 +19,6 @@ from ringfence.sandbox.features import Features, probe
 settings.register_profile("ringfence", deadline=None, derandomize=True, database=None)
 settings.load_profile("ringfence")
 
-NOBODY = 65534
 # Seconds that what a test started may take to be gone after it.
 _GRACE = 5.0
 # Libraries open these once and keep them.
@@ -111,30 +110,6 @@ def _has(features: Features, name: str) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marks that live here."""
     config.addinivalue_line("markers", "needs(feature, ...): skip where sandbox.features.probe() lacks one")
-
-
-class AsUser:
-    """Runs programs as uid 65534, with an interpreter that this user can start."""
-
-    def __init__(self, python: str, path: str, home: Path) -> None:
-        self.python = python
-        self.home = home
-        self.environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "HOME": str(home), "TMPDIR": str(home)}
-
-    def run(self, *args: str, timeout: float = 100.0) -> "subprocess.CompletedProcess[str]":
-        """Run ``python *args`` as that user; return how it ended, with its output as text."""
-        return subprocess.run(
-            [self.python, *args],
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
-            env=self.environment,
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
 
 
 @pytest.fixture

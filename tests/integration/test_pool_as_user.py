@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import AsUser
+from ordinary_user import AsUser
 
 TESTS = Path(__file__).parent.parent
 

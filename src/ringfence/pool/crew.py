@@ -309,6 +309,7 @@ class Crew:
                 if (
                     type(message) is list
                     and len(message) == 3
+                    and type(message[0]) is int
                     and message[0] == m.RESULT
                     and line
                     and type(message[1]) is int
@@ -316,6 +317,8 @@ class Crew:
                     and not line[0].flags & m.CHUNK
                     and handle.started
                 ):
+                    if handle.asked:
+                        self._answers.forget_requests(handle)
                     task = line.popleft()
                     future = task.future
                     if future._owner is not None:
@@ -323,8 +326,6 @@ class Crew:
                         self._counters.completed += 1
                         done.append(Delivery(future, message[2]))
                     answered += 1
-                    if handle.asked:
-                        handle.asked.clear()
                 else:
                     answered += self._heard(handle, handle.conversation.hear(message), done)
         except RemoteProtocolError as error:

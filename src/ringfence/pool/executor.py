@@ -110,7 +110,7 @@ class _Tasks(Executor):
         future = PoolFuture()
         shipment = self._serialiser.chunk(function, items)
         self._check_size(shipment)
-        self._accept(Task.of(next(_task_ids), future, shipment, self._options, m.CHUNK), wait=True)
+        self._accept(Task.of(next(_task_ids), future, shipment, self._options, m.CHUNK, len(items)), wait=True)
         return future
 
     def _accept(self, task: Task, *, wait: bool) -> None:
