@@ -111,6 +111,8 @@ class Answers:
                 return None, lack
             if pickled:
                 tag = m.PICKLED
+            elif form == "array":
+                handle.lent += lease.size
         if tag == m.PICKLED:
             value, error = self._unpickled(body)
             if error is None and task.flags & m.CHUNK:
@@ -119,6 +121,14 @@ class Answers:
         if task.flags & m.CHUNK:
             return self._partial(body, task), None
         return body, None
+
+    def used_up(self, handle: WorkerHandle, answered: int) -> bool:
+        """Say whether a worker that has answered `answered` tasks is to be replaced.
+
+        It may still hold the memory of arrays that it lent us, whatever became of them here.
+        """
+        most, memory = self._config.max_tasks, self._config.policy.limits.memory
+        return (most is not None and answered >= most) or (memory is not None and handle.lent > memory)
 
     def _unpickled(self, body: bytes) -> tuple[Any, BaseException | None]:
         if not self._config.pickle_results:

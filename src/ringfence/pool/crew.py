@@ -332,8 +332,7 @@ class Crew:
             self._punish(handle, error)
         if not answered:
             return
-        most = self._config.max_tasks
-        if most is not None and handle.answered + answered >= most and handle.doom is None:
+        if not handle.line and handle.doom is None and self._answers.used_up(handle, handle.answered + answered):
             self.stop(handle)  # before it could be given another task
             return
         self._dispatcher.answered(handle, answered, now)

@@ -53,6 +53,7 @@ class WorkerHandle:
         "held_bytes",
         "late_at",
         "lease",
+        "lent",
         "line",
         "modules",
         "number",
@@ -116,6 +117,8 @@ class WorkerHandle:
         self.late_at = float("inf")
         # (task, message) for each buffer or lease that it has asked for since it last answered: each only once.
         self.asked: set[tuple[int, int]] = set()
+        # Bytes of results that we use where it wrote them.
+        self.lent = 0
         # The memfd it was lent for the result of the task at the head.
         self.lease: Lease | None = None
         self.pace = Pace()
