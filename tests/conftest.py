@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from ordinary_user import NOBODY, AsUser
+from ordinary_user import NOBODY, AsUser, open_to_everyone
 
 from ringfence.sandbox.features import Features, probe
 
@@ -117,22 +116,22 @@ def as_user(tmp_path: Path) -> Iterator[AsUser]:
     """Run programs as an ordinary user; skipped unless we are root and that user has an interpreter like ours."""
     if os.geteuid() != 0:
         pytest.skip("not root: every test runs as an ordinary user already")
-    source = Path(__file__).parent.parent / "src"
-    path = os.pathsep.join([str(source), sysconfig.get_path("purelib")])
     home = Path("/var/tmp") / f"ringfence-tests-{os.getpid()}"  # tmp_path is root's alone
     home.mkdir(mode=0o777)
     os.chown(home, NOBODY, NOBODY)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     try:
-        for python in (sys.executable, f"/usr/bin/python{version}"):
-            user = AsUser(python, path, home)
-            try:
-                if user.run("-c", "import pytest, ringfence.pool.executor").returncode == 0:
-                    break
-            except OSError:
-                continue
-        else:
-            pytest.skip(f"uid {NOBODY} can run no Python {version} with what these tests import")
-        yield user
+        with open_to_everyone() as (source, tests, libraries):
+            path = os.pathsep.join(map(str, (source, libraries)))
+            for python in (sys.executable, f"/usr/bin/python{version}"):
+                user = AsUser(python, path, home, tests)
+                try:
+                    if user.run("-c", "import pytest, ringfence.pool.executor").returncode == 0:
+                        break
+                except OSError:
+                    continue
+            else:
+                pytest.skip(f"uid {NOBODY} can run no Python {version} with what these tests import")
+            yield user
     finally:
         shutil.rmtree(home)

@@ -1,17 +1,60 @@
 """Programs run as an ordinary user, for tests that were started as root."""
 
+import fnmatch
+import os
+import shutil
 import subprocess
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 NOBODY = 65534
+
+# What no test that runs as an ordinary user imports, and what is large.
+_LEFT_OUT = (
+    "numpy*", "*__mypyc*", "mypy*", "grimp*", "loky*", "pebble*", "pip", "setuptools*", "cryptography*", "__editable__*",
+)  # fmt: skip
+
+
+@contextmanager
+def open_to_everyone() -> Iterator[tuple[Path, Path, Path]]:
+    """Yield copies of the source folder, of the tests and of the libraries they need, that every user can read.
+
+    This checkout may lie where only its owner may go.
+    """
+    home = Path("/var/tmp") / f"ringfence-copy-{os.getpid()}"
+    home.mkdir()
+    here = Path(__file__).parent
+    skip = shutil.ignore_patterns("__pycache__")
+    try:
+        shutil.copytree(here.parent / "src", home / "src", ignore=skip)
+        shutil.copytree(here, home / "tests", ignore=skip)
+        for name in ("docs", "examples", "benchmarks"):
+            shutil.copytree(here.parent / name, home / name, ignore=skip)
+        for name in ("pyproject.toml", "README.md", "ARCHITECTURE.md"):
+            shutil.copy(here.parent / name, home)
+        libraries = home / "site-packages"  # the name by which a folder of libraries is known
+        libraries.mkdir()
+        for entry in Path(sysconfig.get_path("purelib")).iterdir():
+            if not any(fnmatch.fnmatch(entry.name.lower(), pattern) for pattern in _LEFT_OUT):
+                if entry.is_dir():
+                    shutil.copytree(entry, libraries / entry.name, ignore=skip)
+                else:
+                    shutil.copy(entry, libraries)
+        subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
+        yield home / "src", home / "tests", libraries
+    finally:
+        shutil.rmtree(home)
 
 
 class AsUser:
     """Runs programs as uid 65534, with an interpreter that this user can start."""
 
-    def __init__(self, python: str, path: str, home: Path) -> None:
+    def __init__(self, python: str, path: str, home: Path, tests: Path) -> None:
         self.python = python
         self.home = home
+        self.tests = tests
         self.environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "HOME": str(home), "TMPDIR": str(home)}
 
     def run(self, *args: str, timeout: float = 100.0) -> "subprocess.CompletedProcess[str]":

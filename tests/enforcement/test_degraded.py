@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from jail import RUNTIME, Caller, Outcome, Sender, in_process
+from ordinary_user import open_to_everyone
 
 from ringfence.sandbox import _syscalls
 from ringfence.sandbox.bpf import ALLOW, Branch, Condition, assemble, errno_action
@@ -153,13 +154,13 @@ def test_root_without_admin_rights_is_locked_in(tmp_path: Path) -> None:
         "assert caller.run(socket.socket, demands=demands).errno == 1\n"
         "assert caller.run(lambda: os.listdir('/'), demands=demands).errno == 13\n"
     )
-    source = str(Path(sys.modules["ringfence"].__file__ or "").parent.parent)
-    done = subprocess.run(
-        ["setpriv", "--bounding-set=-sys_admin", python, "-c", code, source, str(Path(__file__).parent)],
-        capture_output=True,
-        check=False,
-        env={"PATH": "/usr/bin:/bin"},
-    )
+    with open_to_everyone() as (source, tests, _):
+        done = subprocess.run(
+            ["setpriv", "--bounding-set=-sys_admin", python, "-c", code, str(source), str(tests / "enforcement")],
+            capture_output=True,
+            check=False,
+            env={"PATH": "/usr/bin:/bin"},
+        )
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -181,14 +182,14 @@ def test_an_ordinary_user_is_locked_in() -> None:
         "assert caller.run(socket.socket).errno == 1\n"
         "assert caller.run(lambda: os.listdir('/')).errno == 13\n"
     )
-    source = str(Path(sys.modules["ringfence"].__file__ or "").parent.parent)
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
-    done = subprocess.run(
-        [*user, python, "-c", code, source, str(Path(__file__).parent)],
-        capture_output=True,
-        check=False,
-        env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    with open_to_everyone() as (source, tests, _):
+        done = subprocess.run(
+            [*user, python, "-c", code, str(source), str(tests / "enforcement")],
+            capture_output=True,
+            check=False,
+            env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        )
     assert done.returncode == 0, done.stderr.decode()
 
 
