@@ -13,7 +13,7 @@ NOBODY = 65534
 
 # What no test that runs as an ordinary user imports, and what is large.
 _LEFT_OUT = (
-    "numpy*", "*__mypyc*", "mypy*", "grimp*", "loky*", "pebble*", "pip", "setuptools*", "cryptography*", "__editable__*",
+    "numpy*", "*__mypyc*", "mypy*", "grimp*", "loky*", "pebble*", "pip", "setuptools*", "__editable__*",
 )  # fmt: skip
 
 
