@@ -52,7 +52,7 @@ FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     SPAWN: ((int,), 1),  # worker number; fds: channel, tokens, and in capture mode stdout, stderr
     RETIRE: ((), 0),
     HELLO: ((int, int), 2),  # protocol version, pid
-    CONFIGURED: ((int,), 1),  # page-table-independent baseline: bytes of private memory before any task
+    CONFIGURED: ((), 0),
     SPAWNED: ((int, int), 2),  # worker number, pid as the host sees it; fd: pidfd
     EXITED: ((int, int, float, int), 4),  # worker number, wait status, CPU seconds, peak RSS in bytes
     FAILED: ((int, dict), 2),  # worker number or -1 for the zygote itself, failure record

@@ -77,11 +77,8 @@ class Serialiser:
         payload, modules, buffers = dumps(items if known is not None else (function, items))
         return Shipment(known, payload, modules, buffers)
 
-    def function(self, function: Callable[..., Any], *, keep: bool = False) -> Function | None:
-        """Return `function` as one that workers keep, or None when it must travel inside each task.
-
-        With `keep`, a function by value is frozen as it is now, whatever it depends on (what `map` does).
-        """
+    def function(self, function: Callable[..., Any]) -> Function | None:
+        """Return `function` as one that workers keep, or None when it must travel inside each task."""
         try:
             entry = self._named.get(function)
         except TypeError:  # not hashable: travels inside the task
@@ -90,10 +87,10 @@ class Serialiser:
             made, namespace, name = entry
             if namespace.get(name) is function:
                 return made
-            del self._named[function]
+            self._named.pop(function, None)  # another thread may have done so
         if isinstance(function, types.FunctionType | types.BuiltinFunctionType):
-            return self._by_name(function) or self._by_value(function, keep)
-        return self._freeze(function, ()) if keep else None
+            return self._by_name(function) or self._by_value(function)
+        return None
 
     def _by_name(self, function: Any) -> Function | None:
         module, name = function.__module__, function.__qualname__
@@ -106,32 +103,29 @@ class Serialiser:
         self._named[function] = (made, namespace, name)
         return made
 
-    def _by_value(self, function: Any, keep: bool) -> Function | None:
+    def _by_value(self, function: Any) -> Function | None:
         if not isinstance(function, types.FunctionType):
             return None
         known = self._frozen.get(function)
         if known is not None:
             made, dependencies = known
-            if keep or _unchanged(dependencies):
+            if _unchanged(dependencies):
                 return made
-            del self._frozen[function]
+            self._frozen.pop(function, None)
         self.sources.add(function)
         # The first time it may be one of a kind (a lambda made in a loop): only what comes back is worth keeping.
-        if not keep and function not in self._seen:
+        if function not in self._seen:
             self._seen.add(function)
             return None
         found = _dependencies(function)
-        if found is None and not keep:
-            return None
-        return self._freeze(function, found or ())
+        return None if found is None else self._freeze(function, found)
 
     def _freeze(self, function: Any, dependencies: tuple[Any, ...]) -> Function | None:
         if len(self._frozen) >= MAX_FUNCTIONS:
             return None
         payload, modules, _ = dumps(function, out_of_band=False)
         made = _fit(Function(next(self._numbers), payload, modules))
-        if dependencies:
-            self._frozen[function] = (made, dependencies)
+        self._frozen[function] = (made, dependencies)
         return made
 
 

@@ -5,7 +5,6 @@ unpickles one. Everything in it comes from foreign code (`__str__` may raise, lo
 once, bounded, and replaced by a placeholder when it cannot be had.
 """
 
-import sys
 import traceback
 from types import TracebackType
 from typing import Any
@@ -127,8 +126,3 @@ def _text(value: object, bound: int) -> str:
         return text
     half = bound // 2
     return f"{text[:half]}\n... {len(text) - bound} characters left out ...\n{text[-half:]}"
-
-
-def last_traceback() -> TracebackType | None:
-    """Return the traceback of the exception that is being handled."""
-    return sys.exc_info()[2]

@@ -89,7 +89,7 @@ def _configure(channel: Channel, codec: Codec, plan: bytes, settings: dict[str, 
     gc.collect()
     gc.freeze()
     gc.disable()
-    channel.send(codec.pack([m.CONFIGURED, 0]))
+    channel.send(codec.pack([m.CONFIGURED]))
     return prepared
 
 
