@@ -5,7 +5,7 @@ from pickle import PicklingError
 from queue import Full
 from typing import Any
 
-from ringfence.errors import RingfenceError
+from ringfence.errors import PluginRuntimeError, RingfenceError
 
 __all__ = [
     "BrokenPool",
@@ -55,7 +55,7 @@ class TaskUnreadable(WorkerCrashed):
     """The task's function or arguments did not unpickle in the worker (which lives on)."""
 
 
-class LimitExceeded(RingfenceError):
+class LimitExceeded(PluginRuntimeError):
     """A task went past one of its limits. `limit` and `measured` are in the limit's unit, None where not known."""
 
     def __init__(self, message: str, limit: float | None = None, measured: float | None = None) -> None:
@@ -63,6 +63,11 @@ class LimitExceeded(RingfenceError):
         self.message = message
         self.limit = limit
         self.measured = measured
+
+    @property
+    def actual(self) -> float | None:
+        """What was measured, by the name that compatible hosts use."""
+        return self.measured
 
     def __str__(self) -> str:
         return self.message

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from typing import Any, final
 
-from ringfence.errors import RingfenceError
+from ringfence.errors import PluginRuntimeError, PluginValidationError, RingfenceError
 
 __all__ = ["CapabilityDenied", "EnforcementError", "PolicyError", "UnknownCapability", "UnsupportedError"]
 
@@ -15,7 +15,7 @@ class PolicyError(RingfenceError, ValueError):
 
 
 @final
-class UnknownCapability(PolicyError):  # noqa: N818 - the name the compatible hosts use
+class UnknownCapability(PolicyError, PluginValidationError):  # noqa: N818 - the name the compatible hosts use
     """No capability has this name.
 
     `name` is what was asked for; `suggestions` are the nearest names that exist, best first, perhaps none.
@@ -75,7 +75,7 @@ class EnforcementError(RingfenceError, OSError):
 
 
 @final
-class CapabilityDenied(RingfenceError, PermissionError):  # noqa: N818 - the name the compatible hosts use
+class CapabilityDenied(PluginRuntimeError, PermissionError):  # noqa: N818 - the name the compatible hosts use
     """Code tried what it was not granted.
 
     Args:
@@ -124,7 +124,7 @@ class CapabilityDenied(RingfenceError, PermissionError):  # noqa: N818 - the nam
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {"needs": self.needs, "granted": self.granted, "note": self.note, "message": self.args[0]}
-        return _rebuild_denied, (self.capability, self.operation, self.target, state)
+        return _rebuild_denied, (self.capability, self.operation, self.target, state), {"plugin": self.plugin}
 
 
 def _rebuild_denied(

@@ -1,0 +1,1 @@
+"""The instance: what a host creates, and what it is created of."""

@@ -1,0 +1,1 @@
+"""Extensions of an instance: declare, find and configure them."""
