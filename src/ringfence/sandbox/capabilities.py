@@ -1,5 +1,7 @@
-"""What code may be granted: names, scopes and sets of grants, as frozen data."""
+"""What code may be granted: names, scopes and sets of grants."""
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -253,13 +255,39 @@ class Grant:
 
 GrantLike = Grant | Capability | str
 
+_PACKAGE: Final = __name__.partition(".")[0]
+
+
+def _warn_if_deprecated(grant: Grant) -> None:
+    """Warn whoever asked for a deprecated capability: the nearest caller outside this package."""
+    if grant.capability is not Capability.FS_EXECUTE:
+        return
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        "fs:execute is deprecated: write fs:delete, and fs:read where folders are listed",
+        DeprecationWarning,
+        stacklevel=level,
+    )
+
 
 def as_grant(value: GrantLike) -> Grant:
     """Return a grant, from one, a capability or its text.
 
+    A deprecated capability that is named (not one within a `Grant`, which was named before) brings a
+    DeprecationWarning.
+
     Raises:
         PolicyError: it is none of these, or the text makes no sense.
     """
+    grant = _read_grant(value)
+    if grant is not value:
+        _warn_if_deprecated(grant)
+    return grant
+
+
+def _read_grant(value: GrantLike) -> Grant:
     if isinstance(value, Grant):
         return value
     if isinstance(value, Capability):
@@ -271,14 +299,17 @@ def as_grant(value: GrantLike) -> Grant:
 
 @final
 class Capabilities:
-    """An immutable set of grants; every method that changes something returns a new set.
+    """A set of grants.
 
-    Iterating gives `Grant`s in a fixed order. `|` joins two sets; `&` keeps what both allow, scopes included;
-    `-` keeps the grants that the other set does not fully allow.
+    `grant` and `revoke` change the set they are called on and return it; `with_`, `without`, `|`, `&`, `-` and the
+    rest return a new one. Iterating gives `Grant`s in a fixed order. `|` joins two sets; `&` keeps what both allow,
+    scopes included; `-` keeps the grants that the other set does not fully allow.
     """
 
-    __slots__ = ("_grants",)
+    # A sealed set belongs to something that was checked and built: it never changes again.
+    __slots__ = ("_grants", "_sealed")
     _grants: tuple[Grant, ...]
+    _sealed: bool
 
     def __init__(self, grants: Iterable[GrantLike] = ()) -> None:
         if isinstance(grants, str):
@@ -286,6 +317,7 @@ class Capabilities:
                 f"a list of capabilities is needed, not the text {grants!r}; write [{grants!r}]"
             )
         self._grants = tuple(sorted({as_grant(grant) for grant in grants}))
+        self._sealed = False
 
     @classmethod
     def none(cls) -> "Capabilities":
@@ -295,7 +327,7 @@ class Capabilities:
     @classmethod
     def all(cls) -> "Capabilities":
         """Return every capability without a scope: for the file system, the private folder only."""
-        return cls(Capability)
+        return cls(Grant(capability) for capability in Capability)
 
     @classmethod
     def safe_defaults(cls) -> "Capabilities":
@@ -313,7 +345,7 @@ class Capabilities:
         grants = []
         for name in names:
             try:
-                grants.append(Grant.parse(name))
+                grants.append(as_grant(str(name)))
             except UnknownCapability:
                 if strict:
                     raise
@@ -323,11 +355,47 @@ class Capabilities:
         """Return the grants as texts that `from_names` reads back."""
         return [str(grant) for grant in self._grants]
 
+    def sealed(self) -> "Capabilities":
+        """Return these grants as a set that `grant` and `revoke` refuse to change; a sealed one returns itself.
+
+        Policies, profiles and configurations hold sealed sets, so that nobody widens what was checked.
+        """
+        if self._sealed:
+            return self
+        copy = Capabilities(self._grants)
+        copy._sealed = True
+        return copy
+
+    def grant(self, grant: GrantLike) -> "Capabilities":
+        """Add one grant to this set; return it.
+
+        Raises:
+            UnknownCapability: there is no such capability.
+            PolicyError: the scope makes no sense, or the set is part of something built.
+        """
+        self._grants = self._changed(self.with_(grant))
+        return self
+
+    def revoke(self, grant: GrantLike) -> "Capabilities":
+        """Take a capability with all its scopes, or one scoped grant, out of this set; return it.
+
+        Raises:
+            PolicyError: as for `without`, or the set is part of something built.
+        """
+        self._grants = self._changed(self.without(grant))
+        return self
+
+    def _changed(self, to: "Capabilities") -> tuple[Grant, ...]:
+        if self._sealed:
+            raise PolicyError(
+                "these capabilities belong to a policy, profile or configuration and do not change; "
+                "make a new set with with_() or without(), and build anew from that"
+            )
+        return to._grants
+
     def with_(self, grant: GrantLike) -> "Capabilities":
         """Return this set and one grant more."""
         return Capabilities((*self._grants, grant))
-
-    grant = with_
 
     def with_all(self, grants: Iterable[GrantLike]) -> "Capabilities":
         """Return this set and these grants."""
@@ -339,7 +407,7 @@ class Capabilities:
         Raises:
             PolicyError: only a part of a wider grant would have to go, which no set of grants can say.
         """
-        gone = as_grant(grant)
+        gone = _read_grant(grant)
         if gone.scope is None:
             return Capabilities(g for g in self._grants if g.capability is not gone.capability)
         left = Capabilities(g for g in self._grants if not gone.covers(g) or g.scope is None)
@@ -348,14 +416,12 @@ class Capabilities:
             raise PolicyError(f"cannot take {gone} out of {wider}; revoke {wider} and grant what should stay")
         return left
 
-    revoke = without
-
     def has(self, what: GrantLike) -> bool:
         """Whether this is granted.
 
         A capability or a bare name: with whatever scope. A name with a scope, or a `Grant`: fully covered.
         """
-        wanted = as_grant(what)
+        wanted = _read_grant(what)
         if wanted.scope is None and not isinstance(what, Grant):
             return any(g.capability is wanted.capability for g in self._grants)
         return any(g.covers(wanted) for g in self._grants)
@@ -367,7 +433,7 @@ class Capabilities:
             CapabilityDenied: it is not here; the error names it, the operation and what is granted instead.
         """
         if not self.has(what):
-            wanted = as_grant(what)
+            wanted = _read_grant(what)
             held = [str(g) for g in self._grants if g.capability is wanted.capability]
             raise CapabilityDenied(wanted.capability, operation, target, needs=str(wanted), granted=held)
 
@@ -423,11 +489,9 @@ class Capabilities:
     def __len__(self) -> int:
         return len(self._grants)
 
+    # Without __hash__: what can change is no key of a dict.
     def __eq__(self, other: object) -> bool:
         return self._grants == other._grants if isinstance(other, Capabilities) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._grants)
 
     def __repr__(self) -> str:
         return f"Capabilities({self.to_names()!r})"

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Final, final
@@ -147,6 +147,8 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "output": _Rule("size", 0, ""),
     "call_depth": _Rule("count", 20, "the worker's own frames and an import need that many"),
     "instructions": _Rule("count", 1, "nothing runs in none"),
+    "fs_ops": _Rule("count", 0, ""),
+    "net_ops": _Rule("count", 0, ""),
 }
 _ALIASES: Final[Mapping[str, str]] = {
     "max_memory": "memory",
@@ -162,6 +164,14 @@ _ALIASES: Final[Mapping[str, str]] = {
     "output_bytes": "output",
     "cpu_time": "cpu",
     "wall_time": "wall",
+    "timeout": "wall",
+    "stack": "call_depth",
+    "tasks": "processes",
+    "max_tasks": "processes",
+    "max_output_size": "output",
+    "output_size": "output",
+    "max_fs_ops": "fs_ops",
+    "max_net_ops": "net_ops",
 }
 
 
@@ -215,7 +225,17 @@ class Limits:
         call_depth: Python frames; the worker's recursion limit. Code can raise it again: a guard, not a
             boundary.
         instructions: Python instructions of one task, by counting jumps and lines: opt-in, because counting
-            costs far more than the code counted.
+            costs far more than the code counted. Plugins' calls only.
+        fs_ops: how often one call may open, list or change files. Plugins' calls only.
+        net_ops: how many connections one call may make. Plugins' calls only.
+
+    The spellings of compatible hosts (``max_memory``, ``memory_bytes``, ``max_call_depth``, ``max_stack_depth``,
+    ``max_instructions``, ``timeout``, ``tasks`` and so on) name the same fields. A measured amount breaks a limit
+    when it is more than the limit, never when it is the same.
+
+    Raises:
+        PolicyError: a value makes no sense, or one field is given under two names.
+        TypeError: there is no such limit.
     """
 
     memory: int | None
@@ -227,6 +247,8 @@ class Limits:
     output: int | None
     call_depth: int | None
     instructions: int | None
+    fs_ops: int | None
+    net_ops: int | None
     given: frozenset[str] = field(compare=False, repr=False)
 
     def __init__(
@@ -241,6 +263,9 @@ class Limits:
         output: _Amount = _NOT_GIVEN,
         call_depth: _Amount = _NOT_GIVEN,
         instructions: _Amount = _NOT_GIVEN,
+        fs_ops: _Amount = _NOT_GIVEN,
+        net_ops: _Amount = _NOT_GIVEN,
+        **other_spellings: _Amount,
     ) -> None:
         values = {
             "memory": memory,
@@ -252,7 +277,15 @@ class Limits:
             "output": output,
             "call_depth": call_depth,
             "instructions": instructions,
+            "fs_ops": fs_ops,
+            "net_ops": net_ops,
         }
+        for spelling, value in other_spellings.items():
+            if spelling not in _ALIASES:
+                raise TypeError(f"unknown limit {spelling!r}; the limits are {', '.join(_RULES)}")
+            if values[_ALIASES[spelling]] is not _NOT_GIVEN:
+                raise PolicyError(f"limits.{_ALIASES[spelling]} is given twice, once as {spelling!r}; keep one")
+            values[_ALIASES[spelling]] = value
         for name, value in values.items():
             object.__setattr__(self, name, _read(name, value))
         given = frozenset(name for name, value in values.items() if value is not _NOT_GIVEN)
@@ -302,21 +335,41 @@ class Limits:
         )
 
     @classmethod
-    def strict(cls) -> "Limits":
-        """Return limits for code that should do very little.
+    def plugin_defaults(cls) -> "Limits":
+        """Return the compatible hosts' limits for a plugin, all eight: they count instructions, which is slow.
 
-        5 s, 16 MiB, 100 frames and 64 KiB of output are those of the same hosts; no file may be written,
-        which is their "no file system operations" as far as a limit can say it.
+        `with_instructions(None)` leaves that one out.
+        """
+        return cls(
+            memory="64MiB",
+            wall=30,
+            processes=16,
+            output="1MiB",
+            call_depth=1000,
+            instructions=10_000_000,
+            fs_ops=100,
+            net_ops=10,
+        )
+
+    @classmethod
+    def strict(cls) -> "Limits":
+        """Return limits for a plugin that should do very little: no files, no network, little of everything else.
+
+        5 s, 16 MiB, 1 million instructions, 100 frames, 64 KiB of output and 4 processes and threads are those of the
+        same hosts.
         """
         return cls(
             memory="16MiB",
             cpu=5,
             wall=5,
             open_files=64,
-            processes=8,
+            processes=4,
             file_size=0,
             output="64KiB",
             call_depth=100,
+            instructions=1_000_000,
+            fs_ops=0,
+            net_ops=0,
         )
 
     @classmethod
@@ -329,6 +382,63 @@ class Limits:
         values = {name: getattr(self, name) for name in self.given}
         values.update((name, getattr(override, name)) for name in override.given)
         return Limits(**values)
+
+    def with_(self, **changes: _Amount) -> "Limits":
+        """Return a copy with these limits in place of its own; every spelling is read, `None` lifts a limit."""
+        return self.merge(Limits(**changes))
+
+    def with_memory(self, memory: int | str | None) -> "Limits":
+        """Return a copy with another limit of memory, in bytes or as text such as ``"64MiB"``."""
+        return self.with_(memory=memory)
+
+    def with_memory_mb(self, mebibytes: int) -> "Limits":
+        """Return a copy with another limit of memory, in units of 1024 * 1024 bytes, as compatible hosts count."""
+        return self.with_(memory=mebibytes * 2**20)
+
+    def with_timeout(self, timeout: float | str | None) -> "Limits":
+        """Return a copy with another limit of time by the clock, in seconds or as text."""
+        return self.with_(wall=timeout)
+
+    def no_timeout(self) -> "Limits":
+        """Return a copy without a limit of time by the clock."""
+        return self.with_(wall=None)
+
+    def with_cpu(self, cpu: float | str | None) -> "Limits":
+        """Return a copy with another limit of CPU seconds."""
+        return self.with_(cpu=cpu)
+
+    def with_instructions(self, instructions: int | None) -> "Limits":
+        """Return a copy with another limit of Python instructions."""
+        return self.with_(instructions=instructions)
+
+    def with_call_depth(self, frames: int | None) -> "Limits":
+        """Return a copy with another limit of Python frames."""
+        return self.with_(call_depth=frames)
+
+    with_stack_depth = with_call_depth
+
+    def with_output(self, output: int | str | None) -> "Limits":
+        """Return a copy with another limit of captured output, in bytes or as text."""
+        return self.with_(output=output)
+
+    def with_fs_ops(self, operations: int | None) -> "Limits":
+        """Return a copy with another limit of file operations."""
+        return self.with_(fs_ops=operations)
+
+    def with_net_ops(self, operations: int | None) -> "Limits":
+        """Return a copy with another limit of connections."""
+        return self.with_(net_ops=operations)
+
+    def with_processes(self, processes: int | None) -> "Limits":
+        """Return a copy with another limit of processes and threads."""
+        return self.with_(processes=processes)
+
+    with_tasks = with_processes
+
+    def only(self, names: Iterable[str]) -> "Limits":
+        """Return the limits of these names alone; the others count as not given."""
+        wanted = set(names)
+        return Limits(**{name: getattr(self, name) for name in self.given & wanted})
 
     def narrow(self, other: "Limits") -> "Limits":
         """Return the tighter of the two, field by field."""
@@ -345,6 +455,35 @@ class Limits:
             for f in fields(self)
             if f.name != "given" and (value := getattr(self, f.name)) is not None
         }
+
+    @property
+    def max_memory(self) -> int | None:
+        """The same as `memory`."""
+        return self.memory
+
+    memory_bytes = max_memory
+
+    @property
+    def max_call_depth(self) -> int | None:
+        """The same as `call_depth`."""
+        return self.call_depth
+
+    max_stack_depth = max_call_depth
+
+    @property
+    def max_instructions(self) -> int | None:
+        """The same as `instructions`."""
+        return self.instructions
+
+    @property
+    def timeout(self) -> float | None:
+        """The same as `wall`."""
+        return self.wall
+
+    @property
+    def tasks(self) -> int | None:
+        """The same as `processes`."""
+        return self.processes
 
     def __repr__(self) -> str:
         return f"Limits({', '.join(f'{name}={value!r}' for name, value in self.to_mapping().items())})"

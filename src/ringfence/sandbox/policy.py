@@ -65,13 +65,15 @@ class Policy:
     """
 
     name: str
-    capabilities: Capabilities
+    # Sealed: who holds the policy, or the set it was made from, cannot widen it afterwards.
+    capabilities: Capabilities = field(hash=False)
     limits: Limits
     demands: Mapping[Layer, Demand] = field(hash=False)
     timeout: float | None
     environment: Mapping[str, str] = field(hash=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "capabilities", self.capabilities.sealed())
         # A layer that nobody spoke of is required: forgetting one must never switch it off.
         demands = {layer: Demand(self.demands.get(layer, Demand.REQUIRED)) for layer in Layer}
         object.__setattr__(self, "demands", MappingProxyType(demands))

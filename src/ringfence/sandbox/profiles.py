@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, final
 
-from ringfence.sandbox.capabilities import Capabilities, Grant
+from ringfence.sandbox.capabilities import Capabilities, Grant, as_grant
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.limits import Limits, parse_duration
 from ringfence.sandbox.policy import Demand, Layer
@@ -56,12 +56,14 @@ class Profile:
 
     name: str
     description: str
-    capabilities: Capabilities = field(default_factory=Capabilities)
+    # Sealed: the shipped profiles are read once and shared by the whole process.
+    capabilities: Capabilities = field(default_factory=Capabilities, hash=False)
     limits: Limits = field(default_factory=Limits)
     demands: Mapping[Layer, Demand] = field(default_factory=lambda: _DEMANDS, hash=False)
     timeout: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "capabilities", self.capabilities.sealed())
         demands = {**_DEMANDS, **{Layer(layer): Demand(demand) for layer, demand in self.demands.items()}}
         object.__setattr__(self, "demands", MappingProxyType(demands))
 
@@ -159,7 +161,7 @@ def _parse_capabilities(names: object, source: str) -> Capabilities:
     grants: list[Grant] = []
     for name in names:
         try:
-            grants.extend(_SETS.get(name) or (Grant.parse(name),))
+            grants.extend(_SETS.get(name) or (as_grant(name),))
         except PolicyError as error:
             raise PolicyError(f"{source}: capabilities: {error}") from error
     return Capabilities(grants)

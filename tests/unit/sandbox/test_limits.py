@@ -130,9 +130,49 @@ def test_narrow_takes_the_tighter() -> None:
 
 
 def test_presets() -> None:
-    """The presets keep the compatible hosts' numbers, and none counts instructions."""
-    default, strict = Limits.default(), Limits.strict()
+    """The presets keep the compatible hosts' numbers; only those for plugins count instructions."""
+    default, strict, plugin = Limits.default(), Limits.strict(), Limits.plugin_defaults()
     assert (default.wall, default.memory, default.call_depth, default.output) == (30, 64 * 2**20, 1000, 2**20)
+    assert default.instructions is default.fs_ops is default.net_ops is None
     assert (strict.wall, strict.memory, strict.call_depth, strict.output) == (5, 16 * 2**20, 100, 64 * 2**10)
-    assert default.instructions is None and strict.instructions is None
+    assert (strict.instructions, strict.fs_ops, strict.net_ops, strict.processes) == (1_000_000, 0, 0, 4)
+    assert (plugin.wall, plugin.memory, plugin.call_depth, plugin.output) == (30, 64 * 2**20, 1000, 2**20)
+    assert (plugin.instructions, plugin.fs_ops, plugin.net_ops, plugin.tasks) == (10_000_000, 100, 10, 16)
     assert repr(Limits(wall=1)) == "Limits(wall=1.0)"
+
+
+def test_the_constructor_reads_every_spelling() -> None:
+    """Code written for compatible hosts runs as it is, and one limit under two names is a slip."""
+    limits = Limits(max_memory=10 * 1024 * 1024, max_call_depth=100, max_instructions=1_000_000)
+    assert (limits.memory, limits.call_depth, limits.instructions) == (10 * 2**20, 100, 1_000_000)
+    assert (limits.max_memory, limits.memory_bytes) == (limits.memory, limits.memory)
+    assert (limits.max_call_depth, limits.max_stack_depth, limits.max_instructions) == (100, 100, 1_000_000)
+    assert (Limits(timeout="5s").timeout, Limits(tasks=4).tasks) == (5.0, 4)
+    assert "memory" in Limits(max_memory=None).given
+    with pytest.raises(PolicyError, match="twice, once as 'max_memory'"):
+        Limits(memory="2MiB", max_memory="2MiB")
+    with pytest.raises(TypeError, match="unknown limit 'max_memroy'"):
+        Limits(max_memroy=1)
+
+
+def test_copies_change_one_limit() -> None:
+    """Each with_* method returns a copy; the original stays as it was."""
+    base = Limits(memory="64MiB", wall=30)
+    assert base.with_memory_mb(16).memory == 16 * 2**20
+    assert base.with_memory("2MiB").memory == 2 * 2**20
+    assert base.no_timeout().wall is None and "wall" in base.no_timeout().given
+    assert base.with_timeout("5s").wall == 5
+    assert base.with_cpu(2).cpu == 2
+    assert base.with_instructions(7).instructions == 7
+    assert base.with_call_depth(50).call_depth == base.with_stack_depth(50).call_depth == 50
+    assert base.with_output("1k").output == 1024
+    assert (base.with_fs_ops(3).fs_ops, base.with_net_ops(0).net_ops) == (3, 0)
+    assert base.with_processes(5) == base.with_tasks(5)
+    assert base.with_(max_memory="1MiB", open_files=20).to_mapping() == {"memory": 2**20, "wall": 30, "open_files": 20}
+    assert base == Limits(memory="64MiB", wall=30)
+
+
+def test_only_keeps_what_is_named() -> None:
+    """A part of the limits says nothing about the rest."""
+    part = Limits(memory=None, wall=3, cpu=2).only(["memory", "cpu", "output"])
+    assert part.given == {"memory", "cpu"} and part.to_mapping() == {"cpu": 2.0}

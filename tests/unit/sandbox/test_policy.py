@@ -42,6 +42,19 @@ def test_policy_is_immutable_hashable_and_picklable() -> None:
         policy.demands[Layer.SECCOMP] = Demand.OFF  # type: ignore[index]
 
 
+def test_a_policy_is_not_widened_by_the_set_it_was_made_from() -> None:
+    """What was built keeps what it was checked with, from both ends: the set given and the set held."""
+    caps = Capabilities(["random"])
+    policy = Policy("p", caps, Limits(), {}, None, {})
+    built = Policy.build("untrusted", caps, environ={})
+    caps.grant("fs:write=/")
+    assert policy.capabilities.to_names() == ["random"]
+    assert not built.capabilities.has("fs:write")
+    for held in (policy.capabilities, built.capabilities):
+        with pytest.raises(PolicyError):
+            held.grant("fs:write=/")
+
+
 @pytest.mark.parametrize(
     ("grant", "instead"),
     [
@@ -125,7 +138,8 @@ def test_unscoped_env_leaves_out_what_steers_the_loader() -> None:
 
 def test_fs_execute_means_delete_too() -> None:
     """The deprecated fs:execute keeps its scope and brings the deletion it stands for."""
-    caps = Policy.build("untrusted", ["fs:execute=/out"], environ={}).capabilities
+    with pytest.warns(DeprecationWarning):
+        caps = Policy.build("untrusted", ["fs:execute=/out"], environ={}).capabilities
     assert caps.scopes(Capability.FS_DELETE) == ("/out",)
     assert not caps.has("fs:read=/out")
 

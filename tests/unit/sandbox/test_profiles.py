@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.sandbox.capabilities import Capability
+from ringfence.sandbox.capabilities import Capabilities, Capability
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.policy import Demand, Layer, Policy
 from ringfence.sandbox.profiles import Profile, list_profiles, load_profile
@@ -177,3 +177,22 @@ def test_profile_in_code_fills_in_the_locked_layers() -> None:
     profile = Profile("mine", "", demands={Layer.NAMESPACES: Demand.OFF})
     assert profile.demands[Layer.LANDLOCK] is Demand.REQUIRED
     assert hash(profile) == hash(Profile("mine", "", demands={Layer.NAMESPACES: Demand.OFF}))
+
+
+def test_a_profile_is_not_widened_by_whoever_holds_it() -> None:
+    """Shipped profiles are shared by the whole process: nobody grants anything to one in place."""
+    caps = Capabilities(["random"])
+    profile = Profile("mine", "", capabilities=caps)
+    caps.grant("fs:write=/")
+    assert profile.capabilities.to_names() == ["random"]
+    with pytest.raises(PolicyError):
+        load_profile("untrusted").capabilities.grant("fs:write=/")
+    assert not load_profile("untrusted").capabilities.has("fs:write")
+
+
+def test_a_profile_that_names_a_deprecated_capability_brings_a_warning(tmp_path: Path) -> None:
+    """Whoever loads such a profile is told what to write instead."""
+    path = tmp_path / "old.toml"
+    path.write_text('capabilities = ["fs:execute"]')
+    with pytest.warns(DeprecationWarning, match="fs:delete"):
+        load_profile(path)
