@@ -82,7 +82,7 @@ def _error(error: BaseException, lines: list[str]) -> list[Any]:
         text = _line(lines, line) if lines else (error.text or "")[:_MAX_TEXT] or None
         return ["error", str(error.msg)[:_MAX_TEXT], line, column, text]
     if isinstance(error, RecursionError | MemoryError):
-        return ["error", "too deeply nested for the compiler", None, None, None]
+        return ["error", "too large or too deeply nested for the compiler", None, None, None]
     return ["error", f"{type(error).__name__}: {error}"[:_MAX_TEXT], None, None, None]
 
 
