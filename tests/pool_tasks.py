@@ -1,6 +1,7 @@
 """Functions that tests run in workers. Imports only the standard library: it is shipped to workers as source."""
 # ruff: noqa: D103 - the names say it
 
+import mmap
 import os
 import signal
 import sys
@@ -288,3 +289,29 @@ def kept_memory():
     """The bytes of memory that each descriptor which was kept holds."""
     worker, _ = worker_and_task()
     return [os.fstat(fd).st_blocks * 512 for fd in worker.kept]
+
+
+def converse(fd: int, farewell: str) -> str:
+    """Serve a session: answer in capitals; some words make it do more."""
+    import socket
+
+    hoard = []
+    with socket.socket(fileno=fd) as peer:
+        while text := peer.recv(100):
+            if text == b"print":
+                print("printed", flush=True)
+            elif text == b"crash":
+                sys.stderr.write("last words")
+                sys.stderr.flush()
+                os._exit(3)
+            elif text == b"hoard":
+                for _ in range(64):  # shared memory, which no rlimit counts
+                    hoard.append(mmap.mmap(-1, 1 << 20))
+                    hoard[-1].write(b"x" * (1 << 20))
+                time.sleep(30)
+            elif text.startswith(b"spin"):
+                until = time.process_time() + (0.1 if text == b"spin" else 30)
+                while time.process_time() < until:
+                    pass
+            peer.sendall(text.upper())
+    return farewell

@@ -45,9 +45,9 @@ class Channel:
     __slots__ = (
         "_blocking",
         "_decoder",
-        "_flags",
         "_fd",
         "_fds",
+        "_flags",
         "_frames",
         "_in_doubt",
         "_limits",
@@ -88,8 +88,8 @@ class Channel:
         # fd.
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
         # Whatever the program's socket.setdefaulttimeout() says.
-        # Never O_NONBLOCK: what must not wait says so call by call, and wait_readable() waits in a read, which the kernel
-        # wakes sooner than a poll().
+        # Never O_NONBLOCK: what must not wait says so call by call, and wait_readable() waits in a read, which the
+        # kernel wakes sooner than a poll().
         self._socket.setblocking(True)
         self._flags = 0 if blocking else socket.MSG_DONTWAIT
 

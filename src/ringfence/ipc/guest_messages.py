@@ -46,8 +46,10 @@ FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     LOAD_FAILED: ((dict,), 1),  # failure record
     RESULT: ((int, object), 2),  # call id, value
     ERROR: ((int, dict), 2),  # call id, failure record
-    HOST_CALL: ((int, int, str, list, dict), 5),  # host call id (from 1), the call it is made in (0: none), function, args, kwargs
-    LOG: ((int, str, str, dict), 4),  # level (0 trace to 4 error), logger, message, {"module", "file", "line", "thread"}
+    # host call id (from 1), the call it is made in (0: none), function, positional and keyword arguments
+    HOST_CALL: ((int, int, str, list, dict), 5),
+    # level (0 trace to 4 error), logger, message, {"module", "file", "line", "thread"}
+    LOG: ((int, str, str, dict), 4),
     METRIC: ((str, str, float, dict), 4),  # "counter", "gauge" or "histogram", name, value, tags
     DENIED: ((str, str, str, str), 4),  # capability, operation, target, the grant it would have needed
     BYE: ((), 0),
@@ -57,12 +59,12 @@ NAMES: Final[Mapping[int, str]] = {
     value: name for name, value in globals().items() if type(value) is int and name != "PROTOCOL_VERSION"
 }
 
-_TALK: Final = {tag: "serving" for tag in (RESULT, ERROR, HOST_CALL, LOG, METRIC, DENIED)} | {BYE: "ended"}
+_TALK: Final = dict.fromkeys((RESULT, ERROR, HOST_CALL, LOG, METRIC, DENIED), "serving") | {BYE: "ended"}
 # `(state, tag) -> state after it`, for what a guest says. Besides, an answer must be to a call that waits for one.
 GUEST: Final[Mapping[str, Mapping[int, str]]] = {
     "connected": {HELLO: "greeted"},
     # A module may log, and ask its host, while it is being loaded.
-    "greeted": {LOADED: "serving", LOAD_FAILED: "ended"} | {tag: "greeted" for tag in (HOST_CALL, LOG, METRIC, DENIED)},
+    "greeted": {LOADED: "serving", LOAD_FAILED: "ended"} | dict.fromkeys((HOST_CALL, LOG, METRIC, DENIED), "greeted"),
     "serving": _TALK,
     "ended": {},
 }

@@ -91,6 +91,7 @@ MAX_FAILURE_DEPTH: Final = 16
 CHUNK: Final = 1  # the payload is a list of argument tuples; the answer is a list of outcomes
 BUFFERED: Final = 2  # the payload is in a sealed memfd, to be asked for with NEED_BUFFER
 PLAIN: Final = 4  # the payload is the list of positional arguments itself, all of them plain
+SESSION: Final = 8  # the function's first argument is a socket, to be asked for with NEED_BUFFER
 
 
 def check(message: object, allowed: Container[int]) -> list[Any]:

@@ -12,7 +12,7 @@ from ringfence.ipc.types import REGISTERED
 from ringfence.pool import outcome
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
-from ringfence.pool.delivery import Delivery
+from ringfence.pool.delivery import Delivery, Printed
 from ringfence.pool.errors import ResultNotSerializable, WorkerCrashed
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.statistics import Counters
@@ -55,7 +55,7 @@ class Answers:
             "modules": [] if initializer is None else [list(module) for module in initializer.modules],
         }
 
-    def take(self, handle: WorkerHandle, message: list[Any], done: list[Delivery]) -> None:
+    def take(self, handle: WorkerHandle, message: list[Any], done: list[Delivery | Printed]) -> None:
         """Take the answer to the task at the head of a worker's line. Raises RemoteProtocolError."""
         task = handle.line[0]
         value, error = self._read(handle, task, message)
@@ -82,7 +82,7 @@ class Answers:
         err = min(max(err, handle.printed[1]), handle.stderr.position)
         return handle.take_output((out, err))
 
-    def unregistered(self, handle: WorkerHandle, error: UnregisteredType, done: list[Delivery]) -> int:
+    def unregistered(self, handle: WorkerHandle, error: UnregisteredType, done: list[Delivery | Printed]) -> int:
         """An answer held an object of a class that was not registered here: that is the task's failure, not a crime."""
         if not handle.line or not handle.started:
             raise RemoteProtocolError("an answer although it runs no task")
@@ -155,7 +155,9 @@ class Answers:
             record, policy.limits.memory, self._config.sources.fill_in, trusted=policy.is_trusted
         )
 
-    def fail(self, task: Task, error: BaseException, done: list[Delivery], handle: WorkerHandle | None = None) -> None:
+    def fail(
+        self, task: Task, error: BaseException, done: list[Delivery | Printed], handle: WorkerHandle | None = None
+    ) -> None:
         """End a task with `error`, and with what its dead worker `handle` had printed."""
         if task.future._owner is None:
             return
@@ -167,7 +169,7 @@ class Answers:
     def send_arguments(self, handle: WorkerHandle) -> None:
         """Send the arguments of the task at the head, in a sealed memfd."""
         task = handle.line[0]
-        if not task.flags & m.BUFFERED:
+        if not task.flags & (m.BUFFERED | m.SESSION):
             raise RemoteProtocolError("NEED_BUFFER for a task that has its arguments")
         self._only_once(handle, task, m.NEED_BUFFER)
         assert task.parcel is not None

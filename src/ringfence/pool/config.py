@@ -30,6 +30,8 @@ class PoolConfig:
     pickle_results: bool
     # Tasks a worker runs before it is replaced; 1 is isolation="call".
     max_tasks: int | None
+    # Whether its tasks are sessions, each in a worker of its own.
+    sessions: bool
     queue_size: int | None
     initializer: Shipment | None
     preload: tuple[str, ...]

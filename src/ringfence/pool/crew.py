@@ -4,14 +4,12 @@ import errno
 import functools
 import itertools
 import logging
-import os
 import select
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from ringfence.ipc import messages as m
-from ringfence.ipc.channel import Channel, pipe_fds
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, UnregisteredType
 from ringfence.ipc.types import REGISTERED
@@ -19,7 +17,7 @@ from ringfence.pool import outcome
 from ringfence.pool.answers import Answers
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
-from ringfence.pool.delivery import Delivery
+from ringfence.pool.delivery import Delivery, Printed, fresh_output
 from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import (
     BrokenPool,
@@ -52,7 +50,7 @@ _IDLE_OUTPUT: Final = 1024 * 1024
 _BURIAL_GRACE: Final = 10.0
 _NEVER: Final = float("inf")
 
-_Done = list[Delivery]
+_Done = list[Delivery | Printed]
 
 
 class Crew:
@@ -103,14 +101,15 @@ class Crew:
         if waiting < self._backlog.queued:
             return True
         # Where each task gets a worker of its own, its successor starts while it runs, and waits locked in.
-        return self._config.max_tasks == 1 and waiting < self._config.max_workers and self._dispatcher.used
+        config = self._config
+        return config.max_tasks == 1 and not config.sessions and waiting < config.max_workers and self._dispatcher.used
 
     def has_room(self) -> bool:
         """Say whether the pool may have one more worker; those that are about to leave do not count."""
         most = self._config.max_workers
         if len(self.workers) < most:
             return True
-        if self._config.max_tasks is None or len(self.workers) >= 3 * most:
+        if self._config.max_tasks is None or self._config.sessions or len(self.workers) >= 3 * most:
             return False
         leaving = sum(1 for handle in list(self.workers.values()) if handle.stopping or self._is_last(handle))
         return len(self.workers) - leaving < most
@@ -414,6 +413,9 @@ class Crew:
     def _hear_output(self, handle: WorkerHandle, stream: Stream, done: _Done) -> None:
         if not stream.read():
             self._unwatch(stream.fd)
+        if handle.line and handle.line[0].session is not None:
+            done += fresh_output(handle)
+            return
         if handle.doom is not None:
             return
         bound = self._config.policy.limits.output
@@ -442,11 +444,13 @@ class Crew:
             if not handle.line or handle.doom is not None:
                 continue
             task = handle.line[0]
+            if task.session is not None and task.session.turned_over():
+                handle.head_since, handle.cpu_mark = now, self._monitor.mark(handle.pid)
             error, when = self._monitor.look(
                 handle.pid, handle.head_since, task.options.timeout, handle.cpu_mark, handle.baseline_rss, now
             )
             if error is None:
-                self._dispatcher.look_at(handle, when)
+                self._dispatcher.look_at(handle, when if task.session is None else task.session.next_look(when, now))
                 continue
             self.hear_worker(handle, done)  # it may have answered by now
             if handle.line and handle.line[0] is task and handle.doom is None:
@@ -456,7 +460,8 @@ class Crew:
 
     def _end_late(self, now: float, done: _Done) -> None:
         late = [handle for handle in self.workers.values() if handle.late_at <= now]
-        self._late_at = min((handle.late_at for handle in self.workers.values() if handle.late_at > now), default=_NEVER)
+        later = (handle.late_at for handle in self.workers.values() if handle.late_at > now)
+        self._late_at = min(later, default=_NEVER)
         for handle in late:
             if handle.ending or not handle.pid:
                 # The zygote should have said long ago that it was started, or that it ended.
@@ -486,6 +491,8 @@ class Crew:
             self._hear_the_rest(handle, done)
         for stream in handle.streams():
             stream.drain()
+        if handle.line and handle.line[0].session is not None:
+            done += fresh_output(handle)
         self._dispatcher.leave(handle)
         if self._zygote is not None and self._zygote.group is not None and self._zygote.group.discharge(handle.number):
             text = "the kernel ended the worker: its processes used more memory than its group may"

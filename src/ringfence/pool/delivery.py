@@ -4,12 +4,15 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ringfence.pool.future import PoolFuture
 from ringfence.pool.task import Output
 
-__all__ = ["Delivery", "deliver"]
+if TYPE_CHECKING:
+    from ringfence.pool.handle import WorkerHandle
+
+__all__ = ["Delivery", "Printed", "deliver", "fresh_output"]
 
 _log = logging.getLogger("ringfence.pool")
 
@@ -51,7 +54,38 @@ class Delivery:
                 _log.exception("on_output raised")
 
 
-def deliver(done: list[Delivery]) -> None:
+class Printed:
+    """What a session's worker has printed, on its way to who holds the session."""
+
+    __slots__ = ("_data", "_name", "_on_output")
+
+    def __init__(self, on_output: Callable[[str, bytes], None], name: str, data: bytes) -> None:
+        self._on_output = on_output
+        self._name = name
+        self._data = data
+
+    def run(self) -> None:
+        """Hand it over; what that raises is logged, never raised here."""
+        try:
+            self._on_output(self._name, self._data)
+        except Exception:  # noqa: BLE001  # the caller's function: anything may come
+            _log.exception("on_output raised")
+
+
+def fresh_output(handle: "WorkerHandle") -> list["Delivery | Printed"]:
+    """Return what a session's worker has printed since this was last asked; too much is its holder's to say."""
+    session = handle.line[0].session
+    if session is None or session.on_output is None:
+        return []
+    streams = (("stdout", handle.stdout), ("stderr", handle.stderr))
+    return [
+        Printed(session.on_output, name, data)
+        for name, stream in streams
+        if stream is not None and (data := stream.take_fresh())
+    ]
+
+
+def deliver(done: list[Delivery | Printed]) -> None:
     """Run deliveries in order and forget each: nothing of a result may stay alive here."""
     done.reverse()
     interrupt: BaseException | None = None

@@ -21,6 +21,7 @@ from ringfence.pool.future import PoolFuture
 from ringfence.pool.mapping import Mapper
 from ringfence.pool.preflight import check_paths
 from ringfence.pool.serialise import Serialiser, Shipment, plain_size
+from ringfence.pool.session import Session
 from ringfence.pool.statistics import Statistics
 from ringfence.pool.supervisor import Supervisor
 from ringfence.pool.task import Output, Task, TaskOptions
@@ -86,6 +87,8 @@ class _Tasks(Executor):
     def _hand_in(
         self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], *, wait: bool
     ) -> "Future[T]":
+        if self._supervisor.config.sessions:
+            raise ValueError("a pool with isolation='session' takes sessions only: use open_session")
         future = PoolFuture()
         try:
             if not kwargs and 0 <= (size := plain_size(args)) < LARGE:
@@ -217,7 +220,8 @@ class Pool(_Tasks):
         capabilities: grants on top of the profile's, such as ``"fs:read=/data"``.
         limits: ceilings for each task, over the profile's. Output is measured only where it is captured.
         timeout: wall time for each task from its start, in seconds or as "1.5s"; the worker is killed at its end.
-        isolation: "pool" lets a worker run many tasks, "call" gives every task a fresh one.
+        isolation: "pool" lets a worker run many tasks, "call" gives every task a fresh one; "session" is for
+            `open_session` alone.
         max_tasks_per_child: replace a worker after so many tasks.
         queue_size: tasks that may wait; `submit` blocks while the queue is full. By default there is no bound.
         stdout: "capture" keeps what tasks print for `future.output`; "inherit" lets it through to ours.
@@ -244,7 +248,7 @@ class Pool(_Tasks):
         capabilities: Iterable[GrantLike] = (),
         limits: Limits | None = None,
         timeout: float | str | None = None,
-        isolation: Literal["pool", "call"] = "pool",
+        isolation: Literal["pool", "call", "session"] = "pool",
         max_tasks_per_child: int | None = None,
         queue_size: int | None = None,
         stdout: Literal["capture", "inherit"] = "capture",
@@ -263,19 +267,20 @@ class Pool(_Tasks):
             )
         if policy.limits.instructions is not None:
             raise PolicyError("limits.instructions cannot be enforced yet; use limits.cpu or a timeout")
-        _check_choice("isolation", isolation, ("pool", "call"))
+        _check_choice("isolation", isolation, ("pool", "call", "session"))
         _check_choice("stdout", stdout, ("capture", "inherit"))
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         workers = _positive("max_workers", max_workers)
         _positive("queue_size", queue_size)
-        max_tasks = 1 if isolation == "call" else _positive("max_tasks_per_child", max_tasks_per_child)
+        max_tasks = 1 if isolation != "pool" else _positive("max_tasks_per_child", max_tasks_per_child)
         self._serialiser = Serialiser()
         self._options = TaskOptions(timeout=policy.timeout if timeout is None else parse_duration(timeout))
 
         def configure() -> PoolConfig:
             features = probe()
-            plan = make_plan(policy, features, runtime=runtime_paths(library_paths()), single_use=max_tasks == 1)
+            single_use = max_tasks == 1 and isolation != "session"
+            plan = make_plan(policy, features, runtime=runtime_paths(library_paths()), single_use=single_use)
             other_user = plan.privileges is not None and plan.privileges.change_uid
             check_paths(policy.capabilities, as_other_user=other_user)
             return PoolConfig(
@@ -288,6 +293,7 @@ class Pool(_Tasks):
                 capture=stdout == "capture",
                 pickle_results=pickle_results,
                 max_tasks=max_tasks,
+                sessions=isolation == "session",
                 queue_size=queue_size,
                 initializer=None if initializer is None else self._serialiser.value((initializer, tuple(initargs))),
                 preload=tuple(preload),
@@ -307,6 +313,35 @@ class Pool(_Tasks):
         self._finalizer = weakref.finalize(self, self._supervisor.forgotten)
         self._finalizer.atexit = False
         self._supervisor.thread.start()
+
+    def open_session(
+        self, fn: Callable[..., Any], /, *args: Any, on_output: Callable[[str, bytes], None] | None = None
+    ) -> Session:
+        """Start ``fn(fd, *args)`` in a worker of its own, `fd` being the far end of a socket pair.
+
+        For pools with ``isolation="session"``; beyond `max_workers` open sessions, further ones wait for a worker.
+        `fn` must be importable in the worker. `on_output` gets ("stdout" or "stderr", bytes) as the worker prints, in
+        the supervisor's thread. Raises PoolClosed, BrokenPool, and OSError when no descriptor is left.
+        """
+        if not self._supervisor.config.sessions:
+            raise ValueError("open_session needs a pool with isolation='session'")
+        session = Session(self._supervisor, on_output)
+        try:
+            shipment = self._serialiser.task(fn, args, {})
+            if shipment.function is None or shipment.buffers:
+                raise PicklingError("a session's function must be importable in a worker, its arguments small")
+            task = Task(
+                next(_task_ids), session.ended, shipment.function, shipment.payload, len(shipment.payload),
+                self._options, m.SESSION,
+            )  # fmt: skip
+            task.modules, task.parcel, task.session = shipment.modules, session.far_end, session
+            session.bind(task)
+            self._accept(task, wait=False)
+        except BaseException:
+            os.close(session.fd)
+            session.far_end.close()
+            raise
+        return session
 
     def options(self, **changes: Any) -> PoolView:
         """Return a view of the pool whose tasks have other settings.
@@ -381,7 +416,8 @@ def _positive(name: str, value: int | None) -> int | None:
 def _message_size(value: int | str) -> int:
     size = parse_size(value)
     if size < _LEAST_MESSAGE:
-        raise PolicyError(f"max_message must be at least {_LEAST_MESSAGE >> 20} MiB: a failure's record must fit into it")
+        least = f"{_LEAST_MESSAGE >> 20} MiB"
+        raise PolicyError(f"max_message must be at least {least}: a failure's record must fit into it")
     return size
 
 

@@ -44,8 +44,8 @@ class WorkerHandle:
         "deadline",
         "doom",
         "doom_task",
-        "ending",
         "early",
+        "ending",
         "exit_code",
         "functions",
         "gone",
@@ -226,6 +226,9 @@ class WorkerHandle:
             entries.append([task.id, number, task.payload, task.flags])
         if not self.line:
             self.head_since = time.monotonic()
+            if tasks[0].session is not None and tasks[0].session.on_output is not None:
+                for stream in self.streams():
+                    stream.fresh = bytearray()
         self.line.extend(tasks)
         self.send([m.TASKS, entries])
         return rest

@@ -12,7 +12,7 @@ _READ = 64 * 1024  # a pipe's capacity (pipe(7))
 class Stream:
     """One stream of one worker. Positions count the bytes since the worker's start."""
 
-    __slots__ = ("_buffer", "_dropped", "_start", "fd", "position")
+    __slots__ = ("_buffer", "_dropped", "_start", "fd", "fresh", "position")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -21,6 +21,8 @@ class Stream:
         self._buffer = bytearray()
         self._start = 0
         self._dropped = 0
+        # What has come since somebody last looked; None while nobody does.
+        self.fresh: bytearray | None = None
 
     def read(self) -> bool:
         """Take in what is there; False at the end of the stream."""
@@ -32,6 +34,8 @@ class Stream:
             return False
         self.position += len(data)
         self._buffer += data
+        if self.fresh is not None:
+            self.fresh += data
         if len(self._buffer) > 2 * KEEP:
             cut = len(self._buffer) - KEEP
             del self._buffer[KEEP // 2 : KEEP // 2 + cut]
@@ -52,6 +56,11 @@ class Stream:
         del self._buffer[:size]
         self._start, self._dropped = until, 0
         return data.decode("utf-8", "backslashreplace"), truncated
+
+    def take_fresh(self) -> bytes:
+        """Return what has come since this was last asked, and from now on collect it; what is kept stays as it is."""
+        fresh, self.fresh = self.fresh, bytearray()
+        return bytes(fresh) if fresh else b""
 
     def tail(self, size: int = 4096) -> str:
         """Return the last bytes as text, without taking them."""

@@ -16,8 +16,8 @@ _WRITE = frozenset({Capability.FS_WRITE, Capability.FS_DELETE})
 def check_paths(grants: Iterable[Grant], *, as_other_user: bool) -> None:
     """Return if each path that is granted exists and, as far as can be told, can be used by the worker.
 
-    `as_other_user`: workers run as a user who owns nothing, because we are root; then what counts are the permissions of
-    "others". Raises PolicyError that names the grant, the path and what to do.
+    `as_other_user`: workers run as a user who owns nothing, because we are root; then what counts are the permissions
+    of "others". Raises PolicyError that names the grant, the path and what to do.
     """
     for grant in grants:
         if grant.scope is None or grant.capability not in _READ | _WRITE:
@@ -25,13 +25,15 @@ def check_paths(grants: Iterable[Grant], *, as_other_user: bool) -> None:
         try:
             mode = os.stat(grant.scope).st_mode
         except FileNotFoundError:
-            raise PolicyError(f"{grant}: there is no {grant.scope}; create it first, or grant the folder above") from None
+            raise PolicyError(
+                f"{grant}: there is no {grant.scope}; create it first, or grant the folder above"
+            ) from None
         except OSError as error:
             raise PolicyError(f"{grant}: {grant.scope} cannot be used: {error.strerror}") from error
         if as_other_user and (missing := _missing(mode, write=grant.capability in _WRITE)):
             raise PolicyError(
-                f"{grant}: started as root, workers run as a user of their own, who may not {missing[0]} {grant.scope}; "
-                f"run chmod {missing[1]} on it, or start as the user who owns it"
+                f"{grant}: started as root, workers run as a user of their own, who may not {missing[0]} "
+                f"{grant.scope}; run chmod {missing[1]} on it, or start as the user who owns it"
             )
 
 

@@ -16,7 +16,7 @@ from ringfence.errors import RingfenceError
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.crew import Crew
-from ringfence.pool.delivery import Delivery, deliver
+from ringfence.pool.delivery import Delivery, Printed, deliver
 from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import BrokenPool, PoolClosed
 from ringfence.pool.handle import WorkerHandle
@@ -191,7 +191,7 @@ class Supervisor:
             self._deferred.append(task)
             self._wake()
             return False
-        done: list[Delivery] = []
+        done: list[Delivery | Printed] = []
         with self._lock:
             try:
                 cancelled = self._cancel(task, kill, done)
@@ -203,7 +203,7 @@ class Supervisor:
         deliver(done)
         return cancelled or task.future.cancelled()
 
-    def _cancel(self, task: Task, kill: bool, done: list[Delivery]) -> bool:
+    def _cancel(self, task: Task, kill: bool, done: list[Delivery | Printed]) -> bool:
         self._backlog.absorb()
         handle = task.handle
         if kill and handle is not None and handle.line and handle.line[0] is task:
@@ -256,7 +256,7 @@ class Supervisor:
         try:
             handle.channel.wait_readable(deadline)
         finally:
-            done: list[Delivery] = []
+            done: list[Delivery | Printed] = []
             with self._lock:
                 try:
                     self._stop_watching(handle, done)
@@ -265,7 +265,7 @@ class Supervisor:
                     raise
             deliver(done)
 
-    def _stop_watching(self, handle: WorkerHandle, done: list[Delivery]) -> None:
+    def _stop_watching(self, handle: WorkerHandle, done: list[Delivery | Printed]) -> None:
         handle.watched = False
         if handle.gone:
             handle.close()
@@ -276,7 +276,8 @@ class Supervisor:
             self._crew.hear_worker(handle, done)
         if fd in self._crew.handlers:
             self._poller.modify(fd, select.EPOLLIN | (select.EPOLLOUT if handle.channel.wants_write else 0))
-        # In this order: a task that came before the worker was idle again is seen here, one that came later finds it idle.
+        # In this order: a task that came before the worker was idle again is seen here, one that came later finds it
+        # idle.
         self._backlog.absorb()
         self._dispatcher.feed()
         if self.config.queue_size is not None:
@@ -290,10 +291,26 @@ class Supervisor:
             handle = task.handle
             return handle is not None and bool(handle.line) and handle.line[0] is task
 
+    def kill_session(self, task: Task, error: BaseException | None) -> None:
+        """End the worker of a session now; `error` (or how it died) is then its outcome."""
+        with self._lock:
+            if task.future._owner is None:
+                return
+            if task.handle is not None:
+                task.handle.kill(error, task)
+                return
+        self.cancel(task)  # it has no worker yet
+
+    def worker_of(self, task: Task) -> tuple[int, Report] | None:
+        """Return pid and report of the worker that a task is with."""
+        with self._lock:
+            handle = task.handle
+            return None if handle is None or not handle.ready else (handle.pid, handle.report)
+
     def shut_down(self, *, cancel: bool = False, kill: bool = False) -> None:
         """Take no more tasks. `cancel`: those that have not started end cancelled. `kill`: workers die now."""
         cancelled: list[Task] = []
-        done: list[Delivery] = []
+        done: list[Delivery | Printed] = []
         with self._lock:
             if self._finished or self._owner_pid != os.getpid():
                 return
@@ -391,7 +408,7 @@ class Supervisor:
 
     def _turn(self) -> bool:
         """Start what is missing, wait for something to happen, handle it; False when all is done."""
-        done: list[Delivery] = []
+        done: list[Delivery | Printed] = []
         if self._interrupted:
             self._fail(BrokenPool("the pool was interrupted in the middle of a change; make a new one"))
             return False
@@ -440,7 +457,7 @@ class Supervisor:
         return True
 
     def _fail(self, error: BrokenPool) -> None:
-        done: list[Delivery] = []
+        done: list[Delivery | Printed] = []
         with self._lock:
             self._closing = self._refuses = True
             self._backlog.absorb()

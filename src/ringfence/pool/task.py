@@ -10,6 +10,7 @@ from ringfence.pool.serialise import Function, Shipment
 if TYPE_CHECKING:
     from ringfence.pool.future import PoolFuture
     from ringfence.pool.handle import WorkerHandle
+    from ringfence.pool.session import Session, SocketEnd
 
 __all__ = ["Output", "Task", "TaskOptions"]
 
@@ -36,7 +37,7 @@ class Task:
 
     __slots__ = (
         "attempts", "count", "flags", "function", "future", "handle", "id", "modules", "options", "parcel", "payload",
-        "size",
+        "session", "size",
     )  # fmt: skip
 
     def __init__(
@@ -63,7 +64,9 @@ class Task:
         self.count: int | None = None
         self.modules: tuple[Any, ...] = ()
         # What takes the payload's place when that travels in a memfd (with BUFFERED).
-        self.parcel: transfer.Parcel | None = None
+        self.parcel: transfer.Parcel | SocketEnd | None = None
+        # What it is the worker's part of, if it is one.
+        self.session: Session | None = None
         # The worker in whose line it is.
         self.handle: WorkerHandle | None = None
 
@@ -77,7 +80,10 @@ class Task:
         flags: int,
         count: int | None = None,
     ) -> "Task":
-        """Make a task of a shipment (of `count` items); its large buffers are copied now, before the caller can change them."""
+        """Make a task of a shipment (of `count` items).
+
+        Its large buffers are copied now, before the caller can change them.
+        """
         payload, size = shipment.payload, len(shipment.payload)
         parcel = None
         if shipment.buffers or size >= transfer.LARGE:

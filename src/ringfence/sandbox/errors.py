@@ -15,7 +15,7 @@ class PolicyError(RingfenceError, ValueError):
 
 
 @final
-class UnknownCapability(PolicyError, PluginValidationError):  # noqa: N818 - the name the compatible hosts use
+class UnknownCapability(PolicyError, PluginValidationError):
     """No capability has this name.
 
     `name` is what was asked for; `suggestions` are the nearest names that exist, best first, perhaps none.
@@ -75,7 +75,7 @@ class EnforcementError(RingfenceError, OSError):
 
 
 @final
-class CapabilityDenied(PluginRuntimeError, PermissionError):  # noqa: N818 - the name the compatible hosts use
+class CapabilityDenied(PluginRuntimeError, PermissionError):
     """Code tried what it was not granted.
 
     Args:

@@ -133,8 +133,11 @@ class Worker:
             callable_ = self._functions.get(function) or self._read_function(function)
             if flags & m.PLAIN:
                 args, kwargs = payload, _NO_KWARGS
+            elif flags & m.SESSION:
+                args, kwargs = _loads(payload)
+                args = (self._fetch(task), *args)
             else:
-                arguments = _loads(self._fetch(task) if flags & m.BUFFERED else payload)
+                arguments = _loads(self._fetch_mapped(task) if flags & m.BUFFERED else payload)
                 if not function:  # one of a kind: it travels with its arguments
                     callable_, arguments = arguments
                 if flags & m.CHUNK:
@@ -241,12 +244,17 @@ class Worker:
                 os.close(lease)
         return self._codec.pack([m.LEASED, task, {**form, "size": size}, *counts])
 
-    def _fetch(self, task: int) -> Any:
-        """Ask for the task's arguments, which lie in a sealed memfd, and return them as a read-only view."""
+    def _fetch(self, task: int) -> int:
+        """Ask for the descriptor that comes with the task."""
         self._send([m.NEED_BUFFER, task])
         fd = self._await(m.BUFFER)
         if fd is None:
             raise EOFError("the supervisor could not hand over the arguments: no memory or file descriptors")
+        return fd
+
+    def _fetch_mapped(self, task: int) -> Any:
+        """Ask for the task's arguments, which lie in a sealed memfd, and return them as a read-only view."""
+        fd = self._fetch(task)
         try:
             return buffers.map_sealed(fd, os.fstat(fd).st_size)
         finally:

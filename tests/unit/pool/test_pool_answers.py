@@ -24,17 +24,17 @@ FAILURE = {
 class Ordinary:
     """As much of a pool's settings as reading an answer takes."""
 
-    class policy:  # noqa: N801  # an attribute
+    class policy:  # an attribute
         """No limits."""
 
         is_trusted = False
 
-        class limits:  # noqa: N801  # as above
+        class limits:  # as above
             """None."""
 
             memory = None
 
-    class sources:  # noqa: N801  # as above
+    class sources:  # as above
         """No sources."""
 
         fill_in = str

@@ -113,7 +113,9 @@ def test_anything_is_accepted_or_refused(value: Any) -> None:
         pass
 
 
-@pytest.mark.parametrize("number", [10**5000, -(10**5000), 1 << 63, -65], ids=["huge", "hugely negative", "64 bits", "below any"])
+@pytest.mark.parametrize(
+    "number", [10**5000, -(10**5000), 1 << 63, -65], ids=["huge", "hugely negative", "64 bits", "below any"]
+)
 def test_integers_are_bounded(number: int) -> None:
     """What cannot be a number, a size or a status is refused, and not quoted."""
     for message_ in ([number], [m.RESULT, number, None], [m.NEED_LEASE, 1, number]):
