@@ -1,0 +1,272 @@
+"""LockFile: which plugins were approved, pinned to the hash of their code and to what they may do."""
+
+import os
+import stat
+import tempfile
+import tomllib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, final
+
+import filelock
+import tomli_w
+
+from ringfence.plugins.errors import InvalidConfig, PluginIOError, PluginValidationError
+from ringfence.sandbox.capabilities import Capabilities, Grant
+from ringfence.sandbox.errors import PolicyError
+
+__all__ = ["LockFile", "Pin", "UuidChanged", "covers_all"]
+
+_VERSION: Final = 1
+# Some thousand plugins; what is larger was not written here.
+_LARGEST: Final = 4 * 1024 * 1024
+# Seconds to wait for another process that is writing, which takes milliseconds.
+_PATIENCE: Final = 10.0
+_HEADER: Final = b"# Plugins that were approved. Written by ringfence; deleting an entry makes it ask again.\n\n"
+
+
+@final
+class UuidChanged(PluginValidationError, UserWarning):
+    """A known plugin has another UUID than before: something else may have taken its name.
+
+    A warning, or raised where `strict` is asked for.
+    """
+
+    def __init__(self, plugin: str, before: str, now: str) -> None:
+        super().__init__(plugin, before, now)
+        self.plugin, self.before, self.now = plugin, before, now
+
+    def __str__(self) -> str:
+        return (
+            f"plugin {self.plugin!r} has the UUID {self.now}, and had {self.before}; if that is meant, "
+            "forget the plugin's entry in the lock file"
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """One plugin's entry: what was approved, of which code."""
+
+    hash: str
+    capabilities: tuple[str, ...]
+    uuid: str | None = None
+    approved_at: str = ""
+
+    def granted(self) -> Capabilities:
+        """The capabilities as a set."""
+        return Capabilities(Grant.parse(name) for name in self.capabilities)
+
+    def allows(self, code_hash: str, capabilities: Iterable[str]) -> bool:
+        """Whether this code may have these capabilities: it is the same, and they are no more."""
+        return bool(code_hash) and self.hash == code_hash and covers_all(self.granted(), capabilities)
+
+
+def covers_all(held: Capabilities, names: Iterable[str]) -> bool:
+    """Whether each grant, written as text, is fully covered by `held`."""
+    return all(held.has(Grant.parse(name)) for name in names)
+
+
+@final
+class LockFile:
+    """A TOML file of pins. Several processes may use one: each change reads, changes and replaces it under a lock.
+
+    The file belongs to its user alone (mode 0600). One that others may write, that is no ordinary file or that cannot
+    be understood is an error, never an approval: InvalidConfig or PluginIOError, naming the file and what is wrong.
+
+    Args:
+        path: where it is; it need not exist yet.
+        clock: the present time, for the entries.
+    """
+
+    def __init__(
+        self,
+        path: "str | os.PathLike[str]",
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.path = os.path.abspath(path)
+        self._clock = clock
+
+    def approved(self, name: str, code_hash: str, capabilities: Iterable[str]) -> bool:
+        """Whether the plugin of this name and code was approved with these capabilities, or more."""
+        pin = self.pin_of(name)
+        return pin is not None and pin.allows(code_hash, capabilities)
+
+    def pin_of(self, name: str) -> Pin | None:
+        """Return a plugin's entry, or None."""
+        return self._read().get(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the plugins that have an entry, sorted."""
+        return tuple(sorted(self._read()))
+
+    def pin(self, name: str, code_hash: str, capabilities: Iterable[str], *, uuid: object = None) -> None:
+        """Approve this plugin's code with these capabilities, in place of what was approved before.
+
+        A `uuid` that is not given stays as it was.
+
+        Raises:
+            UnknownCapability, PolicyError: one of the capabilities makes no sense.
+            InvalidConfig, PluginIOError: see the class.
+        """
+        checked = tuple(str(Grant.parse(text)) for text in capabilities)
+        if not code_hash:
+            raise InvalidConfig(f"plugin {name!r} cannot be pinned without the hash of its code")
+        with self._changing() as pins:
+            before = pins.get(name)
+            kept = str(uuid) if uuid is not None else before.uuid if before is not None else None
+            at = self._clock().isoformat(timespec="seconds")
+            pins[name] = Pin(hash=code_hash, capabilities=checked, uuid=kept, approved_at=at)
+
+    def forget(self, name: str) -> bool:
+        """Drop a plugin's entry; return whether there was one."""
+        with self._changing() as pins:
+            return pins.pop(name, None) is not None
+
+    def check_uuid(self, name: str, uuid: object, *, strict: bool = False) -> None:
+        """Compare a plugin's UUID with the one it is known by; a plugin without an entry passes.
+
+        Raises:
+            UuidChanged: it is another, and `strict` is true; otherwise that is a warning.
+        """
+        pin = self.pin_of(name)
+        if pin is None or pin.uuid in (None, str(uuid)):
+            return
+        changed = UuidChanged(name, str(pin.uuid), str(uuid))
+        if strict:
+            raise changed
+        warnings.warn(changed, stacklevel=2)
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Pin]]:
+        """Yield the pins under the lock and write them when the block has changed them."""
+        lock = filelock.FileLock(f"{self.path}.lock", timeout=_PATIENCE, mode=0o600, thread_local=False)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise PluginIOError(
+                f"the lock file {self.path!r} is being changed by another process for more than {_PATIENCE:g} s"
+            ) from None
+        except OSError as error:
+            raise PluginIOError(f"cannot lock {self.path!r}: {error.strerror}") from error
+        try:
+            pins = self._read()
+            before = dict(pins)
+            yield pins
+            if pins != before:
+                self._write(pins)
+        finally:
+            lock.release()
+
+    def _read(self) -> dict[str, Pin]:
+        data = _read_private(self.path)
+        if data is None:
+            return {}
+        try:
+            table = tomllib.loads(data.decode("utf-8"))
+            return _pins(table)
+        except (ValueError, RecursionError) as error:
+            raise InvalidConfig(
+                f"the lock file {self.path!r} is damaged ({error}); nothing counts as approved until it is mended, or "
+                "deleted to be asked again about every plugin"
+            ) from error
+
+    def _write(self, pins: Mapping[str, Pin]) -> None:
+        table = {"version": _VERSION, "plugins": {name: _entry(pins[name]) for name in sorted(pins)}}
+        folder, base = os.path.split(self.path)
+        try:
+            fd, temporary = tempfile.mkstemp(prefix=f".{base}.", dir=folder)  # made with mode 0600
+            try:
+                with os.fdopen(fd, "wb") as file:
+                    file.write(_HEADER + tomli_w.dumps(table).encode("utf-8"))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, self.path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+            _sync_folder(folder)
+        except OSError as error:
+            raise PluginIOError(f"cannot write the lock file {self.path!r}: {error.strerror}") from error
+
+
+def _entry(pin: Pin) -> dict[str, Any]:
+    entry: dict[str, Any] = {"hash": pin.hash, "capabilities": list(pin.capabilities)}
+    if pin.uuid is not None:
+        entry["uuid"] = pin.uuid
+    if pin.approved_at:
+        entry["approved_at"] = pin.approved_at
+    return entry
+
+
+def _pins(table: Mapping[str, Any]) -> dict[str, Pin]:
+    """Check a file's contents; ValueError says what is wrong."""
+    if table.get("version") != _VERSION or isinstance(table["version"], bool):
+        raise ValueError(f"its version is {table.get('version')!r}, not {_VERSION}")
+    plugins = table.get("plugins", {})
+    if set(table) - {"version", "plugins"} or not isinstance(plugins, dict):
+        raise ValueError("it has other tables than 'plugins'")
+    return {name: _pin(name, entry) for name, entry in plugins.items()}
+
+
+def _pin(name: str, entry: object) -> Pin:
+    if not isinstance(entry, dict) or set(entry) - {"hash", "capabilities", "uuid", "approved_at"}:
+        raise ValueError(f"the entry of {name!r} is not as it should be")
+    capabilities = entry.get("capabilities")
+    texts = [entry.get("hash"), entry.get("uuid", ""), entry.get("approved_at", "")]
+    if not isinstance(capabilities, list) or not all(isinstance(text, str) for text in (*texts, *capabilities)):
+        raise ValueError(f"the entry of {name!r} has a value of the wrong kind")
+    if not entry["hash"]:
+        raise ValueError(f"the entry of {name!r} has no hash")
+    try:
+        checked = tuple(str(Grant.parse(text)) for text in capabilities)
+    except PolicyError as error:
+        raise ValueError(f"the entry of {name!r}: {error}") from None
+    return Pin(
+        hash=entry["hash"],
+        capabilities=checked,
+        uuid=entry.get("uuid"),
+        approved_at=entry.get("approved_at", ""),
+    )
+
+
+def _read_private(path: str) -> bytes | None:
+    """Return a file's bytes, or None when there is no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PluginIOError(f"cannot read the lock file {path!r}: {error.strerror}") from error
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidConfig(f"the lock file {path!r} is no ordinary file")
+        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
+            raise InvalidConfig(
+                f"the lock file {path!r} can be written by others than its user, so that its approvals are worth "
+                "nothing; look through it, then chmod 600 and chown it"
+            )
+        if status.st_size > _LARGEST:
+            raise InvalidConfig(f"the lock file {path!r} is larger than {_LARGEST >> 20} MiB")
+        with os.fdopen(os.dup(fd), "rb") as file:
+            data = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise PluginIOError(f"cannot read the lock file {path!r}: {error.strerror}") from error
+    finally:
+        os.close(fd)
+    if len(data) > _LARGEST:
+        raise InvalidConfig(f"the lock file {path!r} is larger than {_LARGEST >> 20} MiB")
+    return data
+
+
+def _sync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
