@@ -130,7 +130,7 @@ class Refusals:
         place = _innermost(error)
         for event in recent_events() if events is None else events:
             if _matches(event, error, place):
-                return self._judge(event, error)
+                return self.judge(event) if error.errno in KINDS[event.name].errnos else None
         return None
 
     def hint(self, error: BaseException, events: Iterable[Event] | None = None) -> str | None:
@@ -153,9 +153,13 @@ class Refusals:
                 )
         return None
 
-    def _judge(self, event: Event, error: OSError) -> CapabilityDenied | None:
-        kind = KINDS[event.name]
-        if error.errno not in kind.errnos or is_beside_a_descriptor(event):
+    def judge(self, event: Event) -> CapabilityDenied | None:
+        """Return what an announced operation would need besides what is granted, whatever comes of it.
+
+        `None` if it needs nothing more, or if what it is about is not known here.
+        """
+        kind = KINDS.get(event.name)
+        if kind is None or self._silent or is_beside_a_descriptor(event):
             return None
         need = next((need for need in kind.needs(event) if not self._allows(need)), None)
         if need is None:

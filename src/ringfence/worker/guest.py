@@ -1,0 +1,164 @@
+"""What runs in a plugin's locked-in worker: load the plugin, answer its host's calls, end by the book."""
+
+import atexit
+import faulthandler
+import os
+import sys
+from typing import Final
+
+from ringfence.ipc import guest_messages as g
+from ringfence.ipc.channel import Channel
+from ringfence.ipc.codec import Codec
+from ringfence.ipc.errors import ChannelClosed
+from ringfence.ipc.types import TypeRegistry
+from ringfence.sandbox.capabilities import Capability
+from ringfence.sandbox.denials import Refusals
+from ringfence.worker.guest_calls import Calls, flush
+from ringfence.worker.guest_failure import failed
+from ringfence.worker.guest_limits import Limits
+from ringfence.worker.guest_loading import Loaded, PluginModules
+from ringfence.worker.guest_log import HostHandler
+from ringfence.worker.guest_stacks import write_stacks
+from ringfence.worker.guest_state import Call, Settings, set_active
+from ringfence.worker.guest_talk import Talk
+from ringfence.worker.guest_watch import Watch
+
+__all__ = ["serve"]
+
+_STDERR: Final = 2
+
+
+def serve(fd: int) -> None:
+    """Be a plugin: say HELLO, load what the host sends, run its calls until it says STOP or closes the socket.
+
+    `fd` is our end of a pair of stream sockets, and is closed in the end. Whatever the plugin does is answered to the
+    host; nothing of it is raised here.
+    """
+    if not faulthandler.is_enabled():
+        # On the descriptor, so that it works whatever the plugin does to sys.stderr.
+        faulthandler.enable(_STDERR)
+    with Channel(fd, blocking=True) as channel:
+        codec = Codec(TypeRegistry())
+        try:
+            version = ".".join(map(str, sys.version_info[:3]))
+            channel.send(codec.pack([g.HELLO, g.PROTOCOL_VERSION, {"runtime": "python", "version": version}]))
+            message = codec.unpack(channel.recv())
+        except ChannelClosed:
+            return
+        if message[0] != g.LOAD:
+            return
+        guest = _Guest(channel, codec, Settings.from_data(message[1]))
+        guest.install()
+        try:
+            guest.run()
+        except ChannelClosed:
+            pass  # the host is gone, and so is the reason to be
+        finally:
+            guest.remove()
+
+
+class _Guest:
+    """The parts of one guest, put together."""
+
+    def __init__(self, channel: Channel, codec: Codec, settings: Settings) -> None:
+        self._settings = settings
+        self._codec = codec
+        grants = settings.capabilities
+        if settings.folder is not None and grants.is_unscoped(Capability.FS_READ):
+            grants = grants.with_(f"{Capability.FS_READ}={settings.folder}")
+        refusals = Refusals(grants, private_root=settings.private_root)
+        known = ("call_depth", "instructions", "fs_ops", "net_ops")
+        self._limits = Limits(**{name: settings.limits.get(name) for name in known})
+        self._watch = Watch(refusals, self._limits)
+        self._refusals = refusals
+        self._calls = Calls(self._limits, refusals, self._watch)
+        self._talk = self._calls.talk = Talk(
+            channel, codec, settings, self._calls.perform, self._on_cancel, self._watch.report
+        )
+        self._handler = HostHandler(self._talk)
+        self._modules = PluginModules([])
+        self._before = sys.dont_write_bytecode
+
+    def install(self) -> None:
+        """Put in place what plugin code finds around it."""
+        # The libraries' folders are not the plugin's to write to; trying would only look like an attempt.
+        sys.dont_write_bytecode = True
+        set_active(self._talk)
+        self._handler.install()
+        self._limits.install()
+        self._watch.install(self._talk)
+        _at_fork(self._talk)
+
+    def remove(self) -> None:
+        """End the threads, and take away again what install() put in place."""
+        self._talk.finish()
+        self._watch.remove()
+        self._limits.remove()
+        self._handler.remove()
+        self._modules.remove()
+        set_active(None)
+        _at_fork(None)
+        sys.dont_write_bytecode = self._before
+
+    def run(self) -> None:
+        """Load, serve, say BYE. Raises ChannelClosed when the host is gone."""
+        if not self._talk.load(self._load):
+            return
+        self._talk.serve()
+        atexit._run_exitfuncs()
+        flush()
+        self._watch.summarise()
+        self._talk.send([g.BYE])
+
+    def _load(self) -> bool:
+        try:
+            loaded = self._loaded()
+            answer = [g.LOADED, loaded.describe()]
+        except BaseException as error:  # noqa: BLE001  # a module may raise anything; the host is told
+            kind = "compile" if self._modules.failure is error else "exception"
+            with self._watch.paused():
+                answer = [g.LOAD_FAILED, failed(error, self._codec, refusals=self._refusals, kind=kind)]
+            loaded = None
+        flush()
+        self._watch.summarise()
+        self._talk.send(answer)
+        return loaded is not None
+
+    def _loaded(self) -> Loaded:
+        settings = self._settings
+        main = settings.main
+        if settings.bytecode is None:
+            self._modules = PluginModules(settings.modules)
+        else:
+            # Not at the top: few plugins come as bytecode.
+            from ringfence.worker.container import read_container
+
+            entries = read_container(settings.bytecode)[1]
+            main = entries[0][0]
+            self._modules = PluginModules(entries)
+        self._modules.install()
+        loaded = Loaded(self._modules.run(main), settings)
+        self._calls.functions = loaded.functions
+        return loaded
+
+    def _on_cancel(self, call: Call, running: list[Call]) -> None:
+        with self._watch.paused():
+            write_stacks(_STDERR, call, running)
+
+
+_talk_of_this_process: Talk | None = None
+_fork_registered = False
+
+
+def _at_fork(talk: Talk | None) -> None:
+    """See to it that a child of this process, if the plugin may make one, does not speak for it."""
+    global _talk_of_this_process, _fork_registered
+    _talk_of_this_process = talk
+    if not _fork_registered:
+        _fork_registered = True
+        os.register_at_fork(after_in_child=_in_child)
+
+
+def _in_child() -> None:
+    if _talk_of_this_process is not None:
+        _talk_of_this_process.abandon()

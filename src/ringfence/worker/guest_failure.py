@@ -1,0 +1,154 @@
+"""What a plugin's exception becomes on its way to the host: a record with a kind, and only the plugin's own frames."""
+
+import os
+import sys
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Final
+
+from ringfence.ipc.codec import Codec
+from ringfence.sandbox.denials import Refusals
+from ringfence.worker import failure
+from ringfence.worker.guest_state import Call
+
+__all__ = ["OURS", "LimitReached", "failed", "is_ours"]
+
+# Frames of these files are not the plugin's: ours, and the import system's.
+OURS: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_IMPORT_SYSTEM: Final = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
+# What stands between us and a coroutine of the plugin's.
+_LOOP: Final = f"{os.sep}asyncio{os.sep}"
+_LOOP_FILES: Final = tuple(_LOOP + name for name in ("runners.py", "base_events.py", "events.py"))
+
+# As many as the interpreter prints: a million of them, from a recursion without end, take half a minute to format.
+_MOST_FRAMES: Final = 1000
+
+
+class LimitReached(BaseException):
+    """A call has used up what it may; not an Exception, so that `except Exception` lets it pass.
+
+    Raised in the middle of the plugin's code. That code may catch it and go on: then it is raised again, the call
+    has failed all the same, and the time limit, which the host keeps, ends it.
+    """
+
+    def __init__(self, kind: str, limit: int, measured: int) -> None:
+        super().__init__(f"{_WORDS[kind]}: {measured}, the limit is {limit}")
+        self.kind, self.limit, self.measured = kind, limit, measured
+
+
+_WORDS: Final = {
+    "instructions": "lines executed in one call",
+    "fs_ops": "file operations in one call",
+    "net_ops": "network operations in one call",
+}
+
+
+def is_ours(filename: str) -> bool:
+    """Return whether frames of this file are left out of tracebacks."""
+    return filename.startswith(OURS) or filename in _IMPORT_SYSTEM
+
+
+def failed(
+    error: BaseException,
+    codec: Codec,
+    call: Call | None = None,
+    *,
+    refusals: Refusals | None = None,
+    call_depth: int | None = None,
+    kind: str = "exception",
+) -> dict[str, Any]:
+    """Return `error` as a failure record, with "limit" and "measured" where a limit of the call was reached.
+
+    `call` is the call that it ended, `refusals` explains what the sandbox refused, `call_depth` is the limit that a
+    RecursionError stands for, `kind` what it is unless something else is found.
+    """
+    more: dict[str, Any] = {}
+    if call is not None and call.over is not None:
+        kind, more["limit"], more["measured"] = call.over
+        if not isinstance(error, LimitReached):  # the plugin has caught that one
+            reached = LimitReached(*call.over).with_traceback(error.__traceback__)
+            reached.__cause__ = error
+            error = reached
+    elif kind == "unserializable":
+        # Of the result, which no line of the plugin's is to blame for: where it is says the message.
+        error.__cause__ = error.__context__ = error.__traceback__ = None
+    elif isinstance(error, MemoryError):
+        kind = "memory"
+    elif isinstance(error, RecursionError) and call_depth is not None:
+        kind, more = "call_depth", {"limit": call_depth, "measured": max(call_depth + 1, _depth(error.__traceback__))}
+    elif refusals is not None:
+        denied = refusals.explain(error)
+        if denied is not None:
+            if denied is not error:
+                denied.__cause__ = error
+                denied = denied.with_traceback(error.__traceback__)
+            kind, error = "denied", denied
+        elif (hint := refusals.hint(error)) is not None:
+            _add_note(error, hint)
+    _clean(error)
+    return {**failure.record(error, codec, kind=kind), **more}
+
+
+def _depth(trace: TracebackType | None) -> int:
+    depth = 0
+    while trace is not None:
+        depth += not is_ours(trace.tb_frame.f_code.co_filename)
+        trace = trace.tb_next
+    return depth
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    try:
+        error.add_note(note)
+    except Exception:  # noqa: BLE001  # __notes__ of foreign code: anything may be there
+        pass
+
+
+def _clean(error: BaseException) -> None:
+    """Take out the frames that are not the plugin's from the tracebacks of `error` and all that belongs to it."""
+    for each in _family(error):
+        try:
+            each.__traceback__ = _without_ours(each.__traceback__)
+        except Exception:  # noqa: BLE001  # as above
+            pass
+
+
+def _family(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting and len(seen) < _MOST_FRAMES:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        waiting += (current.__cause__, current.__context__)
+        if isinstance(current, BaseExceptionGroup):
+            waiting += current.exceptions
+
+
+def _without_ours(trace: TracebackType | None) -> TracebackType | None:
+    while trace is not None and _is_above(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    first = last = None
+    kept = 0
+    while trace is not None:
+        if not is_ours(trace.tb_frame.f_code.co_filename):
+            kept += 1
+            if last is None:
+                first = trace
+            elif last.tb_next is not trace:
+                # Only where one was left out: each such assignment walks the rest of the chain (to find cycles).
+                last.tb_next = trace
+            last = trace
+        trace = trace.tb_next
+    if last is not None and last.tb_next is not None:
+        last.tb_next = None
+    while first is not None and kept > _MOST_FRAMES:
+        first, kept = first.tb_next, kept - 1
+    return first
+
+
+def _is_above(filename: str) -> bool:
+    """Return whether a frame of this file, above the plugin's first, is of no use to its author."""
+    return is_ours(filename) or (filename.endswith(_LOOP_FILES) and filename.startswith(sys.base_prefix))

@@ -1,0 +1,177 @@
+"""Hears the operations that Python announces: counts them, and reports those that the grants do not cover.
+
+It reports and explains, it protects nothing; refusing is the kernel's business. What is announced and refused is
+reported even if the plugin swallows the error.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from ringfence.ipc import guest_messages as g
+from ringfence.sandbox.denials import Event, Refusals
+from ringfence.sandbox.errors import CapabilityDenied
+from ringfence.sandbox.operations import KEPT
+from ringfence.worker.guest_limits import Limits, reach
+from ringfence.worker.guest_state import CURRENT, Active, Call
+
+__all__ = ["Watch"]
+
+# Refusals that one call may report; a plugin that tries a million files is told of once.
+_MOST: Final = 256
+_MAX_TEXT: Final = 4096
+
+_FILE_EVENTS: Final = frozenset(
+    name
+    for name in KEPT
+    if name == "open" or (name.startswith("os.") and name not in ("os.posix_spawn", "os.exec", "os.fork", "os.forkpty",
+                                                                 "os.kill", "os.killpg"))
+)  # fmt: skip
+_NET_EVENTS: Final = frozenset(
+    ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
+)
+# What announces a new thread: until 3.12, and from 3.13 on.
+_THREAD_EVENTS: Final = frozenset(("_thread.start_new_thread", "_thread.start_joinable_thread"))
+
+
+class _Thread(threading.local):
+    """What each thread is up to."""
+
+    def __init__(self) -> None:
+        # Do not listen: what happens is our own doing.
+        self.paused = False
+
+
+_thread: Final = _Thread()
+_watch: "Watch | None" = None
+_installed = False
+
+
+class Watch:
+    """Listens for one guest.
+
+    Args:
+        refusals: knows what is granted.
+        limits: how many operations a call may do.
+    """
+
+    def __init__(self, refusals: Refusals, limits: Limits) -> None:
+        self._refusals = refusals
+        self._limits = limits
+        self._active: Active | None = None
+        # What no call does: the module while it is loaded, threads of the plugin's own.
+        self._background = Call(0, "", 0)
+        folders = {sys.prefix, sys.base_prefix, os.path.dirname(os.__file__)} - {"/", "/usr"}
+        self._libraries = tuple(folder + os.sep for folder in folders)
+
+    def install(self, active: Active) -> None:
+        """Begin to listen, and to report to `active`; Python offers no way to take an audit hook away again."""
+        global _watch, _installed
+        self._active = active
+        self._refusals.install()
+        _watch = self
+        if not _installed:
+            _installed = True
+            sys.addaudithook(_on_event)
+
+    def remove(self) -> None:
+        """Stop listening."""
+        global _watch
+        self._active = None
+        if _watch is self:
+            _watch = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not listen to this thread: formatting a traceback reads files, too."""
+        before, _thread.paused = _thread.paused, True
+        try:
+            yield
+        finally:
+            _thread.paused = before
+
+    def report(self, denied: CapabilityDenied) -> None:
+        """Tell the host of a refusal, unless the call that it happens in has had too many."""
+        call = CURRENT.get() or self._background
+        call.denials += 1
+        if call.denials > _MOST or self._active is None:
+            return
+        texts = (denied.capability, denied.operation or "", denied.target or "", denied.needs)
+        self._active.send([g.DENIED, *(text[:_MAX_TEXT] for text in texts)])
+
+    def summarise(self, call: Call | None = None) -> None:
+        """Say how many refusals were not reported one by one."""
+        call = call or self._background
+        if call.denials > _MOST and self._active is not None:
+            text = f"{call.denials - _MOST} more refused operations were not reported one by one"
+            self._active.send([g.LOG, 3, "ringfence.guest", text, {}])
+            call.denials = 0
+
+    def hear(self, name: str, args: tuple[Any, ...]) -> None:
+        """Count and judge an operation. Raises LimitReached when it was one too many."""
+        if name == "open" and self._is_library(args):
+            return
+        if name in _FILE_EVENTS:
+            self._count("fs_ops", self._limits.fs_ops, args)
+        elif name in _NET_EVENTS:
+            self._count("net_ops", self._limits.net_ops, args)
+        try:
+            denied = self._refusals.judge(Event(name, args))
+            if denied is not None and not _is_harmless(name, args):
+                self.report(denied)
+        except Exception:  # noqa: BLE001  # an error here would become the plugin's; ChannelClosed, RecursionError
+            pass
+
+    def _count(self, kind: str, limit: int | None, args: tuple[Any, ...]) -> None:
+        call = None if limit is None else Limits.charged()
+        if limit is None or call is None or (kind == "fs_ops" and isinstance(args[0], int)):
+            return
+        measured = getattr(call, kind) + 1
+        setattr(call, kind, measured)
+        if measured > limit:
+            raise reach(call, kind, limit, measured)
+
+    def _is_library(self, args: tuple[Any, ...]) -> bool:
+        """Whether this reads a file of the interpreter's: imports do so by the hundred."""
+        path, mode, flags = args
+        return (
+            type(path) is str
+            and path.startswith(self._libraries)
+            and ".." not in path
+            and (mode in ("r", "rb") or (mode is None and flags & os.O_ACCMODE == os.O_RDONLY))
+        )
+
+
+def _on_event(name: str, args: tuple[Any, ...]) -> None:
+    part = KEPT.get(name)
+    watch = _watch
+    if watch is None or _thread.paused:
+        return
+    if part is None:
+        if name in _THREAD_EVENTS and watch._limits.counts_threads:
+            watch._limits.starting(getattr(args[0], "__self__", None))
+        return
+    _thread.paused = True
+    try:
+        watch.hear(name, args[part])
+    finally:
+        _thread.paused = False
+
+
+def _is_harmless(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether an operation is allowed to everybody, which its arguments do not show to the grants."""
+    if name in ("os.kill", "os.killpg"):
+        return bool(args[0] in (0, os.getpid()) if name == "os.kill" else args[0] in (0, os.getpgrp()))
+    if name == "socket.__new__":
+        # Wrapping a descriptor that is there, as socketpair() does, announces itself like a new socket.
+        frame = sys._getframe()
+        while frame is not None and frame.f_code.co_filename in _OWN_FILES:
+            frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+        return frame is not None and frame.f_locals.get("fileno") is not None
+    return False
+
+
+_OWN_FILES: Final = frozenset((__file__,))
