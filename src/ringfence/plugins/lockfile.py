@@ -1,24 +1,24 @@
-"""LockFile: which plugins were approved, pinned to the hash of their code and to what they may do."""
+"""LockFile: which plugins were approved, pinned to the hash of their code and to what they may do; and known UUIDs."""
 
 import os
 import stat
 import tempfile
 import tomllib
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, final
+from uuid import UUID
 
 import filelock
 import tomli_w
 
-from ringfence.plugins.errors import InvalidConfig, PluginIOError, PluginValidationError
+from ringfence.plugins.errors import InvalidConfig, PluginIOError
 from ringfence.sandbox.capabilities import Capabilities, Grant
 from ringfence.sandbox.errors import PolicyError
 
-__all__ = ["LockFile", "Pin", "UuidChanged", "covers_all"]
+__all__ = ["LockFile", "Pin", "covers_all"]
 
 _VERSION: Final = 1
 # Some thousand plugins; what is larger was not written here.
@@ -29,31 +29,12 @@ _HEADER: Final = b"# Plugins that were approved. Written by ringfence; deleting 
 
 
 @final
-class UuidChanged(PluginValidationError, UserWarning):
-    """A known plugin has another UUID than before: something else may have taken its name.
-
-    A warning, or raised where `strict` is asked for.
-    """
-
-    def __init__(self, plugin: str, before: str, now: str) -> None:
-        super().__init__(plugin, before, now)
-        self.plugin, self.before, self.now = plugin, before, now
-
-    def __str__(self) -> str:
-        return (
-            f"plugin {self.plugin!r} has the UUID {self.now}, and had {self.before}; if that is meant, "
-            "forget the plugin's entry in the lock file"
-        )
-
-
-@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
     """One plugin's entry: what was approved, of which code."""
 
     hash: str
     capabilities: tuple[str, ...]
-    uuid: str | None = None
     approved_at: str = ""
 
     def granted(self) -> Capabilities:
@@ -65,6 +46,14 @@ class Pin:
         return bool(code_hash) and self.hash == code_hash and covers_all(self.granted(), capabilities)
 
 
+@dataclass(slots=True)
+class _Contents:
+    """What the file says."""
+
+    pins: dict[str, Pin] = field(default_factory=dict)
+    uuids: dict[str, UUID] = field(default_factory=dict)
+
+
 def covers_all(held: Capabilities, names: Iterable[str]) -> bool:
     """Whether each grant, written as text, is fully covered by `held`."""
     return all(held.has(Grant.parse(name)) for name in names)
@@ -74,8 +63,9 @@ def covers_all(held: Capabilities, names: Iterable[str]) -> bool:
 class LockFile:
     """A TOML file of pins. Several processes may use one: each change reads, changes and replaces it under a lock.
 
-    The file belongs to its user alone (mode 0600). One that others may write, that is no ordinary file or that cannot
-    be understood is an error, never an approval: InvalidConfig or PluginIOError, naming the file and what is wrong.
+    It remembers UUIDs by name too, as a `UuidStore`. The file belongs to its user alone (mode 0600). One that others may
+    write, that is no ordinary file or that cannot be understood is an error, never an approval: InvalidConfig or
+    PluginIOError, naming the file and what is wrong.
 
     Args:
         path: where it is; it need not exist yet.
@@ -98,16 +88,14 @@ class LockFile:
 
     def pin_of(self, name: str) -> Pin | None:
         """Return a plugin's entry, or None."""
-        return self._read().get(name)
+        return self._read().pins.get(name)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of the plugins that have an entry, sorted."""
-        return tuple(sorted(self._read()))
+        return tuple(sorted(self._read().pins))
 
-    def pin(self, name: str, code_hash: str, capabilities: Iterable[str], *, uuid: object = None) -> None:
+    def pin(self, name: str, code_hash: str, capabilities: Iterable[str]) -> None:
         """Approve this plugin's code with these capabilities, in place of what was approved before.
-
-        A `uuid` that is not given stays as it was.
 
         Raises:
             UnknownCapability, PolicyError: one of the capabilities makes no sense.
@@ -116,34 +104,28 @@ class LockFile:
         checked = tuple(str(Grant.parse(text)) for text in capabilities)
         if not code_hash:
             raise InvalidConfig(f"plugin {name!r} cannot be pinned without the hash of its code")
-        with self._changing() as pins:
-            before = pins.get(name)
-            kept = str(uuid) if uuid is not None else before.uuid if before is not None else None
+        with self._changing() as contents:
             at = self._clock().isoformat(timespec="seconds")
-            pins[name] = Pin(hash=code_hash, capabilities=checked, uuid=kept, approved_at=at)
+            contents.pins[name] = Pin(hash=code_hash, capabilities=checked, approved_at=at)
 
     def forget(self, name: str) -> bool:
         """Drop a plugin's entry; return whether there was one."""
-        with self._changing() as pins:
-            return pins.pop(name, None) is not None
+        with self._changing() as contents:
+            known = contents.uuids.pop(name, None), contents.pins.pop(name, None)
+        return known != (None, None)
 
-    def check_uuid(self, name: str, uuid: object, *, strict: bool = False) -> None:
-        """Compare a plugin's UUID with the one it is known by; a plugin without an entry passes.
+    def uuid_of(self, name: str) -> UUID | None:
+        """Return the UUID that an extension or plugin was first seen with, or None."""
+        return self._read().uuids.get(name)
 
-        Raises:
-            UuidChanged: it is another, and `strict` is true; otherwise that is a warning.
-        """
-        pin = self.pin_of(name)
-        if pin is None or pin.uuid in (None, str(uuid)):
-            return
-        changed = UuidChanged(name, str(pin.uuid), str(uuid))
-        if strict:
-            raise changed
-        warnings.warn(changed, stacklevel=2)
+    def keep_uuid(self, name: str, uuid: UUID) -> None:
+        """Remember a UUID."""
+        with self._changing() as contents:
+            contents.uuids[name] = uuid
 
     @contextmanager
-    def _changing(self) -> Iterator[dict[str, Pin]]:
-        """Yield the pins under the lock and write them when the block has changed them."""
+    def _changing(self) -> Iterator[_Contents]:
+        """Yield what the file says, under the lock and write them when the block has changed them."""
         lock = filelock.FileLock(f"{self.path}.lock", timeout=_PATIENCE, mode=0o600, thread_local=False)
         try:
             lock.acquire()
@@ -154,29 +136,32 @@ class LockFile:
         except OSError as error:
             raise PluginIOError(f"cannot lock {self.path!r}: {error.strerror}") from error
         try:
-            pins = self._read()
-            before = dict(pins)
-            yield pins
-            if pins != before:
-                self._write(pins)
+            contents = self._read()
+            before = _Contents(dict(contents.pins), dict(contents.uuids))
+            yield contents
+            if contents != before:
+                self._write(contents)
         finally:
             lock.release()
 
-    def _read(self) -> dict[str, Pin]:
+    def _read(self) -> _Contents:
         data = _read_private(self.path)
         if data is None:
-            return {}
+            return _Contents()
         try:
-            table = tomllib.loads(data.decode("utf-8"))
-            return _pins(table)
+            return _understood(tomllib.loads(data.decode("utf-8")))
         except (ValueError, RecursionError) as error:
             raise InvalidConfig(
                 f"the lock file {self.path!r} is damaged ({error}); nothing counts as approved until it is mended, or "
                 "deleted to be asked again about every plugin"
             ) from error
 
-    def _write(self, pins: Mapping[str, Pin]) -> None:
-        table = {"version": _VERSION, "plugins": {name: _entry(pins[name]) for name in sorted(pins)}}
+    def _write(self, contents: _Contents) -> None:
+        table = {
+            "version": _VERSION,
+            "plugins": {name: _entry(pin) for name, pin in sorted(contents.pins.items())},
+            "uuids": {name: str(uuid) for name, uuid in sorted(contents.uuids.items())},
+        }
         folder, base = os.path.split(self.path)
         try:
             fd, temporary = tempfile.mkstemp(prefix=f".{base}.", dir=folder)  # made with mode 0600
@@ -196,28 +181,38 @@ class LockFile:
 
 def _entry(pin: Pin) -> dict[str, Any]:
     entry: dict[str, Any] = {"hash": pin.hash, "capabilities": list(pin.capabilities)}
-    if pin.uuid is not None:
-        entry["uuid"] = pin.uuid
     if pin.approved_at:
         entry["approved_at"] = pin.approved_at
     return entry
 
 
-def _pins(table: Mapping[str, Any]) -> dict[str, Pin]:
+def _understood(table: Mapping[str, Any]) -> _Contents:
     """Check a file's contents; ValueError says what is wrong."""
     if table.get("version") != _VERSION or isinstance(table["version"], bool):
         raise ValueError(f"its version is {table.get('version')!r}, not {_VERSION}")
-    plugins = table.get("plugins", {})
-    if set(table) - {"version", "plugins"} or not isinstance(plugins, dict):
-        raise ValueError("it has other tables than 'plugins'")
-    return {name: _pin(name, entry) for name, entry in plugins.items()}
+    plugins, uuids = table.get("plugins", {}), table.get("uuids", {})
+    if set(table) - {"version", "plugins", "uuids"} or not isinstance(plugins, dict) or not isinstance(uuids, dict):
+        raise ValueError("it has other things in it than the tables 'plugins' and 'uuids'")
+    return _Contents(
+        pins={name: _pin(name, entry) for name, entry in plugins.items()},
+        uuids={name: _uuid(name, text) for name, text in uuids.items()},
+    )
+
+
+def _uuid(name: str, text: object) -> UUID:
+    if not isinstance(text, str):
+        raise ValueError(f"the UUID of {name!r} is no text")
+    try:
+        return UUID(text)
+    except ValueError:
+        raise ValueError(f"the UUID of {name!r} is none") from None
 
 
 def _pin(name: str, entry: object) -> Pin:
-    if not isinstance(entry, dict) or set(entry) - {"hash", "capabilities", "uuid", "approved_at"}:
+    if not isinstance(entry, dict) or set(entry) - {"hash", "capabilities", "approved_at"}:
         raise ValueError(f"the entry of {name!r} is not as it should be")
     capabilities = entry.get("capabilities")
-    texts = [entry.get("hash"), entry.get("uuid", ""), entry.get("approved_at", "")]
+    texts = [entry.get("hash"), entry.get("approved_at", "")]
     if not isinstance(capabilities, list) or not all(isinstance(text, str) for text in (*texts, *capabilities)):
         raise ValueError(f"the entry of {name!r} has a value of the wrong kind")
     if not entry["hash"]:
@@ -229,7 +224,6 @@ def _pin(name: str, entry: object) -> Pin:
     return Pin(
         hash=entry["hash"],
         capabilities=checked,
-        uuid=entry.get("uuid"),
         approved_at=entry.get("approved_at", ""),
     )
 

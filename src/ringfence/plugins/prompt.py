@@ -40,9 +40,9 @@ class PromptApprover:
     """An approver that asks about each capability at a terminal.
 
     ``y`` (or always) stands until code or capabilities change, ``s`` (session) until this program ends, ``o`` (once)
-    for this load; anything else, an empty line and the end of the input among it, is a no. Where the input is no terminal,
-    is closed, or belongs to another job, the answer is no at once: nothing waits for somebody who is not there. Input
-    without a descriptor, such as a StringIO, cannot make anybody wait and is read.
+    for this load; anything else, an empty line and the end of the input among it, is a no. Where the input is no
+    terminal, is closed, or belongs to another job, the answer is no at once: nothing waits for somebody who is not
+    there. Input without a descriptor, such as a StringIO, cannot make anybody wait and is read.
 
     Args:
         stdin: where answers come from; by default sys.stdin.
