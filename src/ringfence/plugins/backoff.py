@@ -96,7 +96,7 @@ class BackoffConfig(FrozenModel):
     def custom(
         cls, function: Callable[[int], float | timedelta], max_retries: int = 5, max_delay: float | timedelta = 30.0
     ) -> "BackoffConfig":
-        """Return delays that `function(attempt)` gives, for attempt = 1, 2, ...; none is below 0 or above the longest."""
+        """Return delays that `function(attempt)` gives, for attempt = 1, 2, ...; each from 0 to the longest."""
         return cls._of(kind="custom", function=function, max_retries=max_retries, max_delay=max_delay)
 
     @classmethod
