@@ -15,8 +15,6 @@ class WatchEvent:
     module, and `Deleted` is another name of `Removed`.
     """
 
-    __slots__ = ()
-
     # Set below the classes. Type checkers take a name in a class pattern only when it is a type alias.
     Created: TypeAlias = "CreatedEvent"
     Modified: TypeAlias = "ModifiedEvent"
@@ -38,7 +36,7 @@ class WatchEvent:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CreatedEvent(WatchEvent):
     """There is a file where none was."""
 
@@ -48,7 +46,7 @@ class CreatedEvent(WatchEvent):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModifiedEvent(WatchEvent):
     """The file has other content, or another file took its place."""
 
@@ -58,7 +56,7 @@ class ModifiedEvent(WatchEvent):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RemovedEvent(WatchEvent):
     """The file is gone."""
 
@@ -68,7 +66,7 @@ class RemovedEvent(WatchEvent):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RenamedEvent(WatchEvent):
     """The file that was at `from_path` is at `to`, where none was."""
 

@@ -63,7 +63,9 @@ class WatchedTree:
         self._folders: set[str] = set()
         # With follow_symlinks: every link, to a file or a folder. What a link to a file leads to is to be watched too.
         self.links: set[str] = set()
-        # Whether it was said that there are too many.
+        # The files that were known before a look, which always find room; how many others do; whether one did not.
+        self._old: dict[str, _Seen] = {}
+        self._room = _MAX_FILES
         self._is_full = False
 
     # What is watched
@@ -72,7 +74,8 @@ class WatchedTree:
         """Watch the folder or file `root`; what is there now is no change."""
         if root not in self.roots:
             self.roots = (*self.roots, root)
-            self._look_below(root)
+            self._begin_look()
+            self._walk(root, root)
 
     def drop_root(self, root: str) -> bool:
         """Watch `root` no longer; return False when it was not watched."""
@@ -80,9 +83,10 @@ class WatchedTree:
             return False
         self.roots = tuple(other for other in self.roots if other != root)
         # A path may be below another root too, under other exclusions.
+        self._begin_look()
         self.files, self._folders, self.links = {}, set(), set()
         for other in self.roots:
-            self._look_below(other)
+            self._walk(other, other)
         return True
 
     def concerns(self, path: str) -> bool:
@@ -120,7 +124,7 @@ class WatchedTree:
         return self._compare(self.roots, ())
 
     def _compare(self, places: Collection[str], touched: Collection[str]) -> list[WatchEvent]:
-        before = self.files
+        before = self._begin_look()
         if places:
             self.files = {path: seen for path, seen in before.items() if not any(_below(path, top) for top in places)}
             self._folders = {path for path in self._folders if not any(_below(path, top) for top in places)}
@@ -134,6 +138,11 @@ class WatchedTree:
         return _differences(before, self.files, touched)
 
     # Looking
+
+    def _begin_look(self) -> dict[str, _Seen]:
+        self._old = self.files
+        self._room = _MAX_FILES - len(self.files)
+        return self.files
 
     def _look_below(self, top: str) -> None:
         """Remember all that counts at and below `top`, if it is watched."""
@@ -151,6 +160,8 @@ class WatchedTree:
     def _walk(self, top: str, root: str) -> None:
         if not os.path.isdir(top) or (top != root and not self._follow and os.path.islink(top)):
             self._remember(top, root)
+            return
+        if top != root and not self._recursive:
             return
         waiting = [top]
         # Links may lead in a circle.
@@ -190,11 +201,13 @@ class WatchedTree:
             return
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
             return
-        if len(self.files) >= _MAX_FILES and path not in self.files:
-            if not self._is_full:
-                self._is_full = True
-                _log.warning("more than %d files are watched; %s and further ones are not", _MAX_FILES, path)
-            return
+        if path not in self._old and path not in self.files:
+            if self._room <= 0:
+                if not self._is_full:
+                    self._is_full = True
+                    _log.warning("more than %d files are watched; %s and further ones are not", _MAX_FILES, path)
+                return
+            self._room -= 1
         self.files[path] = _Seen(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     # Which paths count
