@@ -295,3 +295,26 @@ def test_a_second_class_with_the_same_key_is_refused(same: str) -> None:
     with pytest.raises(DuplicatedKey, match=r"test_scenario_s10\.FooPlugin and .*test_scenario_s10\..*Second"):
         define_plugin(Second)
     assert CATALOG.get("__EXT_FOO").loader == FooPlugin.new
+
+
+def test_the_end_of_the_program_closes_what_nobody_closed() -> None:
+    """Before threads are waited for, with a ResourceWarning, and only once."""
+    program = (
+        "import uuid, threading\n"
+        "from ringfence.api import ApplicationInfo, InstanceCreateInfo, Version, create_instance\n"
+        "from ringfence.ext import define_plugin, PluginEXT, StaticPluginEXT\n"
+        "stop = threading.Event()\n"
+        "@define_plugin\n"
+        "class Foo(StaticPluginEXT, PluginEXT):\n"
+        "    UUID, NAME, DESCRIPTION = uuid.UUID(int=5), '__EXT_FOO', 'foo'\n"
+        "    @classmethod\n"
+        "    def new(cls, ext): return cls()\n"
+        "    def initialize(self): threading.Thread(target=stop.wait).start()\n"
+        "    def teardown(self): print('teardown'); stop.set()\n"
+        "v = Version.parse('0.1.0')\n"
+        "instance = create_instance(InstanceCreateInfo(ApplicationInfo('a', v, 'e', v), ['__EXT_FOO']))\n"
+    )
+    command = [sys.executable, "-W", "default::ResourceWarning", "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "teardown\n")
+    assert ended.stderr.count("ResourceWarning: unclosed <InstanceContext of a 0.1.0: __EXT_FOO>") == 1

@@ -5,18 +5,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ringfence.plugins.application import ApplicationInfo, InstanceCreateInfo, InstanceEXT
     from ringfence.plugins.extension_stack import SlowInitializeWarning
-    from ringfence.plugins.identity import KnownUuids, LockedUuids, UuidStore
+    from ringfence.plugins.identity import KnownUuids, UuidChanged, UuidStore
     from ringfence.plugins.instance import InstanceContext, UnconsumedConfigWarning, create_instance
-    from ringfence.plugins.lockfile import UuidChanged
     from ringfence.plugins.versions import Version
 
 # Imported when used, so that an extension inside a worker may import `ringfence.api.ext.hylog` and no more.
 _HOMES = {
     **dict.fromkeys(("ApplicationInfo", "InstanceCreateInfo", "InstanceEXT"), "application"),
-    **dict.fromkeys(("KnownUuids", "LockedUuids", "UuidStore"), "identity"),
+    **dict.fromkeys(("KnownUuids", "UuidChanged", "UuidStore"), "identity"),
     **dict.fromkeys(("InstanceContext", "UnconsumedConfigWarning", "create_instance"), "instance"),
     "SlowInitializeWarning": "extension_stack",
-    "UuidChanged": "lockfile",
     "Version": "versions",
 }
 
@@ -26,7 +24,6 @@ __all__ = [
     "InstanceCreateInfo",
     "InstanceEXT",
     "KnownUuids",
-    "LockedUuids",
     "SlowInitializeWarning",
     "UnconsumedConfigWarning",
     "UuidChanged",

@@ -163,7 +163,7 @@ class PluginCatalog:
     def _enter(self, point: "EntryPoint", kind: ExtensionKind) -> None:
         """Import what an entry point names; where its class did not enter this catalog by itself, add it."""
         loaded = point.load()
-        if (kind.name, point.name) not in self._by_name and isinstance(loaded, type):
+        if (kind.name, point.name) not in self._by_name and getattr(loaded, "NAME", None) == point.name:
             self.add(PluginEntry.of_class(loaded, kind))
         if (kind.name, point.name) not in self._by_name:
             raise TypeError(f"entry point {point.name} = {point.value} leads to no {kind.name} with that NAME")

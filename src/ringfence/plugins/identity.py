@@ -3,15 +3,13 @@
 import secrets
 import threading
 import time
-import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
-if TYPE_CHECKING:
-    from ringfence.plugins.lockfile import LockFile
+from ringfence.plugins.errors import PluginCompatibilityError
 
-__all__ = ["KnownUuids", "LockedUuids", "UuidSource", "UuidStore"]
+__all__ = ["KnownUuids", "UuidChanged", "UuidSource", "UuidStore", "check_uuid"]
 
 # 100 ns steps from the start of the Gregorian calendar, where UUIDs count from, to that of the epoch (RFC 9562, 5.1).
 _EPOCH: Final = 0x01B21DD213814000
@@ -19,8 +17,6 @@ _VERSION: Final = 0x6
 _VARIANT: Final = 0b10
 # The multicast bit of the node field says that the node is no network card's address (RFC 9562, 6.10).
 _NO_ADDRESS: Final = 1 << 40
-# Extensions are the host's own code: a lock file keeps who they are, not a hash to approve.
-_HASH: Final = "extension"
 
 
 class UuidSource:
@@ -49,10 +45,13 @@ class UuidSource:
 
 
 class UuidStore(Protocol):
-    """Where the UUIDs of extensions are kept, by name, from one run to the next."""
+    """Where the UUIDs of extensions are kept from one run to the next; a LockFile is one."""
 
-    def check_uuid(self, name: str, uuid: UUID, *, strict: bool = False) -> None:
-        """Remember the UUID of a name that was not known; of one that was, raise UuidChanged (not strict: warn)."""
+    def uuid_of(self, name: str) -> UUID | None:
+        """Return the UUID that the extension was first seen with, or None."""
+
+    def keep_uuid(self, name: str, uuid: UUID) -> None:
+        """Remember it."""
 
 
 class KnownUuids:
@@ -61,32 +60,36 @@ class KnownUuids:
     def __init__(self) -> None:
         self._known: dict[str, UUID] = {}
 
-    def check_uuid(self, name: str, uuid: UUID, *, strict: bool = False) -> None:
-        """Remember the UUID of a name that was not known; of one that was, raise UuidChanged (not strict: warn)."""
-        known = self._known.setdefault(name, uuid)
-        if known == uuid:
-            return
-        from ringfence.plugins.lockfile import UuidChanged
+    def uuid_of(self, name: str) -> UUID | None:
+        """Return the UUID that the extension was first seen with, or None."""
+        return self._known.get(name)
 
-        changed = UuidChanged(name, str(known), str(uuid))
-        if strict:
-            raise changed
-        warnings.warn(changed, stacklevel=2)
+    def keep_uuid(self, name: str, uuid: UUID) -> None:
+        """Remember it."""
+        self._known[name] = uuid
 
 
-class LockedUuids:
-    """A UuidStore in a lock file, beside what was approved of plugins. A UUID stays until its name is forgotten."""
+class UuidChanged(PluginCompatibilityError, UserWarning):
+    """The extension `name` was known as `known` and now says that it is `found`. A warning; strictly, an error."""
 
-    def __init__(self, lockfile: "LockFile") -> None:
-        """Take the lock file."""
-        self._lockfile = lockfile
+    def __init__(self, name: str, known: UUID, found: UUID) -> None:
+        super().__init__(name, known, found)
+        self.name, self.known, self.found = name, known, found
 
-    def check_uuid(self, name: str, uuid: UUID, *, strict: bool = False) -> None:
-        """Remember the UUID of a name that was not known; of one that was, raise UuidChanged (not strict: warn).
+    def __str__(self) -> str:
+        return (
+            f"extension {self.name} had the UUID {self.known} and now has {self.found}; what is kept under the old one "
+            "is lost to it. An extension's UUID is for good; if this is another extension, it needs another name"
+        )
 
-        Raises InvalidConfig and PluginIOError as the lock file does.
-        """
-        if self._lockfile.pin_of(name) is None:
-            self._lockfile.pin(name, _HASH, (), uuid=uuid)
-        else:
-            self._lockfile.check_uuid(name, uuid, strict=strict)
+
+def check_uuid(name: str, uuid: UUID, store: UuidStore) -> UuidChanged | None:
+    """Compare an extension's UUID with the one it was known by; keep it when it was not known.
+
+    Returns what to warn about or raise, or None. A changed UUID is not kept: it is a finding until somebody decides.
+    """
+    known = store.uuid_of(name)
+    if known is None:
+        store.keep_uuid(name, uuid)
+        return None
+    return UuidChanged(name, known, uuid) if known != uuid else None

@@ -20,7 +20,7 @@ from ringfence.plugins.catalog import CATALOG, PluginCatalog
 from ringfence.plugins.errors import InvalidConfig, PluginStateError
 from ringfence.plugins.events import EventBus
 from ringfence.plugins.extension_stack import ExtensionStack
-from ringfence.plugins.identity import UuidSource, UuidStore
+from ringfence.plugins.identity import UuidSource, UuidStore, check_uuid
 from ringfence.plugins.log_message import InstanceStateEXT, discard, hyinfo, hywarn
 from ringfence.plugins.opaque import OpaqueList
 from ringfence.plugins.states import LifecycleState
@@ -261,7 +261,10 @@ def create_instance(
     stack.make(create_info.enabled_extensions, ext_list, catalog)
     if uuids is not None:
         for one in stack.held():
-            uuids.check_uuid(one.entry.name, one.entry.uuid, strict=create_info.strict)
+            if (changed := check_uuid(one.entry.name, one.entry.uuid, uuids)) is not None:
+                if create_info.strict:
+                    raise changed
+                warnings.warn(changed, stacklevel=2)
     instance = InstanceContext(create_info, stack, ext_list, state, bus)
     instance._start(clock)
     return instance

@@ -13,7 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ringfence.plugins.records import PluginLog
 
 __all__ = [
     "InstanceStateEXT",
@@ -62,29 +65,6 @@ class PluginLogMessageEXT(LogMessageEXT):
 
     plugin: str = ""
     logger: str | None = None
-
-
-class PluginRecord(Protocol):
-    """What the plugin runtime delivers: a record as it came from a plugin's worker."""
-
-    @property
-    def plugin(self) -> str: ...
-    @property
-    def level(self) -> int: ...
-    @property
-    def message(self) -> str: ...
-    @property
-    def logger(self) -> str | None: ...
-    @property
-    def module(self) -> str | None: ...
-    @property
-    def file(self) -> str | None: ...
-    @property
-    def line(self) -> int | None: ...
-    @property
-    def thread(self) -> str | None: ...
-    @property
-    def at(self) -> float: ...
 
 
 LogCallback = Callable[[LogMessageEXT], None]
@@ -201,7 +181,7 @@ def hyerror(instance: Any, message: str, *args: object) -> None:
     log(instance, LogLevelEXT.ERROR, message, *args, depth=2)
 
 
-def deliver(instance: Any, record: PluginRecord) -> None:
+def deliver(instance: Any, record: "PluginLog") -> None:
     """Bring a plugin's record to the instance's listener, as a PluginLogMessageEXT."""
     state = _state(instance)
     if state is None or state.log_callback is discard:
@@ -216,7 +196,7 @@ def deliver(instance: Any, record: PluginRecord) -> None:
             record.line,
             record.thread,
             record.plugin,
-            record.logger,
+            record.logger or None,
         )
     )
 
