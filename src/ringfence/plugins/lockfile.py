@@ -63,8 +63,8 @@ def covers_all(held: Capabilities, names: Iterable[str]) -> bool:
 class LockFile:
     """A TOML file of pins. Several processes may use one: each change reads, changes and replaces it under a lock.
 
-    It remembers UUIDs by name too, as a `UuidStore`. The file belongs to its user alone (mode 0600). One that others may
-    write, that is no ordinary file or that cannot be understood is an error, never an approval: InvalidConfig or
+    It remembers UUIDs by name too, as a `UuidStore`. The file belongs to its user alone (mode 0600). One that others
+    may write, that is no ordinary file or that cannot be understood is an error, never an approval: InvalidConfig or
     PluginIOError, naming the file and what is wrong.
 
     Args:

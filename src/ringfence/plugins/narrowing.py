@@ -39,7 +39,7 @@ class Gate:
     home: str | None
 
     def let_through(self, asked: Grant) -> tuple[Grant, ...]:
-        """Return what of `asked` is allowed, perhaps nothing. Raises PolicyError for a list no worker can be held to."""
+        """Return what of `asked` is allowed, perhaps nothing. Raises PolicyError for a list of what is denied."""
         kept = tuple(_held(asked, self.held, self.box, self.home))
         if self.box is None:
             return kept
@@ -47,8 +47,10 @@ class Gate:
 
     def why_not(self, asked: Grant) -> str:
         """Return why nothing of `asked` is let through."""
-        if not any(True for _ in _held(asked, self.held, self.box, self.home)):
+        if not tuple(_held(asked, self.held, self.box, self.home)):
             return "the host does not allow it"
+        if self.box is None or self.let_through(asked):
+            return "the profile and the host's settings allow nothing of it in common"
         return f"the SandboxConfig's {_SETTING_OF[asked.capability]} does not allow it, which it would have to as well"
 
 
