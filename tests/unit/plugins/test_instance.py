@@ -354,7 +354,7 @@ def test_a_copy_in_a_forked_process_tears_nothing_down(catalog: PluginCatalog, m
 class Runtime:
     """Stands for the plugin runtime: what its extension uses of it."""
 
-    made: "ClassVar[list[Runtime]]" = []
+    made: ClassVar["list[Runtime]"] = []
     trace: ClassVar[list[str]] = []
 
     def __init__(self, config: RuntimeConfig, *, on_log: Callable[[Any], None]) -> None:
