@@ -46,6 +46,12 @@ class KernelLock:
 
     def release(self) -> None:
         """Let go. May be repeated."""
+        if self._fd >= 0:
+            # Not only closed: a child that is on its way to executing a program has a copy for a moment yet.
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self._close()
+
+    def _close(self) -> None:
         fd, self._fd = self._fd, -1
         _held.discard(self)
         if fd >= 0:
@@ -65,7 +71,7 @@ _held: "weakref.WeakSet[KernelLock]" = weakref.WeakSet()
 
 def _forget() -> None:
     for lock in tuple(_held):
-        lock.release()
+        lock._close()  # unlocking would unlock the parent's, too
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -11,16 +11,16 @@ __all__ = ["Singleton"]
 
 @final
 class Singleton:
-    """The one place of a singleton plugin: `acquire` and `release`, or a `with` block.
+    """The one place of a singleton plugin: `acquire` and `release`, or a `with` block, which waits `timeout` seconds.
 
     It is a lock on `path`, which must be there, and which its users need only read; so the place is one for all users
     of a store. A process that forks keeps it for itself. One object has the place once, whichever thread took it.
     """
 
-    __slots__ = ("_lock", "_mutex", "name", "path")
+    __slots__ = ("_lock", "_mutex", "name", "path", "timeout")
 
-    def __init__(self, name: str, path: str) -> None:
-        self.name, self.path = name, path
+    def __init__(self, name: str, path: str, timeout: float | None = None) -> None:
+        self.name, self.path, self.timeout = name, path, timeout
         self._mutex = threading.Lock()
         self._lock: KernelLock | None = None
 
@@ -30,7 +30,7 @@ class Singleton:
         lock = self._lock
         return lock is not None and lock.fileno() >= 0
 
-    def acquire(self, timeout: float | None = None) -> Self:
+    def acquire(self, timeout: float | None = None) -> None:
         """Wait up to `timeout` seconds (None: as long as it takes; 0: not at all) for the place.
 
         Raises StoreBusy, which has the holder's pid where the kernel tells it, RuntimeError when this object has the
@@ -42,7 +42,7 @@ class Singleton:
         with self._mutex:
             if not self.is_held:
                 self._lock = lock
-                return self
+                return
         lock.release()
         raise RuntimeError(f"the place of the singleton {self.name!r} is this object's already")
 
@@ -58,7 +58,8 @@ class Singleton:
         return os.getpid() if self.is_held else holder_of(self.path)
 
     def __enter__(self) -> Self:
-        return self.acquire()
+        self.acquire(self.timeout)
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.release()

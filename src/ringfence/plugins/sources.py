@@ -15,7 +15,7 @@ from ringfence.plugins.trees import TreeWriter, copy_tree
 if TYPE_CHECKING:
     from ringfence.plugins.manifest import Manifest
 
-__all__ = ["ENTRY_POINTS", "Prepared", "manifest_file", "prepare", "read_manifest"]
+__all__ = ["ENTRY_POINTS", "Prepared", "check_code", "manifest_file", "prepare", "read_manifest"]
 
 # The group of a wheel's entry points that names the package, or packages, where its plugin is.
 ENTRY_POINTS: Final = "ringfence.plugins"
@@ -93,6 +93,13 @@ def read_manifest(folder: str) -> "tuple[str, Manifest]":
     if name is None:
         raise ManifestNotFound(os.path.join(folder, _MANIFESTS[0]))
     return name, Manifest.from_file(os.path.join(folder, name))
+
+
+def check_code(manifest: "Manifest") -> None:
+    """Raise InvalidManifest unless what a manifest names is there, within limits, and what its `hash` says."""
+    from ringfence.plugins.folder import read_code
+
+    read_code(manifest)
 
 
 def _unpacked(path: str, copy: str, writer: TreeWriter, limits: TreeLimits, name: str) -> str:

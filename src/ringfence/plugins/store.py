@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, final
+from typing import TYPE_CHECKING, Self, final
 
 from ringfence.errors import PluginError, PluginIOError
 from ringfence.plugins.archive_names import TreeLimits
@@ -26,12 +26,15 @@ from ringfence.plugins.errors import (
 )
 from ringfence.plugins.locks import KernelLock, is_at, lock_shared
 from ringfence.plugins.singleton import Singleton
-from ringfence.plugins.sources import Prepared, prepare, read_manifest
+from ringfence.plugins.sources import Prepared, check_code, prepare, read_manifest
 from ringfence.plugins.store_errors import DigestMismatch, StoreBusy, StoreDamaged
 from ringfence.plugins.store_files import StoreFiles
 from ringfence.plugins.store_index import Index, Record, is_plugin_name, is_version, precedence
 from ringfence.plugins.store_layout import Layout
 from ringfence.plugins.versions import VersionReq
+
+if TYPE_CHECKING:
+    from ringfence.plugins.compile import CompileOptions
 
 __all__ = ["Installed", "Lease", "PluginStore"]
 
@@ -192,11 +195,14 @@ class PluginStore:
                 raise DigestMismatch(lease.installed.digest, found, f"the installed {name} {lease.installed.version}")
             return lease.installed
 
-    def singleton(self, name: str) -> Singleton:
-        """Return the one place, over all processes, of a plugin that must run only once. Raises PluginNotFound."""
+    def singleton(self, name: str, *, timeout: float | None = None) -> Singleton:
+        """Return the one place, over all processes, of a plugin that must run only once; a `with` block takes it.
+
+        `timeout`: seconds that a `with` block waits for it (None: as long as it takes). Raises PluginNotFound.
+        """
         self._require(name)
         with _io():
-            return Singleton(name, self._layout.singleton(name))
+            return Singleton(name, self._layout.singleton(name), timeout)
 
     def state_path(self, name: str) -> Path:
         """Return the folder in which a host keeps what belongs to an installed plugin; it is made when it can be."""
@@ -267,6 +273,20 @@ class PluginStore:
                     os.rename(self._files.kept(name), os.path.join(scratch, "kept"))
             return going
 
+    def compile(self, name: str, version: str | None = None, *, options: "CompileOptions | None" = None) -> Path:
+        """Return the bytecode of a version (None: the current one), compiled in a worker unless it is there already.
+
+        It is kept beside the version and goes with it: read it while `use` holds the version.
+
+        Raises CompilationError; InvalidManifest where the plugin is a program; StoreReadOnly where it is not there and
+        this user may not write it.
+        """
+        from ringfence.plugins.store_bytecode import compiled_file
+
+        with self.use(name, version) as lease, _io():
+            found = lease.installed
+            return Path(compiled_file(self._files, found.name, found.version, found.digest, options))
+
     def sweep(self) -> None:
         """Delete what interrupted installs and removed versions left; every change does that, too."""
         with _io(), self._writing(None):
@@ -285,6 +305,7 @@ class PluginStore:
                     prepared.check(expected)
                 try:
                     file, manifest = read_manifest(prepared.folder)
+                    check_code(manifest)
                 except PluginError as error:
                     error.add_note(f"while installing {prepared.source}")  # its paths are those of our scratch
                     raise

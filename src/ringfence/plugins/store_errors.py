@@ -44,7 +44,7 @@ class StoreBusy(PluginStateError, TimeoutError):
     is_recoverable = True
     is_transient = True
 
-    def __init__(self, what: str, waited: float, holder: int | None = None) -> None:
+    def __init__(self, what: str, waited: float = 0.0, holder: int | None = None) -> None:
         # One argument of OSError is only text; two would be an errno and its text.
         super().__init__((what, waited, holder) if type(what) is str else what)
         self.what, self.waited, self.holder = self.args[0]

@@ -5,6 +5,7 @@ rename of its plugin's index: a folder is in place before its index says so, and
 """
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, final
@@ -93,10 +94,12 @@ class StoreFiles:
             return
         index = self.read(name)
         for version, lock in self._unused(index):
+            gone = os.path.join(scratch, f"gone-{secrets.token_hex(8)}")
             with lock:
-                _move(self.folder(name, version), os.path.join(scratch, f"gone-{name}-{version}"))
-            with suppress(FileNotFoundError):
-                _move(self.bytecode(name, version), os.path.join(scratch, f"gone-{name}-{version}.bytecode"))
+                # The folder last: while it is there, the next sweep comes by again.
+                with suppress(FileNotFoundError):
+                    _move(self.bytecode(name, version), f"{gone}.bytecode")
+                _move(self.folder(name, version), gone)
         left = [version for version in index.removed if os.path.lexists(self.folder(name, version))]
         if len(left) < len(index.removed):
             index = index.gone(*(version for version in index.removed if version not in left))
