@@ -1,5 +1,6 @@
 """Builds a manifest in Python, field by field."""
 
+from collections.abc import Iterable
 from typing import Any, Self, final
 
 from ringfence.plugins.manifest import Dependency, Manifest
@@ -51,7 +52,7 @@ class ManifestBuilder:
             self._data.setdefault("scopes", {}).setdefault(name, []).extend(scopes)
         return self._add("capabilities", name)
 
-    def capabilities(self, *capabilities: Capability | str) -> Self:
+    def capabilities(self, capabilities: Iterable[Capability | str]) -> Self:
         """Add several capabilities."""
         return self._add("capabilities", *map(str, capabilities))
 
@@ -75,7 +76,7 @@ class ManifestBuilder:
         """Add a function that a host may call."""
         return self._add("exports", function)
 
-    def exports(self, *functions: str) -> Self:
+    def exports(self, functions: Iterable[str]) -> Self:
         """Add several of them."""
         return self._add("exports", *functions)
 
@@ -102,6 +103,5 @@ class ManifestBuilder:
 
     def build_unchecked(self) -> Manifest:
         """Return the manifest without any check: for tests of what handles bad ones."""
-        return Manifest.model_construct(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in self._data.items()}
-        )
+        data = {key: tuple(value) if isinstance(value, list) else value for key, value in self._data.items()}
+        return Manifest.model_construct(None, **data)

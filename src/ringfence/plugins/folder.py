@@ -137,7 +137,8 @@ class _Reader:
         if relative in self.files:
             return
         if name in self.modules:
-            raise InvalidManifest(f"{what}: {relative!a} and {self.modules[name].filename!a} would both be module {name}")
+            other = self.modules[name].filename
+            raise InvalidManifest(f"{what}: {relative!a} and {other!a} would both be the module {name}")
         if len(self.modules) == MAX_MODULES:
             raise InvalidManifest(f"{what}: the plugin has more than {MAX_MODULES} modules")
         source = read_inside(self.folder, relative, MAX_MODULE_BYTES, what)

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Self, final
+from typing import Annotated, Any, Final, Literal, Self, final
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
@@ -29,6 +29,7 @@ from ringfence.plugins.manifest_fields import (
     MOST_NAME,
     ApiVersionField,
     CapabilityName,
+    Counted,
     Dependency,
     Digest,
     Distribution,
@@ -42,6 +43,7 @@ from ringfence.plugins.manifest_fields import (
     PluginName,
     PluginVersion,
     PythonRequirement,
+    Scopes,
     SourceFile,
     python_matches,
 )
@@ -73,6 +75,9 @@ MANIFEST_NAMES: Final = ("plugin.toml", "plugin.json")
 MAX_SOURCE_BYTES: Final = 4 * 1024 * 1024
 _NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR)
 
+# More are counted only: nobody reads on, and a hostile manifest could have thousands.
+_MOST_TOLD: Final = 100
+
 # Exports that a user's keys or screen reach; a UI plugin without any of them shows nothing.
 _UI_EXPORTS: Final = frozenset({"render", "handle_input", "on_key", "on_mouse", "on_resize", "main"})
 
@@ -97,7 +102,7 @@ class Manifest(BaseModel):
         description="The version of the host's API that the plugin is written for: { major, minor, patch }."
     )
     description: Paragraph | None = Field(default=None, description="What the plugin does, for people.")
-    authors: tuple[Line, ...] = Field(default=(), description="Who wrote it.")
+    authors: Annotated[tuple[Line, ...], Counted] = Field(default=(), description="Who wrote it.")
     license: Line | None = Field(default=None, description="An SPDX expression, such as 'MIT OR Apache-2.0'.")
     runtime: Literal["python", "executable"] = Field(
         default="python", description="What runs the plugin: Python, or a program of its own in any language."
@@ -117,11 +122,13 @@ class Manifest(BaseModel):
     extension: Line | None = Field(
         default=None, description="The NAME of an extension class in the source that is to run as this plugin."
     )
-    exports: tuple[Export, ...] = Field(default=(), description="The functions that a host may call.")
-    capabilities: tuple[CapabilityName, ...] = Field(
+    exports: Annotated[tuple[Export, ...], Counted] = Field(
+        default=(), description="The functions that a host may call."
+    )
+    capabilities: Annotated[tuple[CapabilityName, ...], Counted] = Field(
         default=(), description="What the plugin must be allowed to do, such as 'fs:read'; nothing else is."
     )
-    scopes: dict[CapabilityName, tuple[Line, ...]] = Field(
+    scopes: Annotated[dict[CapabilityName, Scopes], Counted] = Field(
         default={},
         description="Per capability, to what it is needed: paths for fs:*, 'host:port' for net:request, and so on. "
         "Relative paths are in the plugin's folder.",
@@ -129,18 +136,20 @@ class Manifest(BaseModel):
     limits: LimitsField = Field(
         default=Limits(), description="How much the plugin asks for: memory, cpu, wall, processes, output and so on."
     )
-    dependencies: tuple[Dependency, ...] = Field(default=(), description="Plugins that have to be loaded before.")
+    dependencies: Annotated[tuple[Dependency, ...], Counted] = Field(
+        default=(), description="Plugins that have to be loaded before."
+    )
     requires_python: PythonRequirement | None = Field(
         default=None, description="The Python versions that the plugin runs on, such as '>=3.11'."
     )
-    python_dependencies: tuple[Distribution, ...] = Field(
+    python_dependencies: Annotated[tuple[Distribution, ...], Counted] = Field(
         default=(), description="Distributions that must be installed, such as 'numpy>=1.26'."
     )
     hash: Digest | None = Field(
         default=None, description="The digest of the plugin's code; other code is refused: 'sha256:...'."
     )
-    tags: tuple[Line, ...] = Field(default=(), description="Words to find the plugin by.")
-    metadata: dict[MetadataKey, MetadataText] = Field(
+    tags: Annotated[tuple[Line, ...], Counted] = Field(default=(), description="Words to find the plugin by.")
+    metadata: Annotated[dict[MetadataKey, MetadataText], Counted] = Field(
         default={}, description="More settings, all text: category, profile, interactive, interval and your own."
     )
 
@@ -428,8 +437,11 @@ def _invalid(problems: Iterable[Problem], lines: Lines | None, path: Path | None
     shown = None if path is None else str(path)
     if len(placed) == 1 and placed[0][1].missing is not None:
         return MissingManifestField(placed[0][1].missing, shown)
-    texts = [problem.text if line is None else f"line {line}: {problem.text}" for line, problem in placed]
-    return InvalidManifest(list(dict.fromkeys(texts)), shown)
+    found = [problem.text if line is None else f"line {line}: {problem.text}" for line, problem in placed]
+    texts = list(dict.fromkeys(found))
+    if len(texts) > _MOST_TOLD:
+        texts[_MOST_TOLD:] = [f"and {len(texts) - _MOST_TOLD} more problems"]
+    return InvalidManifest(texts, shown)
 
 
 def find_manifest(path: "str | os.PathLike[str]") -> Path:

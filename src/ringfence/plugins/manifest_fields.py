@@ -4,10 +4,19 @@ import keyword
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Annotated, Any, ClassVar, Final, Self, final, overload
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+)
 from pydantic.types import StrictBool, StrictStr
 from pydantic_core import PydanticCustomError, ValidationError
 
@@ -30,7 +39,7 @@ _NAME: Final = re.compile(NAME_PATTERN, re.ASCII)
 MOST_NAME: Final = 64
 MOST_LINE: Final = 1000
 MOST_DESCRIPTION: Final = 10_000
-MOST_ITEMS: Final = 500
+MOST_ITEMS: Final = 200
 
 # Characters that reorder what a reader sees: what is printed for approval must be what is there.
 _REORDERING: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -221,13 +230,13 @@ def _limits(value: object) -> Limits:
 
 
 def _counted(value: Any) -> Any:
-    if len(value) > MOST_ITEMS:
+    if isinstance(value, Sized) and not isinstance(value, str) and len(value) > MOST_ITEMS:
         raise ValueError(f"has more than {MOST_ITEMS} entries")
     return value
 
 
-def _one_or_many(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+def _one_or_many(value: Any) -> Any:
+    return _counted((value,) if isinstance(value, str) else value)
 
 
 PluginName = Annotated[StrictStr, AfterValidator(_name), Field(json_schema_extra={"pattern": f"^{NAME_PATTERN}$"})]
@@ -246,7 +255,9 @@ Distribution = Annotated[StrictStr, AfterValidator(_distribution)]
 PythonRequirement = Annotated[StrictStr, AfterValidator(_python)]
 MetadataKey = Annotated[StrictStr, AfterValidator(_text(MOST_NAME))]
 MetadataText = Annotated[StrictStr, AfterValidator(lambda text: check_plain(text, MOST_DESCRIPTION, "\n\t"))]
-Counted = AfterValidator(_counted)
+# Before the entries are looked at: a wrong name among them costs a search for the nearest right one.
+Counted = BeforeValidator(_counted)
+Scopes = Annotated[tuple[Line, ...], BeforeValidator(_one_or_many)]
 
 ApiVersionField = Annotated[
     ApiVersion,

@@ -35,6 +35,7 @@ class Lines:
         self._starts = [0] + [match.end() for match in re.finditer("\n", text)]
         self._first = first
         self._places: dict[Path, int] = {}
+        self._values: dict[Path, int] = {}
         self.twice: list[tuple[str, int]] = []  # (key, line) of keys of a JSON object that came before
 
     def place(self, offset: int) -> tuple[int, int]:
@@ -47,9 +48,19 @@ class Lines:
         if len(self._places) < _MAX_PLACES:
             self._places.setdefault(path, offset)
 
-    def has(self, path: Path) -> bool:
-        """Whether `path` was seen."""
-        return path in self._places
+    def note_value(self, path: Path, offset: int) -> None:
+        """Remember that the value of `path` starts at `offset`."""
+        self.note(path, offset)
+        if len(self._values) < _MAX_PLACES:
+            self._values.setdefault(path, offset)
+
+    def offset(self, path: Path) -> int | None:
+        """Return where `path` starts: its key, or of an entry of a list its value; None when it was not seen."""
+        return self._places.get(path)
+
+    def value_offset(self, path: Path) -> int | None:
+        """Return where the value of `path` starts, or None."""
+        return self._values.get(path)
 
     def line(self, path: Path) -> int | None:
         """Return the line of `path`, or of the nearest thing around it that is known, or None."""
@@ -127,8 +138,8 @@ class _TomlScanner(_Scanner):
             if path in self._counts:  # the header means the last element
                 path = (*path, self._counts[path] - 1)
             path = (*path, part)
+            self.lines.note(path, start)
         self.need("]]" if many else "]")
-        self.lines.note(path, start)
         if many:
             self._counts[path] = self._counts.get(path, 0) + 1
             path = (*path, self._counts[path] - 1)
@@ -162,7 +173,7 @@ class _TomlScanner(_Scanner):
         self._value(path, depth)
 
     def _value(self, path: Path, depth: int) -> None:
-        self.lines.note(path, self.at)
+        self.lines.note_value(path, self.at)
         for start, pattern in (('"""', _LONG_BASIC), ("'''", _LONG_LITERAL), ('"', _BASIC), ("'", _LITERAL)):
             if self.text.startswith(start, self.at):
                 self.take(pattern)
@@ -203,7 +214,7 @@ class _JsonScanner(_Scanner):
 
     def _value(self, path: Path, depth: int) -> None:
         if path:
-            self.lines.note(path, self.at)
+            self.lines.note_value(path, self.at)
         if self.text.startswith('"', self.at):
             self.take(_JSON_TEXT)
         elif self.sees("["):

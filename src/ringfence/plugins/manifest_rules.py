@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic_core import ValidationError
 
+from ringfence.plugins.beneath import name_problem
 from ringfence.plugins.kinds import metadata_problems
 from ringfence.plugins.manifest_fields import MOST_ITEMS, Dependency, limit_name, shown
 from ringfence.plugins.manifest_lines import Path
@@ -16,6 +17,7 @@ from ringfence.sandbox.limits import Limits
 
 __all__ = ["Given", "Problem", "broken_rules", "normalise", "of_pydantic"]
 
+_MOST_NOTES: Final = 100
 _DEPENDENCY_KEYS: Final = ("name", "version", "optional")
 FILE_SYSTEM: Final = frozenset(
     {
@@ -26,6 +28,16 @@ FILE_SYSTEM: Final = frozenset(
         Capability.FS_EXECUTE,
     }
 )
+SCOPED: Final = FILE_SYSTEM | {
+    Capability.NET_REQUEST,
+    Capability.NET_LISTEN,
+    Capability.NET_DNS,
+    Capability.PROCESS_EXEC,
+    Capability.ENV_READ,
+    Capability.ENV_WRITE,
+    Capability.PLUGIN_CALL,
+    Capability.PLUGIN_MESSAGE,
+}
 
 
 class Problem(NamedTuple):
@@ -95,12 +107,14 @@ def _take(given: Given, names: Mapping[str, str], key: str, value: Any, path: Pa
 
 
 def _unknown(given: Given, path: Path, what: str, key: str, known: Iterable[str], strict: bool) -> None:
-    near = difflib.get_close_matches(key[:60].replace("_", "-"), list(known), n=1)
+    # The search takes half a millisecond, and a hostile manifest has room for 40,000 keys.
+    told = len(given.problems) + len(given.notes)
+    near = difflib.get_close_matches(key[:60].replace("_", "-"), list(known), n=1) if told < 50 else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
     text = f"unknown {what}: {shown(key)}{hint}"
     if strict:
         given.problems.append(Problem(path, text))
-    else:
+    elif told < _MOST_NOTES:
         given.notes.append(text)
 
 
@@ -129,7 +143,8 @@ def _coerced(given: Given, metadata: Mapping[str, Any]) -> Iterator[tuple[str, A
             text = repr(value)
         if text is not None and isinstance(key, str):
             label = _label("metadata", [key])
-            given.notes.append(f"{label}: {text} is taken as the text '{text}'; metadata values are strings")
+            if len(given.notes) < _MOST_NOTES:
+                given.notes.append(f"{label}: {text} is taken as the text '{text}'; metadata values are strings")
         yield key, value if text is None else text
 
 
@@ -229,8 +244,6 @@ def is_relative(capability: Capability, scope: str) -> bool:
 
 def scope_problem(capability: Capability, scope: str) -> str | None:
     """Return what is wrong with a scope as a manifest writes it, or None."""
-    from ringfence.plugins.beneath import name_problem
-
     if is_relative(capability, scope):
         problem = name_problem(scope)
         return f"{capability.value} {shown(scope)} {problem}" if problem else None

@@ -72,7 +72,7 @@ def parse_toml(text: str, path: str | None = None, first_line: int = 1) -> Manif
         if place is not None and place[1]:
             line, column = int(place[1]) + first_line - 1, int(place[2])
         else:
-            line, column = lines.place(len(text.replace("\r\n", "\n").rstrip()))
+            line, column = lines.place(len(text.rstrip("\r\n")))
         raise ManifestParse(_TOML_PLACE.sub("", message), path, line, column) from None
     except RecursionError:
         raise ManifestParse("nested too deep", path) from None
