@@ -38,6 +38,14 @@ _PASSED_ON: Final = (CapabilityDenied, HostFunctionError, LimitExceeded, Reentra
 _CONFIG: Final = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
+class _Hidden:
+    def __repr__(self) -> str:
+        return "..."
+
+
+_HIDDEN: Final = _Hidden()
+
+
 class ArgError(HostFunctionError, TypeError):
     """A plugin called a function of the host with other arguments than it takes."""
 
@@ -178,7 +186,7 @@ def _plain(signature: inspect.Signature) -> inspect.Signature:
         if get_origin(annotation) is Annotated:
             annotation = get_args(annotation)[0]
         if default is not parameter.empty and type(default) not in (bool, int, float, type(None)):
-            default = ...
+            default = _HIDDEN
         shown.append(parameter.replace(annotation=annotation, default=default))
     return signature.replace(parameters=shown)
 
