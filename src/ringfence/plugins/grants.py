@@ -77,7 +77,8 @@ def effective(
     """Return what a plugin is held to: everything it declares, within what its host allows, or an error.
 
     What it does not declare it does not get. With a profile and without capabilities in the engine's settings the
-    profile decides; with both, both have to allow. A scope of the file system has to lie, links followed, in the
+    profile decides; with both, both have to allow, except that a profile which names no paths leaves those to the
+    engine's settings. A scope of the file system has to lie, links followed, in the
     plugin's own folder (for ``fs:read``), in a path that the engine or profile grants, or in what its SandboxConfig
     allows. Links are all that is looked at on the disk.
 
@@ -131,25 +132,31 @@ def _gates(home: str | None, engine: EngineConfig, profile: HostProfile | None) 
     """Return who has to allow what, the profile first."""
     if profile is None:
         return (Gate(engine.capabilities, engine.sandbox, home),)
-    gates = [Gate(profile.capabilities, profile.sandbox, home)]
     # Settings that nobody made are no refusal where a profile speaks; alone, they allow nothing.
-    said = engine.model_fields_set
-    if said & {"capabilities", "sandbox"}:
-        own = engine.capabilities if "capabilities" in said else profile.capabilities
-        gates.append(Gate(own, engine.sandbox, home))
-    return tuple(gates)
+    said = engine.model_fields_set & {"capabilities", "sandbox"}
+    if not said:
+        return (Gate(profile.capabilities, profile.sandbox, home),)
+    own = engine.capabilities if "capabilities" in said else profile.capabilities
+    # A profile for many hosts names no paths: then the one host's own settings do.
+    first = Gate(profile.capabilities, profile.sandbox, home, paths_elsewhere=profile.sandbox is None)
+    return first, Gate(own, engine.sandbox, home)
 
 
 def _narrowed(plugin: str, asked: Grant, gates: Iterable[Gate], profile: HostProfile | None) -> tuple[Grant, ...]:
     """Return what of one grant every gate lets through; raise when that is nothing."""
-    left: tuple[Grant, ...] = (asked,)
+    left = Capabilities()
     for at, gate in enumerate(gates):
-        left = tuple(piece for wish in left for piece in gate.let_through(wish))
-        if not left and profile is not None and at == 0:
+        let_through = gate.let_through(asked)
+        if not let_through and profile is not None and at == 0:
             raise IncompatibleProfile(plugin, profile.name, str(asked))
-        if not left:
+        if not let_through:
             raise MissingCapability(str(asked), plugin, gate.why_not(asked))
-    return left
+        # A gate may let a bare wish through as several scoped grants: of those, what every other gate allows too.
+        left = left & Capabilities(let_through) if at else Capabilities(let_through)
+    if left.is_empty:
+        why = "the profile and the engine's settings allow nothing of it in common"
+        raise MissingCapability(str(asked), plugin, why)
+    return tuple(left)
 
 
 def _refuse_unapproved(plugin: str, asked: Iterable[Grant], approved: Capabilities) -> None:
@@ -189,7 +196,7 @@ def _call_timeout(
 def _notes(wanted: Limits, ceiling: Limits) -> tuple[str, ...]:
     most = ceiling.to_mapping()
     return tuple(
-        f"limits.{name}: the plugin asks for {amount:g}, the host gives {most[name]:g}"
+        f"limits.{name}: the plugin asks for {amount}, the host gives {most[name]}"
         for name, amount in wanted.to_mapping().items()
         if name in most and amount > most[name]
     )

@@ -31,15 +31,19 @@ _BY_PATH: Final = FILE_SYSTEM | {Capability.PROCESS_EXEC}
 class Gate:
     """One party that has to allow what a plugin gets: a set of capabilities and perhaps a SandboxConfig.
 
-    `home` is the plugin's own folder, links followed, or None.
+    `home` is the plugin's own folder, links followed, or None. `paths_elsewhere`: a file-system capability without a
+    path leaves it to the other gates which paths are reached; alone it reaches none.
     """
 
     held: Capabilities
     box: SandboxConfig | None
     home: str | None
+    paths_elsewhere: bool = False
 
     def let_through(self, asked: Grant) -> tuple[Grant, ...]:
         """Return what of `asked` is allowed, perhaps nothing. Raises PolicyError for a list of what is denied."""
+        if self.paths_elsewhere and asked.capability in FILE_SYSTEM and self.held.is_unscoped(asked.capability):
+            return (asked,) if asked.scope is not None else (asked, Grant(asked.capability, "/"))
         kept = tuple(_held(asked, self.held, self.box, self.home))
         if self.box is None:
             return kept
@@ -49,8 +53,6 @@ class Gate:
         """Return why nothing of `asked` is let through."""
         if not tuple(_held(asked, self.held, self.box, self.home)):
             return "the host does not allow it"
-        if self.box is None or self.let_through(asked):
-            return "the profile and the host's settings allow nothing of it in common"
         return f"the SandboxConfig's {_SETTING_OF[asked.capability]} does not allow it, which it would have to as well"
 
 

@@ -58,7 +58,8 @@ def test_nothing_is_allowed_unless_it_is_said() -> None:
 def test_presets() -> None:
     """Strict grants nothing and starts nothing; permissive grants everything and limits nothing."""
     strict, free = EngineConfig.strict(), EngineConfig.permissive()
-    assert strict.capabilities.is_empty and strict.limits == Limits.strict() and strict.sandbox == SandboxConfig.locked()
+    assert strict.capabilities.is_empty and strict.limits == Limits.strict()
+    assert strict.sandbox == SandboxConfig.locked()
     assert free.capabilities == Capabilities.all() and free.limits.to_mapping() == {}
     loader = LoaderConfig.strict()
     assert loader.engine_config == strict
