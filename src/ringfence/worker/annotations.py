@@ -34,13 +34,18 @@ class Annotations:
         self._aliases: dict[str, ast.expr] = {}
         # Names that are its own otherwise: no builtin is meant by them.
         self._own: set[str] = set()
+        # Its functions. None is a type: `def list() -> list[int]` is about the builtin one.
+        self._functions: set[str] = set()
         self._typed_dicts: set[str] = set()
         self._left = _BUDGET
         for node in statements:
             self._learn(node)
 
-    def qualified(self, node: ast.expr) -> str | None:
-        """Return the dotted name that an expression like `dt.date` stands for, or None for the module's own."""
+    def qualified(self, node: ast.expr, *, of_type: bool = False) -> str | None:
+        """Return the dotted name that an expression like `dt.date` stands for, or None for the module's own.
+
+        With `of_type` it stands for a type.
+        """
         parts: list[str] = []
         while isinstance(node, ast.Attribute) and len(parts) < _MAX_DOTS:
             parts.append(node.attr)
@@ -48,7 +53,8 @@ class Annotations:
         if not isinstance(node, ast.Name):
             return None
         found = self._imported.get(node.id)
-        if found is None and node.id not in self._own and node.id not in self._aliases and hasattr(builtins, node.id):
+        is_own = node.id in self._own or node.id in self._aliases or (not of_type and node.id in self._functions)
+        if found is None and not is_own and hasattr(builtins, node.id):
             found = f"builtins.{node.id}"
         return None if found is None else ".".join((found, *reversed(parts)))
 
@@ -73,7 +79,7 @@ class Annotations:
             if any(_bare(self.qualified(base)) == "TypedDict" for base in node.bases):
                 self._typed_dicts.add(node.name)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            self._own.add(node.name)
+            self._functions.add(node.name)
         elif isinstance(node, ast.Assign):
             self._aliases |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
@@ -95,7 +101,7 @@ class Annotations:
             return ["of", "builtins.dict", [["name", "builtins.str"], _ANY]]
         if isinstance(node, ast.Subscript):
             return self._subscript(node, depth)
-        name = self.qualified(node)
+        name = self.qualified(node, of_type=True)
         return _ANY if name is None else ["name", name[:_MAX_STRING]]
 
     def _constant(self, value: object, depth: int) -> list[Any]:
@@ -111,7 +117,7 @@ class Annotations:
         return _ANY
 
     def _subscript(self, node: ast.Subscript, depth: int) -> list[Any]:
-        name = self.qualified(node.value)
+        name = self.qualified(node.value, of_type=True)
         if name is None:
             return _ANY
         inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
