@@ -11,10 +11,18 @@ from ringfence.plugins.errors import InvalidManifest, PluginIOError
 __all__ = ["inside", "name_problem", "read_inside"]
 
 _MAX_NAME: Final = 1024
-# NONBLOCK: opening a FIFO must not wait for a writer; it has no effect on a regular file.
-_FILE: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-_FOLDER: Final = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
 _CHUNK: Final = 1 << 20
+
+
+def _flags(*names: str) -> int:
+    # Importing has to work where the flags do not exist; plugins run where they do.
+    return sum(getattr(os, name, 0) for name in names)
+
+
+# NONBLOCK: opening a FIFO must not wait for a writer; it has no effect on a regular file.
+_FILE: Final = _flags("O_RDONLY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY")
+_TOP: Final = _flags("O_PATH", "O_CLOEXEC", "O_DIRECTORY")
+_FOLDER: Final = _TOP | _flags("O_NOFOLLOW")
 
 
 def name_problem(relative: str) -> str | None:
@@ -55,7 +63,7 @@ def inside(folder: "str | os.PathLike[str]", relative: str, what: str = "file") 
 def _open_beneath(top: Path, target: Path) -> int:
     """Open `target` below `top` name by name, following no link: one that appeared after the check is an error."""
     *folders, name = target.relative_to(top).parts
-    at = os.open(top, _FOLDER & ~os.O_NOFOLLOW)
+    at = os.open(top, _TOP)
     try:
         for part in folders:
             deeper = os.open(part, _FOLDER, dir_fd=at)

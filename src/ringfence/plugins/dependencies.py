@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
-from ringfence.plugins.errors import DependencyCycle, DependencyNotSatisfied
+from ringfence.plugins.errors import DependencyCycle, DependencyNotSatisfied, PluginError
 from ringfence.plugins.manifest import Manifest
 
-__all__ = ["check", "dependents", "load_order", "unload_order"]
+__all__ = ["check", "dependents", "load_order", "resolve", "unload_order"]
 
 
 def check(manifest: Manifest, present: Mapping[str, str]) -> None:
     """Check that what a plugin depends on is there.
 
-    An optional dependency may be missing; one that is there has to have the right version all the same.
+    An optional dependency may be missing; one that is there has to have the right version all the same, and is loaded
+    before.
 
     Args:
         manifest: the plugin's.
@@ -47,6 +48,33 @@ def load_order(manifests: Mapping[str, Manifest], present: Mapping[str, str] | N
     for name in sorted(manifests):
         check(manifests[name], versions)
     return _order(manifests)
+
+
+def resolve(
+    manifests: Mapping[str, Manifest], present: Mapping[str, str] | None = None
+) -> tuple[list[str], dict[str, PluginError]]:
+    """Return what of `manifests` can be loaded, in order, and why each of the rest cannot.
+
+    A plugin whose dependency cannot be loaded cannot be loaded either; one whose dependency is optional can, without
+    it. The arguments are those of `load_order`, which raises what is returned here.
+    """
+    left = dict(manifests)
+    failures: dict[str, PluginError] = {}
+    while True:
+        versions = {**(present or {}), **{name: manifest.version for name, manifest in left.items()}}
+        failed: dict[str, PluginError] = {}
+        for name in sorted(left):
+            try:
+                check(left[name], versions)
+            except DependencyNotSatisfied as error:
+                failed[name] = error
+        if not failed:
+            try:
+                return _order(left), failures
+            except DependencyCycle as error:
+                failed = dict.fromkeys(error.names, error)
+        failures |= failed
+        left = {name: manifest for name, manifest in left.items() if name not in failed}
 
 
 def unload_order(manifests: Mapping[str, Manifest]) -> list[str]:

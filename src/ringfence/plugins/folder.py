@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, final
 from ringfence.plugins.beneath import inside, read_inside
 from ringfence.plugins.errors import InvalidManifest, PluginError, PluginIOError
 from ringfence.plugins.manifest import MANIFEST_NAMES, Manifest
+from ringfence.plugins.manifest_text import embedded_block
 
 __all__ = [
     "Code",
@@ -67,6 +68,12 @@ class Code:
     hash: str
 
 
+def _owns_folder(manifest: Manifest) -> bool:
+    # Several manifests in one folder, each with another name: what lies around them belongs to nobody in particular.
+    # So it is around a source file that is a plugin without a manifest: it may lie in an application's own package.
+    return manifest.path is not None and manifest.path.name in MANIFEST_NAMES
+
+
 def _folder(manifest: Manifest) -> Path:
     if manifest.folder is None:
         raise InvalidManifest("the plugin has no folder: its manifest was not read from a file")
@@ -98,7 +105,8 @@ def _layout(manifest: Manifest, folder: Path) -> _Layout:
     packages: list[str] = []
     while folders and os.path.lexists(folder.joinpath(*folders, "__init__.py")):
         packages.insert(0, folders.pop())
-    if not folders and os.path.lexists(folder / "__init__.py"):
+    whole = stem == "__init__" or _owns_folder(manifest)
+    if not folders and whole and os.path.lexists(folder / "__init__.py"):
         # The folder is the package: relative imports in it need a name for it.
         top = _free(_identifier(manifest.name))
         own = [] if stem == "__init__" else [_identifier(stem)]
@@ -180,12 +188,10 @@ def _read_modules(manifest: Manifest, folder: Path) -> _Reader:
     reader = _Reader(folder)
     source = manifest.entry_point()
     reader.add(layout.main, source, source.rpartition("/")[2] == "__init__.py", "source")
-    # Several manifests in one folder, each with another name: what lies around them belongs to nobody in particular.
-    owns_folder = manifest.path is not None and manifest.path.name in MANIFEST_NAMES
     if layout.package:
         reader.add(layout.package, "__init__.py", True, "source")
         reader.add_tree("", layout.package)
-    elif owns_folder:
+    elif _owns_folder(manifest):
         reader.add_tree(layout.root, "")
     elif "." in layout.main or reader.modules[layout.main].is_package:
         package = layout.main.partition(".")[0]
@@ -277,14 +283,14 @@ def _digest(files: Iterable[tuple[str, bytes]]) -> str:
 def extract_plugin_name(path: "str | os.PathLike[str]") -> str | None:
     """Return the name of the plugin that a file belongs to, or None.
 
-    It is the name in the nearest manifest: the file itself, one beside it called plugin.toml, plugin.json or as the
-    file is, or a plugin.toml or plugin.json in a folder above. A nearest manifest that is broken names nobody. The
-    file need not exist.
+    It is the name in the nearest manifest: the file itself, the block in its comments, one beside it called
+    plugin.toml, plugin.json or as the file is, or a plugin.toml or plugin.json in a folder above. A nearest manifest
+    that is broken names nobody. The file need not exist.
     """
     file = Path(os.path.abspath(path))
     if not file.name:
         return None
-    candidates = [file] if file.suffix in (".toml", ".json") else []
+    candidates = [file] if file.suffix in (".toml", ".json", ".py") else []
     candidates += [file / name for name in MANIFEST_NAMES]
     candidates += [file.with_name(name) for name in MANIFEST_NAMES]
     candidates += [file.with_suffix(suffix) for suffix in (".toml", ".json")]
@@ -306,6 +312,9 @@ def _name_in(file: Path) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
+            if file.suffix == ".py":
+                text = read_inside(file.parent, file.name, MAX_MODULE_BYTES).decode("utf-8", "replace")
+                return Manifest.from_source(file, strict=False).name if embedded_block(text) else None
             return Manifest.from_file(file, strict=False).name
     except PluginError:
         return None

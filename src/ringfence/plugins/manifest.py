@@ -205,8 +205,9 @@ class Manifest(BaseModel):
     def from_source(cls, path: "str | os.PathLike[str]", *, strict: bool = True) -> Self:
         """Read a manifest out of a source file's comments, between ``# /// plugin`` and ``# ///``.
 
-        What it leaves out is filled in: the file's stem as the name, version 0.0.0, this host's API version, and the
-        file as the source. Without such comments that is all; `exports` is empty then: every public function.
+        What it leaves out is filled in: the file's stem as the name (of an __init__.py the folder's), version 0.0.0,
+        this host's API version, and the file as the source. Without such comments that is all; `exports` is empty
+        then: every public function.
 
         Raises:
             ManifestNotFound: there is no such file.
@@ -220,7 +221,7 @@ class Manifest(BaseModel):
         except UnicodeDecodeError as error:
             raise ManifestParse("not UTF-8", str(file), raw.count(b"\n", 0, error.start) + 1) from None
         data: dict[str, Any] = {
-            "name": _name_of(file.stem),
+            "name": _name_of(Path(os.path.abspath(file)).parent.name if file.stem == "__init__" else file.stem),
             "version": "0.0.0",
             "api-version": HOST_API_VERSION,
             "source": file.name,
@@ -242,7 +243,8 @@ class Manifest(BaseModel):
     ) -> Self:
         made = cls.__new__(cls)
         _fill(made, data, strict=strict, lines=lines, path=path, stacklevel=4)
-        made._path = path
+        # Absolute: names in the manifest are relative to its folder, whatever the working directory is by then.
+        made._path = None if path is None else Path(os.path.abspath(path))
         made._raw = raw
         return made
 
@@ -461,7 +463,7 @@ def _read(file: Path, limit: int) -> bytes:
     except InvalidManifest as error:
         raise InvalidManifest(error.problems, str(file)) from None
     except PluginIOError as error:
-        if isinstance(error, FileNotFoundError) or error.errno in _NOT_THERE:
+        if error.errno in _NOT_THERE:
             raise ManifestNotFound(file) from None
         raise
 

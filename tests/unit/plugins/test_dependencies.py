@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringfence.plugins.dependencies import check, dependents, load_order, unload_order
+from ringfence.plugins.dependencies import check, dependents, load_order, resolve, unload_order
 from ringfence.plugins.errors import DependencyCycle, DependencyNotSatisfied
 from ringfence.plugins.manifest import Manifest
 
@@ -65,6 +65,25 @@ def test_cycle() -> None:
         load_order(_plugins(x=["c *"], c=["a *"], b=["c *"], a=["b *"]))
     assert caught.value.names == ("a", "b", "c")
     assert str(caught.value) == "plugins depend on each other: a -> b -> c -> a"
+
+
+def test_resolve() -> None:
+    """What cannot be loaded is left out with its reason, and so is what needs it; the rest has an order."""
+    plugins = _plugins(
+        **{"good": ["base *"], "base": [], "lost": ["gone *"], "needs_lost": ["lost *"], "hopes": ["lost *?"]},
+        **{"x": ["y *"], "y": ["x *"], "z": ["x *"]},
+    )
+    order, failures = resolve(plugins)
+    assert order == ["base", "hopes", "good"]
+    assert {name: type(error) for name, error in failures.items()} == {
+        "lost": DependencyNotSatisfied,
+        "needs-lost": DependencyNotSatisfied,
+        "x": DependencyCycle,
+        "y": DependencyCycle,
+        "z": DependencyNotSatisfied,
+    }
+    assert resolve(plugins, {"gone": "1.0.0"})[0][:3] == ["base", "lost", "good"]
+    assert resolve({}) == ([], {})
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=10), st.randoms(use_true_random=False))

@@ -167,6 +167,13 @@ class TestModules:
         package = _plugin(tmp_path / "p", 'source = "pkg/__init__.py"', "c.toml")
         assert [m.name for m in modules_of(package)] == ["pkg", "pkg.one"]
 
+    def test_source_alone(self, tmp_path: Path) -> None:
+        """A source file without a manifest is alone even in a package of some application; an __init__.py is not."""
+        _plugin(tmp_path / "p", **{"__init__.py": "", "tool.py": "", "other.py": ""})
+        assert [m.name for m in modules_of(Manifest.from_source(tmp_path / "p/tool.py"))] == ["tool"]
+        package = Manifest.from_source(tmp_path / "p/__init__.py")
+        assert {m.name for m in modules_of(package)} == {"p", "p.tool", "p.other"}
+
     def test_names_of_the_library(self, tmp_path: Path) -> None:
         """A file called as a module of the library does not take its place; a package so called is refused."""
         assert main_module(_plugin(tmp_path / "p", 'source = "json.py"', **{"json.py": ""})) == "json_"
@@ -286,6 +293,12 @@ class TestName:
         assert extract_plugin_name(tmp_path / "p/a.py") == "my-plugin"
         assert extract_plugin_name(tmp_path / "p/a.toml") == "my-plugin"
         assert extract_plugin_name(tmp_path / "p/b.py") is None
+
+    def test_block(self, tmp_path: Path) -> None:
+        """A source file with a manifest in its comments is its own plugin."""
+        _plugin(tmp_path / "p", **{"a.py": '# /// plugin\n# name = "tool"\n# ///\n', "b.py": ""})
+        assert extract_plugin_name(tmp_path / "p/a.py") == "tool"
+        assert extract_plugin_name(tmp_path / "p/b.py") == "my-plugin"
 
     def test_broken(self, tmp_path: Path) -> None:
         """A file whose nearest manifest is broken belongs to nobody, not to the plugin further up."""

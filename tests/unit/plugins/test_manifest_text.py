@@ -141,8 +141,8 @@ def test_every_key_found(data: dict[str, object], multiline: bool) -> None:
 
 
 _PIECES = [
-    *(b"name", b"=", b'"', b'"""', b"'", b"[", b"]", b"[[", b"{", b"}", b",", b".", b"\n", b"#", b"1e9", b"\\", b"\xff"),
-    *(b"true", b"nan", b"capabilities", b"dependencies", b"limits", b"[scopes]\n", b"metadata", b"-", b"\x00", b" "),
+    *(b"name", b"=", b'"', b'"""', b"'", b"[", b"]", b"[[", b"{", b"}", b",", b".", b"\n", b"#", b"1e9", b"\\"),
+    *(b"true", b"nan", b"capabilities", b"dependencies", b"limits", b"[scopes]\n", b"metadata", b"-", b"\x00", b"\xff"),
     *(b"0x" + b"f" * 5000, b"1979-05-27", b'"fs:read"', b"exports = [", b"api_version", b":", b"null", b'"\\ud800"'),
 ]
 
