@@ -298,7 +298,7 @@ def test_a_second_class_with_the_same_key_is_refused(same: str) -> None:
 
 
 def test_the_end_of_the_program_closes_what_nobody_closed() -> None:
-    """Before threads are waited for, with a ResourceWarning, and only once."""
+    """Before threads are waited for, with a ResourceWarning, and only once; one that fails does not stop the others."""
     program = (
         "import uuid, threading\n"
         "from ringfence.api import ApplicationInfo, InstanceCreateInfo, Version, create_instance\n"
@@ -318,3 +318,9 @@ def test_the_end_of_the_program_closes_what_nobody_closed() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (0, "teardown\n")
     assert ended.stderr.count("ResourceWarning: unclosed <InstanceContext of a 0.1.0: __EXT_FOO>") == 1
+    failing = program.replace("print('teardown');", "print('teardown'); stop.set(); 1 / 0;") + (
+        "another = create_instance(InstanceCreateInfo(ApplicationInfo('a', v, 'e', v), ['__EXT_FOO']))\n"
+    )
+    ended = subprocess.run([*command[:-1], failing], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "teardown\nteardown\n"
+    assert ended.stderr.count("| ZeroDivisionError: division by zero") == 2

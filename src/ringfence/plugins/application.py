@@ -97,8 +97,8 @@ class InstanceCreateInfo:
     """
 
     application_info: Annotated[ApplicationInfo, _a(ApplicationInfo)]
-    enabled_extensions: Annotated[list[str], BeforeValidator(_names)] = field(default_factory=list)
+    enabled_extensions: Annotated[Sequence[str], BeforeValidator(_names)] = field(default_factory=list)
     node_id: Annotated[int, BeforeValidator(_whole)] = 0
-    ext: Annotated[list[Any] | OpaqueList, BeforeValidator(_objects)] = field(default_factory=list)
+    ext: Annotated[Sequence[Any] | OpaqueList, BeforeValidator(_objects)] = field(default_factory=list)
     strict: Annotated[bool, _a(bool)] = False
     init_budget: Annotated[float, BeforeValidator(_seconds)] = 1.0

@@ -286,7 +286,11 @@ def _raise_all(errors: list[BaseException]) -> None:
             _add_notes(error, [other for other in errors if other is not error])
             raise error
     if errors:
-        raise ExceptionGroup("extensions failed while their instance was closed", cast("list[Exception]", errors))
+        # With the errors in the text: an error in __del__ is shown without its parts.
+        text = "; ".join(f"{error!r} {'; '.join(error.__notes__)}" for error in errors)
+        raise ExceptionGroup(
+            f"extensions failed while their instance was closed: {text}", cast("list[Exception]", errors)
+        )
 
 
 # Instances that nobody closed yet; the end of the program does.
@@ -312,4 +316,7 @@ def _close_at_exit(instance: InstanceContext) -> None:
 
 def _close_all() -> None:
     for instance in list(_unclosed):
-        instance._abandon()
+        try:
+            instance._abandon()
+        except BaseException:  # noqa: BLE001  # shown, as at any end of a program; the others, and the pool, come next
+            sys.excepthook(*sys.exc_info())
