@@ -4,7 +4,7 @@ import atexit
 import faulthandler
 import os
 import sys
-from typing import Final
+from typing import Any, Final
 
 from ringfence.ipc import guest_messages as g
 from ringfence.ipc.channel import Channel
@@ -77,6 +77,7 @@ class _Guest:
         )
         self._handler = HostHandler(self._talk)
         self._modules = PluginModules([])
+        self._loaded = False
         self._before = sys.dont_write_bytecode
 
     def install(self) -> None:
@@ -102,7 +103,8 @@ class _Guest:
 
     def run(self) -> None:
         """Load, serve, say BYE. Raises ChannelClosed when the host is gone."""
-        if not self._talk.load(self._load):
+        self._talk.load(self._load)
+        if not self._loaded:
             return
         self._talk.serve()
         atexit._run_exitfuncs()
@@ -110,21 +112,20 @@ class _Guest:
         self._watch.summarise()
         self._talk.send([g.BYE])
 
-    def _load(self) -> bool:
+    def _load(self) -> list[Any]:
+        """Return LOADED or LOAD_FAILED."""
         try:
-            loaded = self._loaded()
-            answer = [g.LOADED, loaded.describe()]
+            answer: list[Any] = [g.LOADED, self._import().describe()]
+            self._loaded = True
         except BaseException as error:  # noqa: BLE001  # a module may raise anything; the host is told
             kind = "compile" if self._modules.failure is error else "exception"
             with self._watch.paused():
                 answer = [g.LOAD_FAILED, failed(error, self._codec, refusals=self._refusals, kind=kind)]
-            loaded = None
         flush()
         self._watch.summarise()
-        self._talk.send(answer)
-        return loaded is not None
+        return answer
 
-    def _loaded(self) -> Loaded:
+    def _import(self) -> Loaded:
         settings = self._settings
         main = settings.main
         if settings.bytecode is None:

@@ -37,6 +37,7 @@ class Calls:
         finally:
             CURRENT.reset(token)
         flush()
+        call.answered = True
         try:
             if call.denials:
                 self._watch.summarise(call)

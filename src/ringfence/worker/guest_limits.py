@@ -20,13 +20,26 @@ __all__ = ["Limits", "reach"]
 # Frames between ours and the plugin's, and C functions among them (until 3.12 they count too); nobody shall have less
 # than the limit says.
 _SLACK: Final = 10
-# After a limit was reached, so many more lines for `finally` and `except`, then it is raised again.
+# After a limit was reached, so many more lines for `finally` and `except`, then it is raised again; and so many times,
+# then at every line, which no handler survives.
 _GRACE: Final = 1000
+_PATIENCE: Final = 20
 # Where the call is kept for a thread that the plugin has started in it.
 _STARTED_IN: Final = "_ringfence_started_in"
 
 # The call that lines are counted for; in threads of the plugin's own, the one that started them.
 _COUNTED: Final[ContextVar[Call | None]] = ContextVar("ringfence_counted", default=None)
+
+
+_start_thread: Final = threading.Thread.start
+
+
+def _start(thread: threading.Thread) -> None:
+    """Start a thread, and note which call does so."""
+    call = CURRENT.get() or _COUNTED.get()
+    if call is not None:
+        setattr(thread, _STARTED_IN, call)
+    _start_thread(thread)
 
 
 def reach(call: Call, kind: str, limit: int, measured: int) -> LimitReached:
@@ -53,6 +66,8 @@ class Limits:
         self.net_ops = net_ops
         # Whether `of` has anything to do.
         self.any = call_depth is not None or instructions is not None
+        # What a plugin's own thread does is charged to the call that started it.
+        self._counts_threads = any(limit is not None for limit in (instructions, fs_ops, net_ops))
         self._highest = 0
         self._lines: _Monitored | _Traced | None = None
         self._before = sys.getrecursionlimit()
@@ -62,22 +77,19 @@ class Limits:
         if self.instructions is not None:
             self._lines = (_Monitored if sys.version_info >= (3, 12) else _Traced)(self.instructions)
             self._lines.install()
-        if self.counts_threads:
+        if self._counts_threads:
             threading.settrace(self._in_new_thread)
+            threading.Thread.start = _start  # type: ignore[method-assign]  # 3.11 announces no threads to audit hooks
 
     def remove(self) -> None:
         """Undo what install() did."""
         if self._lines is not None:
             self._lines.remove()
-        if self.counts_threads:
+        if self._counts_threads:
+            threading.Thread.start = _start_thread  # type: ignore[method-assign]  # as it was
             threading.settrace(None)  # type: ignore[arg-type,unused-ignore]  # newer typeshed knows of None
         if self._highest:
             sys.setrecursionlimit(self._before)
-
-    @property
-    def counts_threads(self) -> bool:
-        """Whether what a plugin's own thread does is charged to the call that started it."""
-        return any(limit is not None for limit in (self.instructions, self.fs_ops, self.net_ops))
 
     def of(self, call: Call) -> AbstractContextManager[None]:
         """Return a context in which depth and lines count for `call`."""
@@ -94,13 +106,6 @@ class Limits:
         if depth + _SLACK > self._highest:
             self._highest = depth + _SLACK
             sys.setrecursionlimit(self._highest)
-
-    @staticmethod
-    def starting(thread: object) -> None:
-        """Note which call starts a thread; for the audit hook."""
-        call = CURRENT.get() or _COUNTED.get()
-        if call is not None and isinstance(thread, threading.Thread):
-            setattr(thread, _STARTED_IN, call)
 
     @staticmethod
     def charged() -> Call | None:
@@ -142,7 +147,8 @@ class _Counting:
 
 def _count(call: Call, limit: int) -> None:
     call.lines += 1
-    if call.lines > limit and (call.lines - limit) % _GRACE == 1:
+    over = call.lines - limit
+    if over > 0 and (over % _GRACE == 1 or over > _PATIENCE * _GRACE):
         raise reach(call, "instructions", limit, call.lines)
 
 
@@ -185,29 +191,34 @@ class _Monitored:
             monitoring.free_tool_id(self._tool)
 
     def begin(self, call: Call) -> None:
-        pass
+        """Do nothing: all threads are listened to."""
 
     def end(self) -> None:
-        pass
+        """Do nothing, as above."""
 
 
 class _Traced:
     """Counts lines with sys.settrace, which also tells of a loop's jump back to the same line (3.11)."""
 
     def __init__(self, limit: int) -> None:
+        import opcode
+
         self._limit = limit
+        # `while True: pass` is one instruction that jumps to itself, of which no line event tells.
+        self._endless = bytes((opcode.opmap.get("JUMP_BACKWARD", 0), 1))
 
     def install(self) -> None:
-        pass
+        """Do nothing: tracing begins and ends with each call."""
 
     def remove(self) -> None:
-        pass
+        """Do nothing, as above."""
 
     def begin(self, call: Call) -> Any:
-        limit = self._limit
+        """Trace this thread; return the trace function."""
+        limit, endless = self._limit, self._endless
 
         def in_frame(frame: FrameType, event: str, arg: object) -> Any:
-            if event == "line":
+            if event in ("line", "opcode"):
                 try:
                     _count(call, limit)
                 except LimitReached:
@@ -217,7 +228,12 @@ class _Traced:
             return in_frame
 
         def on_call(frame: FrameType, event: str, arg: object) -> Any:
-            return None if frame.f_code.co_filename.startswith(OURS) else in_frame
+            code = frame.f_code
+            if code.co_filename.startswith(OURS):
+                return None
+            if endless in code.co_code:
+                frame.f_trace_opcodes = True
+            return in_frame
 
         def again(frame: FrameType, event: str, arg: object) -> None:
             sys.setprofile(None)
@@ -231,5 +247,6 @@ class _Traced:
         return on_call
 
     def end(self) -> None:
+        """Trace this thread no longer."""
         sys.settrace(None)
         sys.setprofile(None)

@@ -15,13 +15,15 @@ __all__ = ["CURRENT", "Active", "Call", "Settings", "active", "set_active"]
 class Call:
     """One call that is being run, and what it has used of its limits."""
 
-    __slots__ = ("cancelled", "denials", "fs_ops", "function", "id", "lines", "net_ops", "over", "thread")
+    __slots__ = ("answered", "cancelled", "denials", "fs_ops", "function", "id", "lines", "net_ops", "over", "thread")
 
     def __init__(self, id: int, function: str, thread: int) -> None:  # noqa: A002  # the name the messages use
         self.id = id
         self.function = function
         # get_ident() of the thread that runs it.
         self.thread = thread
+        # The plugin's code is through with it; its answer is on its way.
+        self.answered = False
         # Nobody waits for its answer any more.
         self.cancelled = False
         self.lines = 0

@@ -137,8 +137,10 @@ class Talk(Active):
         self._running = 0
         self._stopping = False
         self._closed = False
+        # The main thread sleeps on its bell; what it runs, or has run last.
         self._main_idle = False
         self._main_bell = _Bell()
+        self._main_call = Call(0, "<module>", _get_ident())
         self._followers: list[_Follower] = []
         self._idle: list[_Follower] = []
         # The idle follower that looks every tick, unless it is asleep because nothing has happened for a while.
@@ -199,22 +201,24 @@ class Talk(Active):
 
     # The main thread
 
-    def load(self, work: Callable[[], bool]) -> bool:
-        """Return what `work` returns, which loads the plugin; another thread reads meanwhile."""
-        call = Call(0, "<module>", _get_ident())
+    def load(self, work: Callable[[], _Message]) -> None:
+        """Send what `work` returns, which loads the plugin; another thread reads meanwhile."""
+        call = self._main_call
         with self._state:
             self._calls[0] = call
             self._running = 1
         self._spawn()
         try:
-            return work()
+            message = work()
+            call.answered = True
+            self.send(message)
         finally:
             self._ended(call)
 
     def serve(self) -> None:
         """Run calls until the host says STOP, and those that run are answered, or until it is gone."""
         while (message := self._next()) is not None:
-            self._run(message)
+            self._run(self._main_call, message)
 
     def finish(self) -> None:
         """End the threads that this has started; those that still run a call, of a host that is gone, are left."""
@@ -243,8 +247,7 @@ class Talk(Active):
                 self._main_idle = False
                 self._main_bell.reset()
                 if self._queue and self._running < self.settings.threads:
-                    self._running += 1
-                    return self._queue.popleft()
+                    return self._begin(self._queue.popleft())
                 if self._is_over():
                     return None
                 lead = not self._leading
@@ -259,11 +262,16 @@ class Talk(Active):
                     if self._running >= self.settings.threads:
                         self._queue.append(message)
                         continue
-                    self._running += 1
+                    self._begin(message)
                     spawn = self._resign()
                 if spawn:
                     self._spawn()
                 return message
+
+    def _begin(self, message: _Message) -> _Message:
+        self._running += 1
+        self._main_call = Call(message[1], message[2], _get_ident())
+        return message
 
     # The other threads
 
@@ -279,14 +287,14 @@ class Talk(Active):
                 continue
             message = self._lead(me) if isinstance(todo, str) else todo
             if message is not None:
-                self._run(message)
+                self._run(Call(message[1], message[2], _get_ident()), message)
                 me.lead = True
 
     def _choose(self, me: _Follower) -> _Message | float | str | None:
         """Return what a follower does next: a call, _LEAD, how long to wait (-1: until rung), or None: it ends."""
         if self._is_over():
             return None
-        if self._queue and self._running < self.settings.threads and not self._main_idle:
+        if self._queue and self._running < self.settings.threads and not self._main_call.answered:
             self._running += 1
             self._leave(me)
             return self._queue.popleft()
@@ -325,8 +333,8 @@ class Talk(Active):
                 if self._running >= self.settings.threads:
                     self._queue.append(message)
                     continue
-                if self._main_idle:
-                    # The main thread runs it, and reads again afterwards.
+                if self._main_call.answered:
+                    # The main thread runs it, and reads again afterwards. It is idle, or about to look.
                     self._queue.append(message)
                     self._main_bell.ring()
                     self._turns += 1
@@ -352,8 +360,7 @@ class Talk(Active):
 
     # Every thread
 
-    def _run(self, message: _Message) -> None:
-        call = Call(message[1], message[2], _get_ident())
+    def _run(self, call: Call, message: _Message) -> None:
         self._calls[call.id] = call
         try:
             self._perform(call, message)
@@ -361,6 +368,7 @@ class Talk(Active):
             self._ended(call)
 
     def _ended(self, call: Call) -> None:
+        call.answered = True
         with self._state:
             self._calls.pop(call.id, None)
             self._running -= 1
@@ -491,7 +499,7 @@ class Talk(Active):
 
     def _call_runner(self) -> bool:
         """Wake a thread for a call in the queue; return whether one must be started."""
-        if self._main_idle:
+        if self._main_call.answered:
             self._main_bell.ring()
             return False
         return self._wake(lead=False)

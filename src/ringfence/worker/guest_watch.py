@@ -33,8 +33,6 @@ _FILE_EVENTS: Final = frozenset(
 _NET_EVENTS: Final = frozenset(
     ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
 )
-# What announces a new thread: until 3.12, and from 3.13 on.
-_THREAD_EVENTS: Final = frozenset(("_thread.start_new_thread", "_thread.start_joinable_thread"))
 
 
 class _Thread(threading.local):
@@ -148,11 +146,7 @@ class Watch:
 def _on_event(name: str, args: tuple[Any, ...]) -> None:
     part = KEPT.get(name)
     watch = _watch
-    if watch is None or _thread.paused:
-        return
-    if part is None:
-        if name in _THREAD_EVENTS and watch._limits.counts_threads:
-            watch._limits.starting(getattr(args[0], "__self__", None))
+    if part is None or watch is None or _thread.paused:
         return
     _thread.paused = True
     try:
