@@ -84,9 +84,7 @@ class Calls:
             kind, error = "missing", LookupError(*error.args)
         codec = self.talk.codec
         with self._watch.paused():
-            record = failed(
-                error, codec, call, refusals=self._refusals, call_depth=self._limits.call_depth, kind=kind
-            )
+            record = failed(error, codec, call, refusals=self._refusals, call_depth=self._limits.call_depth, kind=kind)
         error.__traceback__ = None  # its frames hold the call's arguments
         return codec.pack([g.ERROR, call.id, record])
 

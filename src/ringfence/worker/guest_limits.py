@@ -79,7 +79,8 @@ class Limits:
             self._lines.install()
         if self._counts_threads:
             threading.settrace(self._in_new_thread)
-            threading.Thread.start = _start  # type: ignore[method-assign]  # 3.11 announces no threads to audit hooks
+            # By hand: 3.11 does not announce threads to audit hooks.
+            threading.Thread.start = _start  # type: ignore[method-assign, assignment]
 
     def remove(self) -> None:
         """Undo what install() did."""

@@ -172,13 +172,14 @@ def _is_marked(value: object) -> bool:
 
 
 def _is_own_function(name: str, value: object, module: str) -> bool:
-    if name.startswith("_") or isinstance(value, type) or not callable(value):
+    # By type(): isinstance() asks the object, which may be of any kind.
+    if name.startswith("_") or issubclass(type(value), type) or not callable(value):
         return False
     try:
         home = value.__module__
     except Exception:  # noqa: BLE001  # as above
         return False
-    return isinstance(home, str) and (home == module or home.startswith(module + "."))
+    return type(home) is str and (home == module or home.startswith(module + "."))
 
 
 def _signature(function: Callable[..., Any]) -> str | None:
@@ -187,6 +188,6 @@ def _signature(function: Callable[..., Any]) -> str | None:
 
     try:
         text = str(inspect.signature(function))
-    except Exception:  # noqa: BLE001  # foreign code: defaults with a __repr__ of their own, a __signature__ that lies
+    except BaseException:  # noqa: BLE001  # defaults with a __repr__ of their own, a __signature__ that lies
         return None
     return text if len(text) <= _MAX_SIGNATURE else None

@@ -28,7 +28,8 @@ _SOURCE = """
         try: return host.call(name)
         except Exception as error: return [type(error).__name__, str(error), getattr(error, "remote_type", None)]
     def from_thread():
-        thread = threading.Thread(target=lambda: seen.append(host.add(1, 2))); thread.start(); thread.join(); return seen
+        thread = threading.Thread(target=lambda: seen.append(host.add(1, 2)))
+        thread.start(); thread.join(); return seen
     async def later(x):
         import asyncio
         await asyncio.sleep(0)
@@ -259,12 +260,12 @@ def test_a_cancelled_call_that_has_not_begun_never_does() -> None:
 def test_a_module_that_hangs_while_it_is_loaded_leaves_its_stack() -> None:
     """Call 0 is the loading."""
     with Peer() as peer:
-        peer.send([g.LOAD, settings("import time\nprint('here', flush=True)\ntime.sleep(60)")])
+        peer.send([g.LOAD, settings("import time\nprint('here', flush=True); time.sleep(60)")])
         assert peer.process.stdout is not None
         assert peer.process.stdout.read(4) == b"here"
         peer.send([g.CANCEL, 0])
         text = peer.stderr_until("--- end of stacks ---")
-        assert "line 3, in <module>" in text
+        assert "line 2, in <module>" in text
         assert "time.sleep(60)" in text
 
 
