@@ -177,10 +177,14 @@ class PluginStore:
                     lock = lock_shared(folder, timeout, f"version {chosen.version} of the plugin {name!r}")
                 except FileNotFoundError:
                     continue
-                # A version that is in the index once we hold its folder cannot go until we let go.
-                now = self._files.read(name)
-                if is_at(lock.fileno(), folder) and now.versions.get(chosen.version) == index.versions[chosen.version]:
-                    return Lease(chosen, lock, self._released)
+                try:
+                    # A version that is in the index once we hold its folder cannot go until we let go.
+                    now = self._files.read(name).versions.get(chosen.version)
+                    if now == index.versions[chosen.version] and is_at(lock.fileno(), folder):
+                        return Lease(chosen, lock, self._released)
+                except BaseException:
+                    lock.release()
+                    raise
                 lock.release()
         raise StoreDamaged(folder, "is in the plugin's index and not there")
 

@@ -25,6 +25,7 @@ class Clock:
         self.now, self.on_sleep = 0.0, on_sleep
 
     def __call__(self) -> float:
+        """Return the time."""
         return self.now
 
     def sleep(self, seconds: float) -> None:

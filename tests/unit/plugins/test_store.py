@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -190,7 +191,7 @@ def test_a_pinned_version_stays_current(store: PluginStore, make: Make) -> None:
     assert versions(store) == ["p 1.0.0**", "p 1.1.0"]
     with pytest.raises(DependencyNotSatisfied):
         store.find("p", ">=1.1.0")
-    with pytest.raises(InvalidState, match="pinned to 1.0.0"):
+    with pytest.raises(InvalidState, match=r"pinned to 1\.0\.0"):
         store.upgrade(make(version="1.2.0"))
     assert store.unpin("p").version == "1.1.0"
     assert store.pin("p").version == "1.1.0"
@@ -207,7 +208,7 @@ def test_an_upgrade_is_newer(store: PluginStore, make: Make) -> None:
         store.upgrade(make(version="1.0.0"))
     store.install(make(version="1.0.0"))
     for version in ("1.0.0", "0.9.0", "1.0.0-rc.1"):
-        with pytest.raises(InvalidState, match="at 1.0.0"):
+        with pytest.raises(InvalidState, match=r"at 1\.0\.0"):
             store.upgrade(make(version=version))
     assert store.upgrade(make(version="1.1.0")).is_current
     assert versions(store) == ["p 1.0.0", "p 1.1.0*"]
@@ -440,7 +441,7 @@ def test_a_store_of_root_can_be_read_by_others(make: Make, as_user) -> None:  # 
         assert ended.stdout.split() == ["1.0.0", "x", "=", "1", "1.0.0", "single", *["refused"] * 4, "p"]
         assert versions(store) == ["p 1.0.0*"]
     finally:
-        subprocess.run(["rm", "-rf", str(root)], check=True)
+        shutil.rmtree(root)
 
 
 def test_a_store_on_a_read_only_mount_is_read_only(
@@ -458,19 +459,37 @@ def test_a_store_on_a_read_only_mount_is_read_only(
 # Files of the store that somebody else wrote
 
 
+def index_text(**changes: object) -> str:
+    """Return an index of the plugin p with some of it changed."""
+    return json.dumps({"format": 1, "name": "p", "pinned": None, "versions": {}, "removed": {}} | changes)
+
+
+def record_of(**changes: object) -> dict[str, object]:
+    """Return the record of a version with some of it changed."""
+    return {"digest": "", "source": "", "manifest": "plugin.toml", "installed_at": 1.0} | changes
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[]", "null", "[" * 5000, '{"format": 2}', '{"format": 1}',
-        '{"format": 1, "name": "q", "pinned": null, "versions": {}, "removed": {}}',
-        '{"format": 1, "name": "p", "pinned": "1.0.0", "versions": {}, "removed": {}}',
-        '{"format": 1, "name": "p", "pinned": null, "versions": {"../x": {}}, "removed": {}}',
-        '{"format": 1, "name": "p", "pinned": null, "versions": {"1.0.0": {}}, "removed": {}}',
-        '{"format": 1, "name": "p", "pinned": null, "versions": [], "removed": {}}',
-        '{"format": 1, "name": "p", "pinned": null, "removed": {}, "versions": {"1.0.0": {"digest": "", "source": "", "manifest": "../x", "installed_at": 1}}}',
-        '{"format": 1, "name": "p", "pinned": null, "removed": {}, "versions": {"1.0.0": {"digest": 1, "source": "", "manifest": "x", "installed_at": 1}}}',
+        "",
+        "{",
+        "[]",
+        "null",
+        "[" * 5000,
+        '{"format": 1}',
+        index_text(format=2),
+        index_text(name="q"),
+        index_text(pinned="1.0.0"),
+        index_text(more=1),
+        index_text(versions=[]),
+        index_text(versions={"../x": record_of()}),
+        index_text(versions={"1.0.0": {}}),
+        index_text(versions={"1.0.0": record_of(manifest="../x")}),
+        index_text(versions={"1.0.0": record_of(digest=1)}),
+        index_text(versions={"1.0.0": record_of()}, removed={"1.0.0": record_of()}),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_index_is_said_and_stops_nobody_else(store: PluginStore, make: Make, text: str) -> None:
     """The plugin that it is of has no versions that could be trusted; other plugins go on, and nothing is deleted."""
     folder = store.install(make()).folder
