@@ -24,7 +24,7 @@ from ringfence.plugins.beneath import name_problem
 from ringfence.plugins.errors import InvalidManifest
 from ringfence.plugins.versions import ApiVersion, VersionReq, check_semver
 from ringfence.sandbox.capabilities import Capability
-from ringfence.sandbox.errors import PolicyError, UnknownCapability
+from ringfence.sandbox.errors import UnknownCapability
 from ringfence.sandbox.limits import Limits
 
 __all__ = [
@@ -224,7 +224,7 @@ def _limits(value: object) -> Limits:
         raise ValueError("must be a table")
     try:
         return Limits.from_mapping({limit_name(str(key)): amount for key, amount in value.items()})
-    except PolicyError as error:
+    except (ValueError, OverflowError) as error:
         # Each wrong limit is reported with its own line by the rules; this only keeps the model from being made.
         raise PydanticCustomError("reported", "{text}", {"text": str(error)}) from None
 

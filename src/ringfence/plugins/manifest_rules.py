@@ -250,8 +250,7 @@ def scope_problem(capability: Capability, scope: str) -> str | None:
     try:
         Grant(capability, scope)
     except PolicyError as error:
-        # The text of a policy error holds the scope as it is; here it may be anything.
-        return str(error)[:300].encode("ascii", "backslashreplace").decode()
+        return _plain(error)
     return None
 
 
@@ -261,18 +260,34 @@ def _limits(given: Given) -> Iterator[Problem]:
         return
     before: dict[str, Any] = {}
     for key, value in limits.items():
-        path = given.path("limits", key)
-        if value is None:
-            label = _label("limits", [key])
-            yield Problem(path, f"{label}: must be a number or text; leave it out for the host's own limit")
-            continue
-        try:
-            Limits.from_mapping({limit_name(str(key)): value})
-            Limits.from_mapping({**before, limit_name(str(key)): value})
-        except PolicyError as error:
-            yield Problem(path, str(error).removeprefix("limits: ")[:300].encode("ascii", "backslashreplace").decode())
+        name, label = limit_name(str(key)), _label("limits", [key])
+        text = _amount_problem(value)
+        if text is None:
+            try:
+                Limits.from_mapping({name: value})
+                Limits.from_mapping({**before, name: value})
+            except PolicyError as error:
+                text = _plain(error).removeprefix("limits: ")
+            else:
+                before[name] = value
         else:
-            before[limit_name(str(key))] = value
+            text = f"{label}: {text}"
+        if text is not None:
+            yield Problem(given.path("limits", key), text)
+
+
+def _amount_problem(value: object) -> str | None:
+    if value is None:
+        return "must be a number or text; leave it out for the host's own limit"
+    # The sizes of numbers that the readers of limits are made for.
+    if (isinstance(value, int) and abs(value) >= 1 << 63) or (isinstance(value, str) and len(value) > 64):
+        return "is out of range"
+    return None
+
+
+def _plain(error: PolicyError) -> str:
+    # Its text holds what was given as it is; here that may be anything.
+    return str(error)[:300].encode("ascii", "backslashreplace").decode()
 
 
 # What pydantic calls a wrong type, in the words of a manifest.

@@ -70,8 +70,14 @@ def test_cycle() -> None:
 def test_resolve() -> None:
     """What cannot be loaded is left out with its reason, and so is what needs it; the rest has an order."""
     plugins = _plugins(
-        **{"good": ["base *"], "base": [], "lost": ["gone *"], "needs_lost": ["lost *"], "hopes": ["lost *?"]},
-        **{"x": ["y *"], "y": ["x *"], "z": ["x *"]},
+        base=[],
+        good=["base *"],
+        lost=["gone *"],
+        needs_lost=["lost *"],
+        hopes=["lost *?"],
+        x=["y *"],
+        y=["x *"],
+        z=["x *"],
     )
     order, failures = resolve(plugins)
     assert order == ["base", "hopes", "good"]

@@ -152,6 +152,7 @@ _PIECES = [
 @example(b"[" * 200_000)
 @example(b'metadata = { a = 0x' + b"f" * 50_000 + b"}")
 @example(b"a" * MAX_MANIFEST_BYTES)
+@example(b"limits = { memory = 0x" + b"f" * 500 + b", processes = '" + b"9" * 5000 + b"' }")
 def test_any_bytes(data: bytes) -> None:
     """Any bytes are a manifest, or a ManifestParse, or an InvalidManifest: never another exception."""
     with warnings.catch_warnings():
