@@ -68,7 +68,7 @@ class LockFile:
     PluginIOError, naming the file and what is wrong.
 
     Args:
-        path: where it is; it need not exist yet.
+        path: where it is. It and its folder are made when something is pinned.
         clock: the present time, for the entries.
     """
 
@@ -128,6 +128,7 @@ class LockFile:
         """Yield what the file says, under the lock and write them when the block has changed them."""
         lock = filelock.FileLock(f"{self.path}.lock", timeout=_PATIENCE, mode=0o600, thread_local=False)
         try:
+            os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
             lock.acquire()
         except filelock.Timeout:
             raise PluginIOError(

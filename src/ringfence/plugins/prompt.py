@@ -56,25 +56,21 @@ class PromptApprover:
     def decide(self, request: ApprovalRequest) -> Approval:
         """Return the answer that lasts least; the first no ends the questions."""
         source = sys.stdin if self._stdin is None else self._stdin
-        if not _answers(source):
+        target = sys.stderr if self._stdout is None else self._stdout
+        if source is None or target is None or not _answers(source):
             return Approval.DENY
-        self._say(_introduction(request))
-        return shortest(self._ask(source, name) for name in request.questions)
+        target.write(_introduction(request))
+        return shortest(self._ask(source, target, name) for name in request.questions)
 
-    def _ask(self, source: TextIO, name: str) -> Approval:
+    def _ask(self, source: TextIO, target: TextIO, name: str) -> Approval:
         risk = Capability.parse(name.partition("=")[0]).risk.value
-        self._say(f"  {harmless(name)} ({risk} risk). Grant? [y/N/once/session]: ")
+        target.write(f"  {harmless(name)} ({risk} risk). Grant? [y/N/once/session]: ")
+        target.flush()
         try:
             answer = source.readline(100)
         except (OSError, ValueError):
             answer = ""
         return _ANSWERS.get(answer.strip().lower(), Approval.DENY)
-
-    def _say(self, text: str) -> None:
-        target = sys.stderr if self._stdout is None else self._stdout
-        if target is not None:
-            target.write(text)
-            target.flush()
 
 
 def _introduction(request: ApprovalRequest) -> str:
@@ -87,9 +83,9 @@ def _introduction(request: ApprovalRequest) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _answers(source: TextIO | None) -> bool:
+def _answers(source: TextIO) -> bool:
     """Whether somebody may answer: `source` is open, and is our terminal or no file at all."""
-    if source is None or source.closed:
+    if source.closed:
         return False
     try:
         fd = source.fileno()
