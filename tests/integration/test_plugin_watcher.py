@@ -69,6 +69,7 @@ class Watched:
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Watched]:
+    """Stopped in the end."""
     made = Watched(tmp_path)
     yield made
     if made.watcher is not None:
@@ -76,22 +77,26 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
 
 
 def in_place(path: Path, text: str) -> None:
+    """As most programs do."""
     path.write_text(text)
 
 
 def by_rename(path: Path, text: str) -> None:
+    """Write beside it, rename over it."""
     temporary = path.with_name(f".{path.name}.a1b2c3")
     temporary.write_text(text)
     temporary.replace(path)
 
 
 def by_rename_of_the_same_kind(path: Path, text: str) -> None:
+    """The same, by a name that counts."""
     temporary = path.with_name(f"new_{path.name}")
     temporary.write_text(text)
     temporary.replace(path)
 
 
 def like_vim(path: Path, text: str) -> None:
+    """A probe, a swap file, the old file renamed away."""
     probe = path.with_name("4913")
     probe.write_text("")
     probe.unlink()
@@ -105,6 +110,7 @@ def like_vim(path: Path, text: str) -> None:
 
 
 def like_emacs(path: Path, text: str) -> None:
+    """A lock that is a dangling link, a backup copy, in place."""
     lock = path.with_name(f".#{path.name}")
     lock.symlink_to("user@host.1234")
     shutil.copy2(path, path.with_name(path.name + "~"))
@@ -113,10 +119,12 @@ def like_emacs(path: Path, text: str) -> None:
 
 
 def with_sed(path: Path, text: str) -> None:
+    """In place, as sed understands it."""
     subprocess.run(["sed", "-i", f"1c {text}", str(path)], check=True)
 
 
 def by_removal(path: Path, text: str) -> None:
+    """Away, and made anew."""
     path.unlink()
     path.write_text(text)
 
@@ -162,6 +170,21 @@ def test_what_does_not_count_is_not_told(watched: Watched) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text("x")
     watched.expect_only()
+
+
+def test_names_that_are_no_utf8_are_told(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """Names that are no UTF-8 end the reports of the kernel, not the watching; the log says so, a few times."""
+    watched.watch()
+    folder = Path(os.fsdecode(os.fsencode(watched.plugin) + b"/\xff"))
+    folder.mkdir()
+    file = Path(os.fsdecode(os.fsencode(folder) + b"/\xfe.py"))
+    file.write_text("1")
+    watched.wait_for(Created(file))
+    file.write_text("22")
+    watched.wait_for(Modified(file))
+    watched.main.write_text("version = 2")
+    watched.wait_for(Modified(watched.main))
+    assert 0 < len(caplog.records) < 5
 
 
 def test_folders_come_and_go(watched: Watched) -> None:
@@ -469,15 +492,18 @@ class Runtime:
         self.calls: list[str] = []
 
     def reload_plugin(self, name: str, kind: ReloadKind = ReloadKind.FULL) -> str:
+        """Read the file."""
         self.calls.append(f"reload {name} {kind}")
         self.version = self.main.read_text()
         return self.version
 
     def validate_plugin_source(self, name: str) -> list[str]:
+        """An exclamation mark is no syntax."""
         self.calls.append(f"validate {name}")
         return ["invalid syntax"] if "!" in self.main.read_text() else []
 
     def restart_plugin(self, name: str) -> None:
+        """Never asked for."""
         raise AssertionError("nothing here asks for a restart")
 
 

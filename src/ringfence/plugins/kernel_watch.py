@@ -30,7 +30,8 @@ def reports(
     """Yield sets of paths that changed, empty ones when nothing did for a while, until `until()` is true.
 
     What changed after the first yield is reported. Paths that `concerns` refuses are left out. Where the kernel lends
-    no more watches, the paths are polled, and the log says so. Raises OSError, also when a path is gone by now.
+    no more watches, the paths are polled, and the log says so. Raises OSError, also when a path is gone by now, and
+    the RuntimeError of watchfiles, which every name that is no UTF-8 brings about.
     """
     import watchfiles
 

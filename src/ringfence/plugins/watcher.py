@@ -32,6 +32,10 @@ _MAX_WAITING: Final = 10_000
 _FLOOD: Final = 2_000
 # Seconds after which a new folder is looked into once more: the kernel watches it only from a moment after its making.
 _SECOND_LOOK: Final = 0.5
+# Seconds: the longest pause after the kernel's reports have failed, and how long they must have gone well before that
+# for the pauses to begin small again.
+_MAX_REST: Final = 1.0
+_LONG: Final = 10.0
 # Seconds that stop() waits for a handler or reload that is running.
 _STOP_TIMEOUT: Final = 30.0
 
@@ -231,16 +235,24 @@ class PluginWatcher:
     # The listening thread
 
     def _listen(self, run: "_Run") -> None:
+        failures, said = 0, ""
         while not run.is_stopped:
+            began = time.monotonic()
             try:
                 self._listen_once(run)
-            except OSError as error:
-                # A path went away between looking and watching, or the polling failed too.
+                failures = 0
+                continue
+            except FileNotFoundError as error:
+                # It went away between looking and listening.
                 _log.debug("watching begins anew: %s", error)
-                self._rest(run)
-            except Exception:  # noqa: BLE001  # going on is better than to watch no more
-                _log.exception("watching begins anew after an unexpected error")
-                self._rest(run)
+            except Exception as error:  # noqa: BLE001  # going on is better than to watch no more
+                # A plugin can bring this about as often as it likes, with a name that is no UTF-8.
+                if str(error) != said:
+                    said = str(error)
+                    _log.warning("what changes is looked for about once a second, for lack of reports: %s", said)
+            self._look(run, None)
+            failures = 0 if time.monotonic() - began > _LONG else failures + 1
+            run.stopped.wait(min(TICK * failures, _MAX_REST))
 
     def _listen_once(self, run: "_Run") -> None:
         """Listen until what is to be listened to is no longer the same."""
@@ -253,7 +265,7 @@ class PluginWatcher:
             return run.is_stopped or self._generation != generation
 
         if not present:
-            self._rest(run)
+            run.stopped.wait(TICK)
             if not self._same(places):
                 self._look(run, None)
             return
@@ -305,10 +317,6 @@ class PluginWatcher:
                     return
                 run.waiting.append((event, group, now))
                 self._wake.notify_all()
-
-    @staticmethod
-    def _rest(run: "_Run") -> None:
-        run.stopped.wait(TICK)
 
     # The handlers' thread
 

@@ -1,6 +1,6 @@
 """Debouncing, by a clock that the test moves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,16 +22,18 @@ class Clock:
         self.ms = 0
 
     def __call__(self) -> float:
+        """Now."""
         return self.ms / 1000
 
 
 @pytest.fixture
 def clock() -> Clock:
+    """At 0."""
     return Clock()
 
 
 def run(
-    clock: Clock, debouncer: Debouncer, changes: dict[int, WatchEvent], until: int = 20_000
+    clock: Clock, debouncer: Debouncer, changes: Mapping[int, WatchEvent], until: int = 20_000
 ) -> list[tuple[int, list[WatchEvent]]]:
     """Return what is reported when, in steps of 10 ms."""
     reports = []
@@ -139,8 +141,8 @@ def test_changes_of_a_path_become_one(clock: Clock, changes: list[WatchEvent], r
     for change in changes:
         debouncer.add(change)
     clock.ms = 500
-    reports = debouncer.ready()
-    assert sorted(map(repr, sum(reports, []))) == sorted(map(repr, report))
+    reported = [event for group in debouncer.ready() for event in group]
+    assert sorted(map(repr, reported)) == sorted(map(repr, report))
     assert debouncer.next_due() is None
 
 
@@ -179,7 +181,7 @@ def test_the_report_leads_where_the_changes_led(steps: list[tuple[str, Path, Pat
     for change in changes:
         debouncer.add(change)
     clock.ms = 500
-    report = sum(debouncer.ready(), [])
+    report = [event for group in debouncer.ready() for event in group]
     assert _replay(report, before) == files
     assert len({event.path for event in report}) == len(report)
 

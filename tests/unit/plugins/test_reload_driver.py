@@ -14,7 +14,14 @@ from ringfence.plugins.errors import (
     PluginNotFound,
     ReloadFailed,
 )
-from ringfence.plugins.reload_driver import ReloadAttempt, ReloadDriver, ReloadHealth, ReloadKind, ReloadOutcome, kind_of
+from ringfence.plugins.reload_driver import (
+    ReloadAttempt,
+    ReloadDriver,
+    ReloadHealth,
+    ReloadKind,
+    ReloadOutcome,
+    kind_of,
+)
 
 FAILED, SKIPPED, SUCCEEDED = ReloadOutcome.FAILED, ReloadOutcome.SKIPPED, ReloadOutcome.SUCCEEDED
 
@@ -26,6 +33,7 @@ class Clock:
         self.now = 1000.0
 
     def __call__(self) -> float:
+        """Now."""
         return self.now
 
 
@@ -39,6 +47,7 @@ class Runtime:
         self.restart_error: Exception | None = None
 
     def reload_plugin(self, name: str, kind: ReloadKind = ReloadKind.FULL) -> Any:
+        """Raise or return what is next."""
         self.calls.append(("reload", name, kind))
         error = self.errors.pop(0) if self.errors else None
         if error is not None:
@@ -46,15 +55,18 @@ class Runtime:
         return f"{name} reloaded"
 
     def validate_plugin_source(self, name: str) -> list[object]:
+        """Return what was prepared."""
         self.calls.append(("validate", name))
         return self.diagnostics
 
     def restart_plugin(self, name: str) -> None:
+        """Raise what was prepared."""
         self.calls.append(("restart", name))
         if self.restart_error is not None:
             raise self.restart_error
 
     def asked(self, what: str) -> int:
+        """How often."""
         return sum(call[0] == what for call in self.calls)
 
 
@@ -66,11 +78,9 @@ class Bench:
         self.runtime = Runtime()
         self.records: list[ReloadAttempt] = []
         backoff = options.pop("backoff", BackoffConfig.exponential())
-        self.driver = ReloadDriver(
-            self.runtime, backoff, clock=self.clock, record=self.records.append, **options
-        )
+        self.driver = ReloadDriver(self.runtime, backoff, clock=self.clock, record=self.records.append, **options)
 
-    def run(self, seconds: float = 1000.0) -> list[float]:
+    def run(self, seconds: float = 1000.0) -> list[int]:
         """Let `seconds` pass, pumping whenever something is due; return after how many milliseconds that was."""
         start = self.clock.now
         times = []
@@ -83,6 +93,7 @@ class Bench:
         return times
 
     def outcomes(self) -> list[ReloadOutcome]:
+        """Of all attempts."""
         return [record.outcome for record in self.records]
 
 
@@ -233,7 +244,8 @@ def test_files_of_a_plugin_that_is_not_loaded_are_ignored() -> None:
     assert bench.driver.health() == ReloadHealth()
 
 
-def broken_save(bench: Bench) -> list[float]:
+def broken_save(bench: Bench) -> list[int]:
+    """Change and wait for all retries."""
     bench.driver.changed("a")
     return bench.run(5.0)
 
@@ -385,5 +397,3 @@ def test_rates() -> None:
 def test_kind_of_a_change(path: str, kind: ReloadKind) -> None:
     """Manifests ask for more than sources."""
     assert kind_of(PurePath(path)) is kind
-
-

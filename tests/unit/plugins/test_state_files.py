@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from ringfence.errors import PluginIOError, PluginParseError
-from ringfence.plugins import state_files
 from ringfence.plugins.errors import InvalidConfig, ValueConversionError
 from ringfence.plugins.state_files import StateManager
 
 
 @pytest.fixture
 def states(tmp_path: Path) -> StateManager:
+    """In a folder that it makes."""
     return StateManager(tmp_path / "states")
 
 
@@ -82,7 +82,7 @@ def test_every_truncation_is_a_clear_error(states: StateManager, cut: int) -> No
     states.save("counter", {"count": 3, "text": "x" * 40})
     path = states.directory / "counter.state"
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(PluginParseError, match="damaged.*delete it"):
+    with pytest.raises(PluginParseError, match=r"damaged.*delete it"):
         states.load("counter")
 
 
@@ -119,7 +119,7 @@ def test_a_failed_write_leaves_the_old_state_and_nothing_else(
             def fail(*args: object, **kwargs: object) -> None:
                 raise OSError(28, "No space left on device")
 
-            patch.setattr(state_files.os, step, fail)
+            patch.setattr(os, step, fail)
             with pytest.raises(PluginIOError, match="No space left"):
                 states.save("counter", 2)
         assert states.load("counter") == 1

@@ -16,7 +16,9 @@ def test_defaults() -> None:
     assert config.debounce == 0.5
     assert config.recursive and config.auto_reload and not config.follow_symlinks
     assert config.extensions == ("py", "plb", "toml", "json")
-    assert {"*.tmp", "*.swp", ".git/*", "target/*", "__pycache__/*", "*~", ".#*", "4913"} == set(config.exclude_patterns)
+    assert {"*.tmp", "*.swp", ".git/*", "target/*", "__pycache__/*", "*~", ".#*", "4913"} == set(
+        config.exclude_patterns
+    )
     assert config.effective_debouncer() == DebouncerConfig.fixed(0.5)
     assert config.backoff.delays() == [0.1, 0.2, 0.4, 0.8, 1.6]
 

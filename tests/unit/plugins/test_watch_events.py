@@ -9,10 +9,16 @@ import pytest
 from ringfence.plugins import watch_events
 from ringfence.plugins.watch_events import Created, Deleted, Modified, Removed, Renamed, WatchEvent
 
-EVENTS = [Created(Path("/p/a.py")), Modified(Path("/p/a.py")), Removed(Path("/p/a.py")), Renamed(Path("/q"), Path("/r"))]
+EVENTS = [
+    Created(Path("/p/a.py")),
+    Modified(Path("/p/a.py")),
+    Removed(Path("/p/a.py")),
+    Renamed(Path("/q"), Path("/r")),
+]
 
 
 def kind(event: WatchEvent) -> str:
+    """Take an event apart."""
     match event:
         case WatchEvent.Created(path=path):
             return f"created {path}"

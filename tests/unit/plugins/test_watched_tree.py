@@ -27,6 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def tree_of(*roots: Path, **settings: Any) -> WatchedTree:
+    """A tree of these roots."""
     tree = WatchedTree(WatchConfig(**settings))
     for root in roots:
         tree.add_root(str(root))
@@ -34,10 +35,12 @@ def tree_of(*roots: Path, **settings: Any) -> WatchedTree:
 
 
 def looked_at(tree: WatchedTree, *paths: Path) -> set[Any]:
+    """What changed, after reports of these paths."""
     return set(tree.refresh({str(path) for path in paths}))
 
 
 def save_by_rename(path: Path, text: str) -> Path:
+    """Write beside it, rename over it."""
     temporary = path.with_name(path.name + ".t123")
     temporary.write_text(text)
     temporary.replace(path)
