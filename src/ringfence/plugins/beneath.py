@@ -1,14 +1,17 @@
 """Opens files that must lie in one folder, wherever their names and the links on the way lead."""
 
 import errno
+import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from ringfence.plugins.errors import InvalidManifest, PluginIOError
 
-__all__ = ["inside", "name_problem", "read_inside"]
+__all__ = ["digest_inside", "inside", "name_problem", "read_inside"]
 
 _MAX_NAME: Final = 1024
 _CHUNK: Final = 1 << 20
@@ -74,6 +77,38 @@ def _open_beneath(top: Path, target: Path) -> int:
         os.close(at)
 
 
+@contextmanager
+def _opened(folder: "str | os.PathLike[str]", relative: str, what: str) -> Iterator[int]:
+    """Open a regular file in `folder`; an OSError in the block becomes a PluginIOError too."""
+    top = Path(os.path.realpath(folder))
+    target = inside(top, relative, what)
+    if target == top:
+        raise InvalidManifest(f"{what}: {relative!a} is a folder, not a file")
+    fd = -1
+    try:
+        fd = _open_beneath(top, target)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise InvalidManifest(f"{what}: {relative!a} is no regular file")
+        yield fd
+    except OSError as error:
+        # A link that loops or was put there since the check; a socket or a FIFO's like.
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise InvalidManifest(f"{what}: {relative!a} is no regular file") from None
+        raise PluginIOError(error.errno, f"{what}: {os.strerror(error.errno or 0)}", str(target)) from None
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _chunks(fd: int, relative: str, limit: int, what: str) -> Iterator[bytes]:
+    left = limit
+    while chunk := os.read(fd, min(_CHUNK, left + 1)):
+        left -= len(chunk)
+        if left < 0:
+            raise InvalidManifest(f"{what}: {relative!a} is larger than {limit} bytes, the most it may have")
+        yield chunk
+
+
 def read_inside(folder: "str | os.PathLike[str]", relative: str, limit: int, what: str = "file") -> bytes:
     """Return the bytes of a regular file in `folder`.
 
@@ -85,34 +120,19 @@ def read_inside(folder: "str | os.PathLike[str]", relative: str, limit: int, wha
 
     Raises:
         InvalidManifest: it lies outside, is no regular file, or is larger than `limit`.
-        PluginIOError: it cannot be read; `FileNotFoundError`'s errno when it is not there.
+        PluginIOError: it cannot be read; its errno is ENOENT when it is not there.
     """
-    top = Path(os.path.realpath(folder))
-    target = inside(top, relative, what)
-    if target == top:
-        raise InvalidManifest(f"{what}: {relative!a} is a folder, not a file")
-    try:
-        fd = _open_beneath(top, target)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise InvalidManifest(f"{what}: {relative!a} is no regular file") from None
-        raise PluginIOError(error.errno, f"{what}: {os.strerror(error.errno or 0)}", str(target)) from None
-    try:
-        return _read(fd, relative, limit, what)
-    except OSError as error:
-        if isinstance(error, PluginIOError):
-            raise
-        raise PluginIOError(error.errno, f"{what}: {os.strerror(error.errno or 0)}", str(target)) from None
-    finally:
-        os.close(fd)
+    with _opened(folder, relative, what) as fd:
+        return b"".join(_chunks(fd, relative, limit, what))
 
 
-def _read(fd: int, relative: str, limit: int, what: str) -> bytes:
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise InvalidManifest(f"{what}: {relative!a} is no regular file")
-    read = bytearray()
-    while chunk := os.read(fd, min(_CHUNK, limit + 1 - len(read))):
-        read += chunk
-        if len(read) > limit:
-            raise InvalidManifest(f"{what}: {relative!a} is larger than {limit} bytes, the most it may have")
-    return bytes(read)
+def digest_inside(
+    folder: "str | os.PathLike[str]", relative: str, limit: int, what: str = "file"
+) -> tuple[int, bytes]:
+    """Return the length and the SHA-256 of a file that `read_inside` would read, without keeping it. Raises as that."""
+    total, length = hashlib.sha256(), 0
+    with _opened(folder, relative, what) as fd:
+        for chunk in _chunks(fd, relative, limit, what):
+            total.update(chunk)
+            length += len(chunk)
+    return length, total.digest()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
-from ringfence.plugins.beneath import inside, read_inside
+from ringfence.plugins.beneath import digest_inside, inside, read_inside
 from ringfence.plugins.errors import InvalidManifest, PluginError, PluginIOError
 from ringfence.plugins.manifest import MANIFEST_NAMES, Manifest
 from ringfence.plugins.manifest_text import embedded_block
@@ -56,14 +56,14 @@ class Code:
     """All of a plugin that would run, read once: what is approved is what is sent.
 
     `main` is the name of the module with the functions (of bytecode and programs too, for messages); `modules` are
-    its sources, itself first; `bytecode` or `program` the bytes of the one file where there are no sources. `digest`
-    stands for the code alone, `hash` for the code and the manifest; both start with ``sha256:``.
+    its sources, itself first; `bytecode` is the one file where there are none. Of a program nothing is kept: it is
+    started from its file. `digest` stands for the code alone, `hash` for the code and the manifest; both start with
+    ``sha256:``.
     """
 
     main: str
     modules: tuple[ModuleSource, ...]
     bytecode: bytes | None
-    program: bytes | None
     digest: str
     hash: str
 
@@ -225,26 +225,24 @@ def read_code(manifest: Manifest) -> Code:
         PluginIOError: a file cannot be read.
     """
     folder = _folder(manifest)
-    entry = manifest.entry_point()
-    bytecode = program = None
+    bytecode: bytes | None = None
     modules: tuple[ModuleSource, ...] = ()
     if manifest.uses_source():
         reader = _read_modules(manifest, folder)
         modules = tuple(reader.modules.values())
-        files = [(relative, reader.modules[name].source) for relative, name in reader.files.items()]
+        files = [_measured(relative, reader.modules[name].source) for relative, name in reader.files.items()]
+    elif manifest.bytecode is not None:
+        bytecode = read_inside(folder, manifest.bytecode, MAX_ENTRY_BYTES, "bytecode")
+        files = [_measured(manifest.bytecode, bytecode)]
     else:
-        what = "bytecode" if manifest.bytecode is not None else "program"
-        data = read_inside(folder, entry, MAX_ENTRY_BYTES, what)
-        bytecode, program = (data, None) if what == "bytecode" else (None, data)
-        files = [(entry, data)]
-    digest = _digest(files)
+        entry = manifest.entry_point()
+        files = [(entry, *digest_inside(folder, entry, MAX_ENTRY_BYTES, "program"))]
     code = Code(
         main=_layout(manifest, folder).main,
         modules=modules,
         bytecode=bytecode,
-        program=program,
-        digest=digest,
-        hash=_digest([*files, ("", manifest.raw)]),
+        digest=_digest(files),
+        hash=_digest([*files, _measured("", manifest.raw)]),
     )
     check_hash(manifest, code)
     return code
@@ -270,13 +268,16 @@ def code_hash(manifest: Manifest) -> str:
     return read_code(manifest).hash
 
 
-def _digest(files: Iterable[tuple[str, bytes]]) -> str:
-    """Digest names and bytes whatever their order; each with its length, so that nothing can move between them."""
+def _measured(name: str, data: bytes) -> tuple[str, int, bytes]:
+    return name, len(data), hashlib.sha256(data).digest()
+
+
+def _digest(files: Iterable[tuple[str, int, bytes]]) -> str:
+    """Digest names, lengths and contents' digests, whatever their order; nothing can move from one to another."""
     total = hashlib.sha256(b"ringfence plugin code 1\n")
-    for name, data in sorted(files):
+    for name, length, content in sorted(files):
         written = os.fsencode(name)
-        total.update(len(written).to_bytes(8, "big") + written)
-        total.update(len(data).to_bytes(8, "big") + hashlib.sha256(data).digest())
+        total.update(len(written).to_bytes(8, "big") + written + length.to_bytes(8, "big") + content)
     return f"sha256:{total.hexdigest()}"
 
 

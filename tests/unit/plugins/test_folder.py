@@ -1,6 +1,8 @@
 """A plugin's files are found in its folder and nowhere else, and one digest stands for all of its code."""
 
+import contextlib
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,13 @@ class TestInside:
                 read_inside(tmp_path, name, 4)
         with pytest.raises(PluginIOError, match="bytecode: No such file"):
             read_inside(tmp_path, "gone", 4, "bytecode")
+
+    def test_socket(self, tmp_path: Path) -> None:
+        """A socket is no regular file."""
+        with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(tmp_path):
+            listening.bind("x")
+            with pytest.raises(InvalidManifest, match="no regular file"):
+                read_inside(tmp_path, "x", 10)
 
     def test_link_after_check(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A folder swapped for a link between the check and the opening is refused by the kernel."""
@@ -213,6 +222,22 @@ class TestModules:
                 modules_of(manifest)
         assert len(modules_of(manifest)) == 3
 
+    def test_too_deep(self, tmp_path: Path) -> None:
+        """Packages in packages without end are refused."""
+        deep = "/".join(["p"] * 20)
+        files = {f"{deep[: 2 * depth + 1]}/__init__.py": "" for depth in range(20)}
+        with pytest.raises(InvalidManifest, match="nested more than 16 deep"):
+            modules_of(_plugin(tmp_path / "p", **{"main.py": ""}, **files))
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root lists every folder")
+    def test_unreadable(self, tmp_path: Path) -> None:
+        """A package that may not be listed is an error of the IO category."""
+        manifest = _plugin(tmp_path / "p", **{"main.py": "", "x/__init__.py": ""})
+        (tmp_path / "p/x").chmod(0o100)
+        with pytest.raises(PluginIOError):
+            modules_of(manifest)
+        (tmp_path / "p/x").chmod(0o700)
+
     def test_one_name_twice(self, tmp_path: Path) -> None:
         """Two files that would be one module are an error, not a guess."""
         manifest = _plugin(tmp_path / "p", **{"main.py": "", "x.py": "", "x/__init__.py": ""})
@@ -261,9 +286,11 @@ class TestDigest:
     def test_one_file(self, tmp_path: Path) -> None:
         """Bytecode and a program are one file each, hashed too."""
         compiled = read_code(_plugin(tmp_path / "p", 'bytecode = "p.plb"', **{"p.plb": "code"}))
-        assert (compiled.bytecode, compiled.program, compiled.modules, compiled.main) == (b"code", None, (), "p_plb")
-        program = read_code(_plugin(tmp_path / "q", 'runtime = "executable"\nprogram = "run"', run="code"))
-        assert (program.bytecode, program.program) == (None, b"code")
+        assert (compiled.bytecode, compiled.modules, compiled.main) == (b"code", (), "p_plb")
+        entry = 'runtime = "executable"\nprogram = "run"'
+        program = read_code(_plugin(tmp_path / "q", entry, run="code"))
+        assert (program.bytecode, program.modules) == (None, ())
+        assert read_code(_plugin(tmp_path / "q", entry, run="edoc")).digest != program.digest
         assert modules_of(_plugin(tmp_path / "p", 'bytecode = "p.plb"')) == []
 
 

@@ -59,6 +59,27 @@ interval = "never"
     assert "unknown capability: fs:raed" in str(caught.value)
 
 
+def test_thousands_of_problems() -> None:
+    """Of very many problems a hundred are told, and the rest counted; very long lists are not looked through."""
+    with pytest.raises(InvalidManifest) as caught:
+        Manifest.from_toml(TEXT + "".join(f"x{number} = 1\n" for number in range(5000)))
+    assert len(caught.value.problems) == 101
+    assert caught.value.problems[-1] == "and 4900 more problems"
+    with pytest.raises(InvalidManifest, match="line 5: capabilities: has more than 200 entries"):
+        Manifest.from_toml(TEXT + "capabilities = [" + '"x",' * 5000 + "]")
+
+
+def test_table_plugin() -> None:
+    """The table [plugin] may hold scopes and limits, each once, and nothing else."""
+    text = TEXT + 'capabilities = ["fs:read"]\n[plugin.scopes]\n"fs:read" = ["/data"]\n[plugin.limits]\nwall = 1\n'
+    manifest = Manifest.from_toml(text)
+    assert (manifest.scopes, manifest.limits.wall) == ({"fs:read": ("/data",)}, 1.0)
+    with pytest.raises(InvalidManifest, match=r"line 10: limits: is given twice; it is there as plugin.limits too"):
+        Manifest.from_toml(text + "[limits]\nwall = 2\n")
+    with pytest.raises(InvalidManifest, match="line 10: unknown key: 'tags'"):
+        Manifest.from_toml(text + "[plugin.tags]\n")
+
+
 def test_missing_field() -> None:
     """One field that is missing is an error of its own, which names it."""
     with pytest.raises(MissingManifestField) as caught:
