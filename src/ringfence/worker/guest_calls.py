@@ -85,7 +85,10 @@ class Calls:
         codec = self.talk.codec
         with self._watch.paused():
             record = failed(error, codec, call, refusals=self._refusals, call_depth=self._limits.call_depth, kind=kind)
-        error.__traceback__ = None  # its frames hold the call's arguments
+        try:
+            error.__traceback__ = None  # its frames hold the call's arguments
+        except BaseException:  # noqa: BLE001  # a __setattr__ of the plugin's
+            pass
         return codec.pack([g.ERROR, call.id, record])
 
     def _answer_too_large(self, call: Call, error: FrameTooLarge) -> None:

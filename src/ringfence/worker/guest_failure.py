@@ -60,8 +60,28 @@ def failed(
     """Return `error` as a failure record, with "limit" and "measured" where a limit of the call was reached.
 
     `call` is the call that it ended, `refusals` explains what the sandbox refused, `call_depth` is the limit that a
-    RecursionError stands for, `kind` what it is unless something else is found.
+    RecursionError stands for, `kind` what it is unless something else is found. Raises nothing, however hostile the
+    exception is.
     """
+    try:
+        return _described(error, codec, call, refusals, call_depth, kind)
+    except BaseException:  # noqa: BLE001  # the plugin's class has had its say in how it is described
+        # The one attribute of a class that no metaclass gets hold of.
+        name = type.__dict__["__name__"].__get__(type(error))
+        return {
+            "kind": kind, "module": "?", "type": name[:256], "bases": [], "args": None, "traceback": "", "notes": [],
+            "message": "an exception that raises when it is described",
+        }  # fmt: skip
+
+
+def _described(
+    error: BaseException,
+    codec: Codec,
+    call: Call | None,
+    refusals: Refusals | None,
+    call_depth: int | None,
+    kind: str,
+) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if call is not None and call.over is not None:
         kind, more["limit"], more["measured"] = call.over

@@ -4,9 +4,10 @@ import linecache
 import os
 import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import decode_source, module_from_spec
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
 from ringfence.worker.guest_state import Settings
@@ -22,6 +23,9 @@ LIFECYCLE: Final = (
 _MAX_SIGNATURE: Final = 2000
 # What marks a function as an export; see ringfence.guest.export.
 EXPORT_MARK: Final = "__ringfence_export__"
+
+# inspect.CO_COROUTINE, without inspect.
+_COROUTINE: Final = 0x80
 
 _Code = bytes | CodeType
 
@@ -133,6 +137,9 @@ class Loaded:
     def __init__(self, module: ModuleType, settings: Settings) -> None:
         self.functions = exported(module, settings.exports)
         self.missing = [name for name in settings.exports or () if name not in self.functions]
+        if any(_is_coroutine(function) for function in self.functions.values()):
+            # Now: the first call shall not pay for it, with its limits too. By name: others do without.
+            import_module("asyncio")
 
     def describe(self) -> dict[str, Any]:
         """Return the dict of LOADED."""
@@ -180,6 +187,11 @@ def _is_own_function(name: str, value: object, module: str) -> bool:
     except Exception:  # noqa: BLE001  # as above
         return False
     return type(home) is str and (home == module or home.startswith(module + "."))
+
+
+def _is_coroutine(function: Callable[..., Any]) -> bool:
+    code = getattr(function, "__code__", None) if type(function) is FunctionType else None
+    return code is not None and bool(code.co_flags & _COROUTINE)
 
 
 def _signature(function: Callable[..., Any]) -> str | None:

@@ -150,12 +150,12 @@ def test_packages_have_their_submodules() -> None:
 
 def test_a_plugins_module_never_stands_in_for_the_standard_library() -> None:
     """Even if the plugin brings one of that name."""
-    source = "def f():\n    import json, ringfence, colorsys\n    return [json.dumps(1), ringfence.__name__, colorsys.__file__]"
+    source = "def f():\n    import json, ringfence, colorsys\n    return [json.dumps(1), ringfence.__name__]"
     load = settings(source)
     for name in ("json", "ringfence", "colorsys"):
         load["modules"].append([name, b"1/0", f"{_FOLDER}/{name}.py", False])
     with Peer(load) as peer:
-        assert peer.call("f")[:2] == ["1", "ringfence"]
+        assert peer.call("f") == ["1", "ringfence"]
 
 
 @pytest.mark.parametrize("name", ["calendar", "msgpack", "queue"])
@@ -240,7 +240,8 @@ def test_config_and_context_are_the_plugins() -> None:
     source = """
         from ringfence.guest import config, context
         NAME = context.name
-        def f(): return [NAME, context.version, context.folder, dict(config), config.get("x"), len(config), repr(config)]
+        def f():
+            return [NAME, context.version, context.folder, dict(config), config.get("x"), len(config), repr(config)]
         def grants(): return [context.capabilities.to_names(), context.has_capability("fs:read"),
                               context.has_capability("fs:read=/data/x"), context.has_capability("metrics")]
         def change(): config["a"] = 1
