@@ -12,6 +12,7 @@ from ringfence.plugins.audit import AuditLevel
 from ringfence.plugins.model import Count, Flag, FrozenModel, Seconds
 from ringfence.plugins.profiles import HostProfile
 from ringfence.plugins.profiles import profile as read_profile
+from ringfence.plugins.restart import RestartPolicy
 from ringfence.plugins.sandbox_config import SandboxConfig
 from ringfence.plugins.versions import HOST_API_VERSION, ApiVersion
 from ringfence.sandbox.capabilities import Capabilities, GrantLike
@@ -246,6 +247,7 @@ class RuntimeConfig(FrozenModel):
         plugin_dirs, plugin_patterns, auto_discover: where plugins are looked for, by which file names, and whether at
             the start.
         restart_policy: what to do when a plugin crashes; None leaves it crashed.
+        quarantine_file: where plugins that crash too often are noted, with the reason; None notes them in memory.
         audit_file: where uses of capabilities are written, one JSON object a line. audit_level: which of them; None
             leaves it to the profile.
     """
@@ -260,7 +262,8 @@ class RuntimeConfig(FrozenModel):
     plugin_dirs: tuple[Path, ...] = ()
     plugin_patterns: tuple[str, ...] = ("*.toml", "plugin.toml")
     auto_discover: Flag = False
-    restart_policy: Any = None
+    restart_policy: RestartPolicy | None = None
+    quarantine_file: Path | None = None
     audit_file: Path | None = None
     audit_level: AuditLevel | None = None
 
@@ -315,9 +318,13 @@ class RuntimeConfig(FrozenModel):
         """Return a copy that looks for plugins at the start, or does not."""
         return self._with(auto_discover=discover)
 
-    def with_restart_policy(self, policy: object) -> Self:
+    def with_restart_policy(self, policy: RestartPolicy | None) -> Self:
         """Return a copy that does something else about crashes."""
         return self._with(restart_policy=policy)
+
+    def with_quarantine_file(self, path: "str | os.PathLike[str] | None") -> Self:
+        """Return a copy that keeps the names of plugins that crash too often elsewhere."""
+        return self._with(quarantine_file=path)
 
     def with_audit_file(self, path: "str | os.PathLike[str] | None") -> Self:
         """Return a copy that writes its audit log elsewhere."""

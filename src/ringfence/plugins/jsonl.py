@@ -7,7 +7,7 @@ import threading
 from types import TracebackType
 from typing import Final, Self, final
 
-from ringfence.plugins.audit import AuditEvent
+from ringfence.plugins.audit_events import AuditEvent
 from ringfence.plugins.errors import PluginIOError
 
 __all__ = ["JsonlSink"]

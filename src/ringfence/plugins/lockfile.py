@@ -1,8 +1,6 @@
 """LockFile: which plugins were approved, pinned to the hash of their code and to what they may do; and known UUIDs."""
 
 import os
-import stat
-import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ import filelock
 import tomli_w
 
 from ringfence.plugins.errors import InvalidConfig, PluginIOError
+from ringfence.plugins.private_file import read_private, replace_private
 from ringfence.sandbox.capabilities import Capabilities, Grant
 from ringfence.sandbox.errors import PolicyError
 
@@ -125,7 +124,7 @@ class LockFile:
 
     @contextmanager
     def _changing(self) -> Iterator[_Contents]:
-        """Yield what the file says, under the lock and write them when the block has changed them."""
+        """Yield what the file says, under the lock, and write it when the block has changed it."""
         lock = filelock.FileLock(f"{self.path}.lock", timeout=_PATIENCE, mode=0o600, thread_local=False)
         try:
             os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
@@ -146,7 +145,12 @@ class LockFile:
             lock.release()
 
     def _read(self) -> _Contents:
-        data = _read_private(self.path)
+        try:
+            data = read_private(self.path, _LARGEST)
+        except OSError as error:
+            raise PluginIOError(
+                f"cannot trust the lock file {self.path!r}: {error.strerror}; nothing counts as approved until then"
+            ) from error
         if data is None:
             return _Contents()
         try:
@@ -163,19 +167,8 @@ class LockFile:
             "plugins": {name: _entry(pin) for name, pin in sorted(contents.pins.items())},
             "uuids": {name: str(uuid) for name, uuid in sorted(contents.uuids.items())},
         }
-        folder, base = os.path.split(self.path)
         try:
-            fd, temporary = tempfile.mkstemp(prefix=f".{base}.", dir=folder)  # made with mode 0600
-            try:
-                with os.fdopen(fd, "wb") as file:
-                    file.write(_HEADER + tomli_w.dumps(table).encode("utf-8"))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, self.path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
-            _sync_folder(folder)
+            replace_private(self.path, _HEADER + tomli_w.dumps(table).encode("utf-8"))
         except OSError as error:
             raise PluginIOError(f"cannot write the lock file {self.path!r}: {error.strerror}") from error
 
@@ -227,41 +220,3 @@ def _pin(name: str, entry: object) -> Pin:
         capabilities=checked,
         approved_at=entry.get("approved_at", ""),
     )
-
-
-def _read_private(path: str) -> bytes | None:
-    """Return a file's bytes, or None when there is no such file."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise PluginIOError(f"cannot read the lock file {path!r}: {error.strerror}") from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidConfig(f"the lock file {path!r} is no ordinary file")
-        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
-            raise InvalidConfig(
-                f"the lock file {path!r} can be written by others than its user, so that its approvals are worth "
-                "nothing; look through it, then chmod 600 and chown it"
-            )
-        if status.st_size > _LARGEST:
-            raise InvalidConfig(f"the lock file {path!r} is larger than {_LARGEST >> 20} MiB")
-        with os.fdopen(os.dup(fd), "rb") as file:
-            data = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise PluginIOError(f"cannot read the lock file {path!r}: {error.strerror}") from error
-    finally:
-        os.close(fd)
-    if len(data) > _LARGEST:
-        raise InvalidConfig(f"the lock file {path!r} is larger than {_LARGEST >> 20} MiB")
-    return data
-
-
-def _sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -124,7 +124,7 @@ def test_a_file_that_others_may_write_is_not_believed(lock: LockFile, mode: int)
     """Approvals that anybody could have written are worth nothing."""
     lock.pin("example", "sha256:1", ["random"])
     os.chmod(lock.path, mode)
-    with pytest.raises(InvalidConfig, match="chmod 600"):
+    with pytest.raises(PluginIOError, match=r"plugins\.lock.*chmod 600"):
         lock.approved("example", "sha256:1", ["random"])
 
 
@@ -135,7 +135,7 @@ def test_a_file_of_somebody_else_is_not_believed(lock: LockFile, monkeypatch: py
     if os.stat(lock.path).st_uid == 0:
         assert lock.approved("example", "sha256:1", ["random"])
         os.chown(lock.path, 12345, 0)
-    with pytest.raises(InvalidConfig, match="others than its user"):
+    with pytest.raises(PluginIOError, match="others than its owner"):
         lock.approved("example", "sha256:1", ["random"])
 
 
@@ -148,7 +148,7 @@ def test_what_is_no_ordinary_file_is_refused(tmp_path: Path, lock: LockFile) -> 
         lock.names()
     os.unlink(lock.path)
     os.mkfifo(lock.path, 0o600)
-    with pytest.raises(InvalidConfig, match="no ordinary file"):
+    with pytest.raises(PluginIOError, match="no regular file"):
         lock.names()
     os.unlink(lock.path)
     os.mkdir(lock.path, 0o700)
@@ -161,7 +161,7 @@ def test_a_file_that_is_too_large_is_not_read(lock: LockFile) -> None:
     with open(lock.path, "wb") as file:
         file.truncate(5 << 20)
     os.chmod(lock.path, 0o600)
-    with pytest.raises(InvalidConfig, match="larger than 4 MiB"):
+    with pytest.raises(PluginIOError, match="larger than"):
         lock.names()
 
 
@@ -201,7 +201,7 @@ def test_a_write_that_fails_leaves_the_file_before(
         with pytest.raises(PluginIOError, match="No space left"):
             lock.pin("example", "sha256:2", [])
     assert Path(lock.path).read_bytes() == before
-    assert not [name for name in os.listdir(os.path.dirname(lock.path)) if name.startswith(".plugins.lock")]
+    assert set(os.listdir(os.path.dirname(lock.path))) <= {"plugins.lock", "plugins.lock.lock"}
     lock.pin("example", "sha256:2", [])
 
 

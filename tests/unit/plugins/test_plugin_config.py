@@ -11,6 +11,7 @@ from ringfence.plugins.approval import Approval, CallbackApprover, DenyAll
 from ringfence.plugins.audit import AuditLevel
 from ringfence.plugins.config import EngineConfig, LoaderConfig, RegistryConfig, RuntimeConfig
 from ringfence.plugins.errors import InvalidConfig, UnknownCapability
+from ringfence.plugins.restart import RestartPolicy
 from ringfence.plugins.sandbox_config import SandboxConfig
 from ringfence.plugins.versions import HOST_API_VERSION, ApiVersion
 from ringfence.sandbox.capabilities import Capabilities, Capability
@@ -123,6 +124,7 @@ def test_times(timeout: Any) -> None:
         (lambda: RuntimeConfig().with_plugin_patterns("*.toml"), "plugin_patterns: a list is needed"),
         (lambda: RuntimeConfig(profile="termnal"), "did you mean 'terminal'"),  # type: ignore[arg-type]
         (lambda: RuntimeConfig(profile=3), "profile: a HostProfile"),  # type: ignore[arg-type]
+        (lambda: RuntimeConfig(restart_policy=3), "restart_policy"),  # type: ignore[arg-type]
         (lambda: RegistryConfig(max_plugins=True), "max_plugins"),
         (lambda: RegistryConfig(allow_duplicates="no"), "allow_duplicates"),  # type: ignore[arg-type]
         (lambda: EngineConfig(capabilities="fs:read"), "list of their names"),  # type: ignore[arg-type]
@@ -163,11 +165,14 @@ def test_copies_of_a_runtime() -> None:
         .with_plugin_patterns(["plugin.toml"])
         .with_auto_discover()
         .with_profile("observability")
-        .with_restart_policy(None)
+        .with_restart_policy(RestartPolicy(max_retries=5))
+        .with_quarantine_file("quarantine.json")
         .with_audit_file("audit.jsonl")
         .with_audit_level(AuditLevel.EVERYTHING)
     )
     assert config.plugin_dirs == (Path("a"), Path("b")) and config.plugin_patterns == ("plugin.toml",)
+    assert config.restart_policy == RestartPolicy().with_max_retries(5)
+    assert config.quarantine_file == Path("quarantine.json")
     assert config.auto_discover and config.profile == profiles.observability()
     assert (config.audit_file, config.audit_level) == (Path("audit.jsonl"), AuditLevel.EVERYTHING)
 
