@@ -1,7 +1,8 @@
-#!/usr/bin/env node
+#!/usr/bin/env -S node --jitless --no-expose-wasm
 // A plugin in JavaScript: shout(text) -> TEXT, and count(items) -> their number, which it also logs.
 //
-// It reads and writes lines of JSON on descriptor 3; docs/reference/plugin-protocol.md says what is in them.
+// It reads and writes lines of JSON on descriptor 3; docs/reference/plugin-protocol.md says what is in them. node is
+// started as an interpreter only: to compile while it runs it would need the grant native:jit, and more memory.
 "use strict";
 
 const net = require("node:net");
