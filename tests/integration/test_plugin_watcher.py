@@ -579,3 +579,60 @@ def test_no_reload_without_auto_reload(watched: Watched) -> None:
     assert runtime.calls == []
     assert watched.watcher.history() == ()
     assert watched.watcher.health().attempts == 0
+
+
+def test_stop_does_not_wait_for_ever(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that hangs is left behind, the log says so, and nothing more is told by that run."""
+    entered, release = threading.Event(), threading.Event()
+    watched.watcher = PluginWatcher(QUICK, plugin_of=plugin_of)
+
+    @watched.watcher.on_change
+    def hang(event: WatchEvent) -> None:
+        watched.events.append(event)
+        entered.set()
+        assert release.wait(30)
+
+    watched.watcher.watch(watched.root).start()
+    watched.main.write_text("22")
+    (watched.plugin / "sub" / "part.py").write_text("22")
+    assert entered.wait(30)
+    watched.watcher.stop(timeout=0.05)
+    assert "still busy" in caplog.text
+    release.set()
+    assert len(watched.events) == 1
+
+
+def test_the_documented_watcher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example of the guide, with plugins found by their manifests: one line for each save."""
+    from ringfence.plugins.folder import extract_plugin_name
+
+    plugin = tmp_path / "plugins" / "example"
+    plugin.mkdir(parents=True)
+    (plugin / "plugin.toml").write_text(
+        'name = "example"\nversion = "1.0.0"\nsource = "main.py"\n[api-version]\nmajor = 0\nminor = 21\npatch = 0\n'
+    )
+    (plugin / "main.py").write_text("version = 1")
+    reloaded: list[str] = []
+
+    watcher = PluginWatcher(WatchConfig())
+
+    @watcher.on_change
+    def _(event: WatchEvent) -> None:
+        match event:
+            case WatchEvent.Modified(path=path):
+                if plugin_name := extract_plugin_name(path):
+                    print(f"Reloading {plugin_name}")
+                    reloaded.append(plugin_name)
+            case _:
+                pass
+
+    watcher.watch(tmp_path / "plugins")
+    watcher.start()
+    try:
+        like_vim(plugin / "main.py", "version = 2")
+        wait_until(lambda: len(reloaded) == 1)
+        with_sed(plugin / "main.py", "version = 3")
+        wait_until(lambda: len(reloaded) == 2)
+    finally:
+        watcher.stop()
+    assert capsys.readouterr().out == "Reloading example\nReloading example\n"

@@ -127,10 +127,13 @@ def _read(path: Path, limit: int) -> bytes:
     """Return at most `limit` bytes of a regular file. Raises OSError, also for a link."""
     # Not blocking: what is there may have been replaced by a pipe.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        return file.read(limit)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(fd)
 
 
 def _replace(path: Path, content: bytes) -> None:

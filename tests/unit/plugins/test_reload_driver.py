@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ringfence.plugins.backoff import BackoffConfig
+from ringfence.plugins.breaker import CircuitBreaker
 from ringfence.plugins.errors import (
     CircuitOpen,
     InvalidManifest,
@@ -397,3 +398,14 @@ def test_rates() -> None:
 def test_kind_of_a_change(path: str, kind: ReloadKind) -> None:
     """Manifests ask for more than sources."""
     assert kind_of(PurePath(path)) is kind
+
+
+def test_a_change_that_is_held_up_is_skipped_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the breaker is asked again until it lets the change pass."""
+    bench = Bench()
+    answers = [False, False, False]
+    monkeypatch.setattr(CircuitBreaker, "should_attempt", lambda self: answers.pop() if answers else True)
+    bench.driver.changed("a")
+    assert bench.run() == ms(100, 100, 100)
+    assert bench.outcomes() == [SKIPPED, SUCCEEDED]
+    assert bench.driver.health().skipped == 1

@@ -131,3 +131,23 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PluginIOError, match="folder for states"):
         StateManager(tmp_path / "file" / "states")
+
+
+def test_a_folder_that_is_gone_is_a_clear_error(states: StateManager) -> None:
+    """Listing and saving say what could not be done; there is nothing to load or delete."""
+    states.directory.rmdir()
+    with pytest.raises(PluginIOError, match="list the states"):
+        states.names()
+    with pytest.raises(PluginIOError, match="keep the state"):
+        states.save("counter", 1)
+    assert states.load("counter") is None
+    assert not states.delete("counter")
+
+
+def test_a_state_that_is_a_folder_is_a_clear_error(states: StateManager) -> None:
+    """It is neither read nor deleted."""
+    (states.directory / "counter.state").mkdir()
+    with pytest.raises(PluginIOError, match="read the state"):
+        states.load("counter")
+    with pytest.raises(PluginIOError, match="delete the state"):
+        states.delete("counter")
