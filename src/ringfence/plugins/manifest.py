@@ -67,7 +67,12 @@ from ringfence.plugins.versions import HOST_API_VERSION, ApiVersion
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant
 from ringfence.sandbox.limits import Limits
 
-__all__ = ["MANIFEST_NAMES", "Dependency", "Manifest"]
+__all__ = [
+    "MANIFEST_NAMES",
+    "Dependency",
+    "Manifest",
+    "find_manifest",
+]
 
 # What a folder's manifest is called, best first.
 MANIFEST_NAMES: Final = ("plugin.toml", "plugin.json")

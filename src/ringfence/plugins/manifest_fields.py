@@ -28,8 +28,28 @@ from ringfence.sandbox.errors import UnknownCapability
 from ringfence.sandbox.limits import Limits
 
 __all__ = [
+    "MOST_ITEMS",
+    "MOST_NAME",
     "NAME_PATTERN",
+    "ApiVersionField",
+    "CapabilityName",
+    "Counted",
     "Dependency",
+    "Digest",
+    "Distribution",
+    "Export",
+    "File",
+    "LimitsField",
+    "Line",
+    "MetadataKey",
+    "MetadataText",
+    "Paragraph",
+    "PluginName",
+    "PluginVersion",
+    "PythonRequirement",
+    "Scopes",
+    "SourceFile",
+    "limit_name",
     "python_matches",
     "shown",
 ]

@@ -10,7 +10,15 @@ import re
 from bisect import bisect_right
 from typing import Final
 
-__all__ = ["Lines", "TooDeep", "scan_json", "scan_toml"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_KEY_PARTS",
+    "Lines",
+    "Path",
+    "TooDeep",
+    "scan_json",
+    "scan_toml",
+]
 
 MAX_DEPTH: Final = 16
 MAX_KEY_PARTS: Final = 16

@@ -15,7 +15,16 @@ from ringfence.sandbox.capabilities import Capability, Grant
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.limits import Limits
 
-__all__ = ["Given", "Problem", "broken_rules", "normalise", "of_pydantic"]
+__all__ = [
+    "FILE_SYSTEM",
+    "SCOPED",
+    "Given",
+    "Problem",
+    "broken_rules",
+    "is_relative",
+    "normalise",
+    "of_pydantic",
+]
 
 _MOST_NOTES: Final = 100
 _DEPENDENCY_KEYS: Final = ("name", "version", "optional")
