@@ -134,7 +134,7 @@ def by_removal(path: Path, text: str) -> None:
 )
 def test_a_save_is_one_modified(watched: Watched, save: Callable[[Path, str], None]) -> None:
     """However an editor writes a file, a save is one event; twice, so that the second is seen like the first."""
-    watched.watch(QUICK.with_debounce(0.3))
+    watched.watch(QUICK.with_debounce(0.2))
     for text in ("version = 2", "version = 3"):
         save(watched.main, text)
         watched.expect_only(Modified(watched.main))
@@ -359,7 +359,7 @@ def test_nothing_grows_over_many_starts_and_saves(watched: Watched) -> None:
     watched.expect_only()
     assert watched.watcher is not None
     running = held()
-    for number in range(10):
+    for number in range(5):
         watched.watcher.watch(watched.plugin)
         watched.watcher.unwatch(watched.plugin)
         by_rename(watched.main, f"version = {number}")
