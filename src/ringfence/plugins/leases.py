@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
@@ -32,6 +33,15 @@ class Lease:
     def release(self) -> None:
         """The call has ended."""
         self._leases._release(self, self._generation)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Within the block, and in what copies its context there, the lease is known to be held; it stays out after."""
+        token = _ENTERED.set((*_ENTERED.get(), self._leases))
+        try:
+            yield
+        finally:
+            _ENTERED.reset(token)
 
     def __enter__(self) -> Self:
         _ENTERED.set((*_ENTERED.get(), self._leases))

@@ -369,6 +369,12 @@ class Pool(_Tasks):
         """Return by pid, for each worker that is ready, what came true of its lock-in, layer by layer."""
         return self._supervisor.reports()
 
+    @property
+    def hides_paths(self) -> bool:
+        """Whether paths that are not granted do not even exist for the workers: they have a root of their own."""
+        spaces = self._supervisor.config.plan.namespaces
+        return spaces is not None and spaces.private_root
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; with `wait`, return when all are done and every process is gone.
 

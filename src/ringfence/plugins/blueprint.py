@@ -1,0 +1,172 @@
+"""Blueprint: everything about a plugin that is decided before a worker of it starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, final
+
+from ringfence.plugins.bytecode import BytecodeHeader, read_header
+from ringfence.plugins.config import LoaderConfig
+from ringfence.plugins.errors import InvalidManifest
+from ringfence.plugins.folder import Code, read_code
+from ringfence.plugins.grants import Effective, effective
+from ringfence.plugins.manifest import Manifest
+from ringfence.plugins.profiles import HostProfile
+from ringfence.plugins.programs import Program, describe_program
+from ringfence.plugins.worker_settings import WorkerSettings, worker_settings
+from ringfence.pool.executor import Pool
+from ringfence.pool.session import Session
+from ringfence.sandbox.capabilities import Capabilities
+from ringfence.worker.guest import serve
+from ringfence.worker.program import run_program
+
+__all__ = ["LIFECYCLE", "Blueprint", "draw"]
+
+LIFECYCLE: Final = ("init", "start", "stop", "cleanup", "save_state", "restore_state", "health_check")
+"""Exports that mean something to the runtime itself; all of them optional."""
+
+# Calls of one plugin that may overlap. Each is a thread of the worker, and counts against its limit of processes.
+_MOST_THREADS: Final = 32
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """A plugin as it would be started: what is approved is what runs, whatever happens to its files meanwhile.
+
+    Attributes:
+        manifest: what it says of itself.
+        code: its code as it was read.
+        effective: what it is held to; `worker` is the same as settings of its worker.
+        exports: the functions that may be called; None for all public ones.
+        program: how to start it, if it is a program.
+    """
+
+    manifest: Manifest
+    code: Code
+    effective: Effective
+    worker: WorkerSettings
+    exports: tuple[str, ...] | None
+    program: Program | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+        return self.manifest.name
+
+    @property
+    def grants(self) -> Capabilities:
+        """What it may do."""
+        return self.effective.grants
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its files are."""
+        return None if self.effective.folder is None else Path(self.effective.folder)
+
+    def threads(self, most: int) -> int:
+        """Return how many of its calls may overlap where the host allows `most`."""
+        processes = self.effective.limits.processes
+        # The main thread, the one that stands by, and what the plugin itself may start.
+        room = _MOST_THREADS if processes is None else max(1, processes - 2)
+        return max(1, min(most, room, _MOST_THREADS))
+
+    def open_pool(self, size: int = 1) -> Pool:
+        """Return a pool for `size` workers of this plugin. Raises what `Pool` raises."""
+        arguments = self.worker.pool_arguments()
+        return Pool(size, isolation="session", preload=("ringfence.worker.guest",), **arguments)
+
+    def open_session(self, pool: Pool) -> Session:
+        """Start one worker that serves as this plugin's guest."""
+        if self.program is None:
+            return pool.open_session(serve, on_output=_unheard)
+        folder = None if self.folder is None else str(self.folder)
+        return pool.open_session(
+            run_program, list(self.program.argv), folder, {}, self.manifest.protocol, on_output=_unheard
+        )
+
+    def settings(self, *, threads: int, host_functions: list[str], private_root: bool) -> dict[str, Any]:
+        """Return what the guest is told, in LOAD."""
+        return {
+            "name": self.name,
+            "version": self.manifest.version,
+            "folder": self.effective.folder,
+            "main": self.code.main,
+            "modules": [list(module) for module in self.code.modules],
+            "bytecode": self.code.bytecode,
+            "exports": None if self.exports is None else list(self.exports),
+            "threads": threads,
+            "limits": self.worker.guest_limits(),
+            "capabilities": self.grants.to_names(),
+            "private_root": private_root,
+            "host_functions": host_functions,
+            "extension": self.manifest.extension,
+            "working_dir": self.worker.working_dir,
+            "config": dict(self.config),
+        }
+
+
+def _unheard(_stream: str, _data: bytes) -> None:
+    """Stand in until somebody listens: with a listener from the start nothing that is printed is lost."""
+
+
+def draw(
+    manifest: Manifest,
+    config: LoaderConfig,
+    profile: HostProfile | None = None,
+    *,
+    code: Code | None = None,
+    all_public: bool = False,
+) -> Blueprint:
+    """Read a plugin's code and decide what it is held to; nothing is started.
+
+    Args:
+        manifest: the plugin's.
+        config: the loader's settings.
+        profile: the host's profile, if it has one.
+        code: the code, where it was read already; by default what the manifest names.
+        all_public: with no exports declared, every public function is one.
+
+    Raises:
+        PluginError: one of many ways in which it does not fit this host; PolicyError: it asks for what cannot be kept.
+    """
+    manifest.validate_for(config.host_api_version)
+    code = read_code(manifest) if code is None else code
+    exports: tuple[str, ...] | None = manifest.exports
+    if code.bytecode is not None:
+        header = _checked(read_header(code.bytecode), manifest)
+        exports = exports or header.exports
+    held = effective(manifest, manifest.folder, config, profile)
+    program = None
+    if manifest.runtime == "executable":
+        assert manifest.folder is not None
+        path = manifest.folder.resolve() / manifest.entry_point()
+        program = describe_program(path, held.folder)
+        held = _with_program(held, program)
+    return Blueprint(
+        manifest=manifest,
+        code=code,
+        effective=held,
+        worker=worker_settings(held),
+        exports=None if all_public and not exports else exports,
+        program=program,
+    )
+
+
+def _with_program(held: Effective, program: Program) -> Effective:
+    """A program may be started: that is what loading it means. It is granted nothing else by it."""
+    from dataclasses import replace
+
+    return replace(held, grants=held.grants.with_all(program.grants).sealed())
+
+
+def _checked(header: BytecodeHeader, manifest: Manifest) -> BytecodeHeader:
+    missing = [name for name in header.capabilities if not manifest.requires_capability(name.partition("=")[0])]
+    if missing:
+        raise InvalidManifest(
+            f"the bytecode of plugin {manifest.name!r} was compiled to need {', '.join(missing)}, "
+            "which the manifest does not declare",
+            None if manifest.path is None else str(manifest.path),
+        )
+    return header

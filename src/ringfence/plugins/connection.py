@@ -1,0 +1,453 @@
+"""Connection: the host's end of the talk with one guest: its calls, what it asks of its host, and its end."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, Final, Protocol
+
+from ringfence.errors import PluginError
+from ringfence.ipc import guest_messages as g
+from ringfence.ipc.channel import Channel
+from ringfence.ipc.codec import Codec
+from ringfence.ipc.errors import ChannelClosed, NotSerializable, RemoteProtocolError
+from ringfence.ipc.limits import DEFAULT_LIMITS, MAX_FRAME
+from ringfence.ipc.types import REGISTERED
+from ringfence.plugins import outcomes
+from ringfence.plugins.errors import (
+    CallTimeout,
+    HostFunctionError,
+    OutputExceeded,
+    PluginCrashed,
+    ProtocolMismatch,
+    ValueConversionError,
+)
+from ringfence.plugins.host_functions import record_for_guest
+from ringfence.plugins.switchboard import Switchboard
+from ringfence.pool.session import Session
+
+__all__ = ["CHAIN", "Connection", "Host"]
+
+_log = logging.getLogger("ringfence.plugins")
+
+# The plugins whose calls led to what runs now, the first one first: set while a host function runs for a guest.
+CHAIN: ContextVar[tuple[str, ...]] = ContextVar("ringfence_chain", default=())
+
+# Calls of host functions that one guest may have under way.
+_MAX_HOST_CALLS: Final = 256
+# Log records and metrics a second that one guest may send; more are dropped, and said to be.
+_MAX_RECORDS: Final = 5000
+# Seconds that a guest gets, after its call's time is up, to write down where it is; then it is killed.
+_LAST_WORDS: Final = 0.25
+# Seconds after the guest closed its socket within which its worker has to be gone.
+_LEAVING: Final = 2.0
+_TAIL: Final = 8 * 1024
+# Bytes that a plugin may print while none of its calls is under way, beyond what a call may.
+_IDLE_OUTPUT: Final = 1024 * 1024
+_MAX_LINE: Final = 4096
+
+
+class Host(Protocol):
+    """What a connection needs of the host's side. Called in the switchboard's thread: nothing here may block."""
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+
+    @property
+    def executor(self) -> Executor:
+        """Where host functions run."""
+
+    def host_call(self, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Run a host function for the guest, in a thread of `executor`; what it raises goes to the guest.
+
+        `inside` is the plugin's function that asks, empty while it is loaded or when a thread of its own does.
+        """
+
+    def on_log(self, level: int, logger: str, message: str, origin: Mapping[str, Any]) -> None:
+        """Take a log record, or a line that was printed."""
+
+    def on_metric(self, kind: str, name: str, value: float, tags: Mapping[str, Any]) -> None:
+        """Take a measurement."""
+
+    def on_denied(self, capability: str, operation: str, target: str, needs: str) -> None:
+        """Take the report of something that the sandbox refused."""
+
+
+class _Call:
+    """One call that waits for its answer."""
+
+    __slots__ = ("context", "deadline", "expired", "function", "future", "started", "timeout")
+
+    def __init__(self, function: str, timeout: float | None, now: float) -> None:
+        self.function = function
+        # The caller's: what a host function that this call leads to does is done on the caller's behalf.
+        self.context = copy_context()
+        self.timeout = timeout
+        self.started = now
+        self.deadline = None if timeout is None else now + timeout
+        self.expired = False
+        self.future: Future[Any] = Future()
+
+
+class Connection:
+    """The talk with one guest, over its session. `ended` resolves to why it is over, once its worker is gone."""
+
+    def __init__(
+        self, board: Switchboard, session: Session, host: Host, *, memory: int | None = None, output: int | None = None
+    ) -> None:
+        """Begin to listen. `memory` and `output` are limits in bytes: of the worker, and of what one call may print."""
+        self._board = board
+        self._session = session
+        self._host = host
+        self._memory = memory
+        self._output_limit = output
+        self._channel = Channel(session.fd, DEFAULT_LIMITS, max_outgoing=MAX_FRAME)
+        self._codec = Codec(REGISTERED)
+        self._dialogue = g.Dialogue()
+        self._last_number = 0
+        # Guards the calls and writing; never held while anything foreign runs.
+        self._lock = threading.Lock()
+        self._calls: dict[int, _Call] = {}
+        self._over = False
+        # Why we killed it, if we did.
+        self._doom: PluginError | None = None
+        # Only one thread reads: the switchboard's, or the one that buries the guest.
+        self._reading = threading.Lock()
+        self._loaded: Future[dict[str, Any]] = Future()
+        self.ended: Future[PluginError | None] = Future()
+        self._leaving = False
+        self._check_at: float | None = None
+        self._host_calls: set[int] = set()
+        self._records = (0.0, 0)
+        # What it printed: the end of stderr, unfinished lines, and how much during the oldest call.
+        self._tail = b""
+        self._lines = {"stdout": b"", "stderr": b""}
+        self._printed, self._printed_in = 0, 0
+        session.on_output = self._print
+        board.watch(self._channel.fileno(), self._hear)
+        session.ended.add_done_callback(lambda _: self._bury())
+
+    # What the host asks
+
+    def load(self, settings: dict[str, Any]) -> "Future[dict[str, Any]]":
+        """Send the guest its code; return the future of what it offers, which fails with a PluginError."""
+        self._send(self._codec.pack([g.LOAD, settings], name="settings"))
+        return self._loaded
+
+    def call(
+        self, function: str, args: list[Any], kwargs: dict[str, Any], timeout: float | None
+    ) -> "Future[Any]":
+        """Call a function of the guest; return the future of its result, which fails with a PluginError.
+
+        Raises ValueConversionError for arguments that cannot cross, and PluginCrashed when the guest is gone.
+        """
+        with self._lock:
+            self._last_number = number = self._last_number + 1
+        try:
+            body = self._codec.pack([g.CALL, number, function, args, kwargs], name="message")
+        except NotSerializable as error:
+            raise self._unsendable(function, args, kwargs) from error
+        call = _Call(function, timeout, time.monotonic())
+        with self._lock:
+            if self._over or self._doom is not None:
+                raise self._doom or PluginCrashed(self._host.name, "its worker is gone")
+            self._calls[number] = call
+            self._session.begin(number)
+        call.future.add_done_callback(lambda done: self._cancelled(number) if done.cancelled() else None)
+        if call.deadline is not None and (self._check_at is None or call.deadline < self._check_at):
+            self._check_at = call.deadline
+            self._board.at(call.deadline, self._check_deadlines)
+        self._send(body)
+        return call.future
+
+    def _unsendable(self, function: str, args: list[Any], kwargs: dict[str, Any]) -> ValueConversionError:
+        for name, value in [*((f"argument {n}", arg) for n, arg in enumerate(args, 1)), *kwargs.items()]:
+            try:
+                self._codec.pack(value, name=str(name))
+            except NotSerializable as error:
+                return ValueConversionError(f"{self._host.name}.{function}: {error}")
+        return ValueConversionError(f"{self._host.name}.{function}: the arguments are too large, or no plain values")
+
+    def stop(self, grace: float) -> None:
+        """Ask the guest to leave, wait up to `grace` seconds, then kill it. Not from the switchboard's thread."""
+        self._leaving = True
+        self._send(self._codec.pack([g.STOP]))
+        try:
+            self.ended.exception(max(grace, 0.0))
+        except TimeoutError:
+            self.kill(PluginCrashed(self._host.name, f"it did not leave within {grace:g} s and was killed", None, 9))
+            self.ended.exception(10.0)
+
+    def kill(self, error: PluginError) -> None:
+        """End the guest now; calls under way, and `ended`, get `error`."""
+        with self._lock:
+            if self._doom is None:
+                self._doom = error
+        self._session.kill(error)
+
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls wait for their answer."""
+        with self._lock:
+            return len(self._calls)
+
+    def _send(self, body: bytes) -> None:
+        try:
+            with self._lock:
+                if self._channel.closed:
+                    return
+                if self._channel.write_nowait(body):
+                    return
+                self._board.want_write(self._channel.fileno(), True)
+        except ChannelClosed:
+            pass  # it is dead: the calls end when it is buried
+
+    # Deadlines
+
+    def _check_deadlines(self) -> None:
+        """In the switchboard's thread: fail the calls whose time is up, and look again when the next one's is."""
+        now = time.monotonic()
+        expired = []
+        with self._lock:
+            self._check_at = None
+            for number, call in self._calls.items():
+                if call.deadline is None or call.expired:
+                    continue
+                if call.deadline <= now:
+                    call.expired = True
+                    expired.append(number)
+                elif self._check_at is None or call.deadline < self._check_at:
+                    self._check_at = call.deadline
+        if self._check_at is not None:
+            self._board.at(self._check_at, self._check_deadlines)
+        for number in expired:
+            # It writes its stack to stderr, or says that it had not begun.
+            self._send(self._codec.pack([g.CANCEL, number]))
+            self._board.at(now + _LAST_WORDS, lambda number=number: self._expire(number))  # type: ignore[misc]
+
+    def _expire(self, number: int) -> None:
+        """A call's time is up, and no thread can be ended: the worker is."""
+        with self._lock:
+            call = self._calls.pop(number, None)
+        if call is None:
+            return
+        error = self._timed_out(call)
+        others = PluginCrashed(
+            self._host.name, f"its worker was killed because {call.function} ran out of time", None, 9,
+            self._stderr(), outcomes.stack_in(self._stderr()),
+        )  # fmt: skip
+        self.kill(others)
+        self._resolve(call, None, error)
+
+    def _timed_out(self, call: _Call) -> CallTimeout:
+        now = time.monotonic() - call.started
+        error = CallTimeout(f"{self._host.name}.{call.function} took longer than {call.timeout:g} s", call.timeout, now)
+        error.plugin = self._host.name
+        stack = outcomes.stack_in(self._stderr())
+        if stack:
+            error.add_note(f"where it was when its time was up:\n{stack}")
+        return error
+
+    def _cancelled(self, number: int) -> None:
+        """Nobody wants the answer any more: a call that has not begun is withdrawn; one that runs, runs on."""
+        with self._lock:
+            known = number in self._calls
+        if known:
+            self._send(self._codec.pack([g.CANCEL, number]))
+
+    # What the guest says
+
+    def _hear(self, _events: int) -> None:
+        with self._reading:
+            self._read()
+
+    def _read(self) -> None:
+        if self._channel.closed:
+            return
+        try:
+            with self._lock:
+                if self._channel.wants_write and self._channel.flush():
+                    self._board.want_write(self._channel.fileno(), False)
+            for body in self._channel.read_ready():
+                self._heard(self._dialogue.hear(self._codec.unpack(body)))
+        except ChannelClosed:
+            self._board.forget(self._channel.fileno())
+            # It is dying, or has closed its end; then it is of no use.
+            self._board.at(time.monotonic() + _LEAVING, self._overdue)
+        except (RemoteProtocolError, NotSerializable) as error:
+            self._board.forget(self._channel.fileno())
+            _log.warning("plugin %r broke the protocol and is killed: %s", self._host.name, error)
+            self.kill(PluginCrashed(self._host.name, f"it broke the protocol and was killed: {error}", None, 9))
+        except Exception as error:
+            # Ours, most likely; what the guest sent led to it, and the guest alone pays.
+            self._board.forget(self._channel.fileno())
+            self.kill(PluginCrashed(self._host.name, f"what it sent could not be handled ({type(error).__name__})"))
+            raise
+
+    def _overdue(self) -> None:
+        if not self._session.ended.done():
+            self._session.kill(PluginCrashed(self._host.name, "it closed its connection and did not end", None, 9))
+
+    def _heard(self, message: list[Any]) -> None:
+        tag = message[0]
+        if tag == g.RESULT:
+            self._answered(message[1], message[2], None)
+        elif tag == g.ERROR:
+            self._answered(message[1], None, message[2])
+        elif tag == g.HOST_CALL:
+            self._called(*message[1:])
+        elif tag in (g.LOG, g.METRIC):
+            self._recorded(tag, message[1:])
+        elif tag == g.DENIED:
+            self._host.on_denied(*(text[:_MAX_LINE] for text in message[1:]))
+        elif tag == g.HELLO:
+            if message[1] != g.PROTOCOL_VERSION:
+                error = ProtocolMismatch(f"it speaks protocol {message[1]}, this host {g.PROTOCOL_VERSION}")
+                error.plugin = self._host.name
+                self.kill(error)
+        elif tag == g.LOADED:
+            _set(self._loaded, message[1], None)
+        elif tag == g.LOAD_FAILED:
+            self._leaving = True
+            _set(self._loaded, None, outcomes.load_error(message[1], self._host.name, self._memory))
+
+    def _answered(self, number: int, value: Any, record: dict[str, Any] | None) -> None:
+        with self._lock:
+            call = self._calls.pop(number, None)
+        if call is None:
+            if not 0 < number <= self._last_number:
+                raise RemoteProtocolError(f"an answer to call {number}, which nobody made")
+            return  # its time was up
+        if call.expired:
+            self._finish(number, call, None, self._timed_out(call))
+            return
+        error = None if record is None else outcomes.call_error(record, self._host.name, call.function, self._memory)
+        self._finish(number, call, value, error)
+
+    def _finish(self, number: int, call: _Call, value: Any, error: PluginError | None) -> None:
+        self._session.end(number)
+        self._resolve(call, value, error)
+
+    def _resolve(self, call: _Call, value: Any, error: PluginError | None) -> None:
+        _set(call.future, value, error)
+
+    def _called(self, number: int, inside: int, function: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+        if number in self._host_calls or len(self._host_calls) >= _MAX_HOST_CALLS:
+            raise RemoteProtocolError("too many calls of its host at once, or one number twice")
+        if not all(type(key) is str for key in kwargs):
+            raise RemoteProtocolError("a keyword that is no text")
+        with self._lock:
+            call = self._calls.get(inside)
+        self._host_calls.add(number)
+        context = call.context.copy() if call is not None else Context()
+        name = call.function if call is not None else ""
+        self._host.executor.submit(context.run, self._serve, number, name, function, args, kwargs)
+
+    def _serve(self, number: int, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Run a host function for the guest, in a thread of the executor and a context of its own."""
+        CHAIN.set((*CHAIN.get(), self._host.name))
+        try:
+            value = self._host.host_call(inside, function, args, kwargs)
+            try:
+                body = self._codec.pack([g.HOST_RESULT, number, value], name="message")
+            except NotSerializable as error:
+                raise HostFunctionError(f"{function} returned what cannot cross to a plugin: {error}") from error
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the guest waits for an answer
+            body = self._codec.pack([g.HOST_ERROR, number, record_for_guest(error)])
+        self._host_calls.discard(number)
+        self._send(body)
+
+    def _recorded(self, tag: int, fields: list[Any]) -> None:
+        second, count = self._records
+        now = time.monotonic()
+        if now - second >= 1.0:
+            if count > _MAX_RECORDS:
+                self._host.on_log(3, "ringfence", f"{count - _MAX_RECORDS} of its records were dropped", {})
+            second, count = now, 0
+        self._records = (second, count + 1)
+        if count >= _MAX_RECORDS:
+            return
+        if tag == g.LOG:
+            level, logger, text, origin = fields
+            self._host.on_log(min(level, 4), logger[:256], text[: 16 * _MAX_LINE], origin)
+        else:
+            kind, name, value, tags = fields
+            self._host.on_metric(kind, name[:256], value, tags)
+
+    # What it prints
+
+    def _print(self, stream: str, data: bytes) -> None:
+        """Take what the worker printed, in the pool's thread: pass it on by lines, and count it."""
+        if stream == "stderr":
+            self._tail = (self._tail + data)[-_TAIL:]
+        with self._lock:
+            oldest = next(iter(self._calls), 0)
+        if oldest != self._printed_in:
+            self._printed, self._printed_in = 0, oldest
+        self._printed += len(data)
+        limit = self._output_limit
+        if limit is not None and self._printed > limit + (0 if oldest else _IDLE_OUTPUT):
+            text = f"plugin {self._host.name!r} printed {self._printed} bytes during one call, limit {limit}"
+            error = OutputExceeded(text, limit, self._printed)
+            error.plugin = self._host.name
+            self.kill(error)
+            return
+        *lines, rest = (self._lines[stream] + data).split(b"\n")
+        while len(rest) > _MAX_LINE:
+            lines.append(rest[:_MAX_LINE])
+            rest = rest[_MAX_LINE:]
+        self._lines[stream] = rest
+        for line in lines:
+            self._say(stream, line)
+
+    def _say(self, stream: str, line: bytes) -> None:
+        self._host.on_log(2 if stream == "stdout" else 3, stream, line.decode("utf-8", "backslashreplace"), {})
+
+    def _stderr(self) -> str:
+        return self._tail.decode("utf-8", "backslashreplace")
+
+    # Its end
+
+    def _bury(self) -> None:
+        """The worker is gone: take in what it said before, then tell everybody who waits."""
+        with self._reading:
+            if self._doom is None:
+                while not self._channel.closed and self._unread():
+                    pass
+            self._board.forget(self._channel.fileno() if not self._channel.closed else -1)
+            with self._lock:
+                self._over = True
+                self._channel.close()
+                left, self._calls = self._calls, {}
+        for stream, rest in self._lines.items():
+            if rest:
+                self._say(stream, rest)
+        error = outcomes.death(self._doom or self._session.ended.exception(), self._host.name, self._stderr())
+        leaves = self._leaving and self._doom is None and self._session.ended.exception() is None
+        _set(self._loaded, None, error)
+        for call in left.values():
+            self._resolve(call, None, self._timed_out(call) if call.expired else error)
+        _set(self.ended, None if leaves else error, None)
+
+    def _unread(self) -> bool:
+        """Take in some more of what a dead guest said; False when there is no more that counts."""
+        try:
+            bodies = self._channel.read_ready()
+            for body in bodies:
+                self._heard(self._dialogue.hear(self._codec.unpack(body)))
+        except (ChannelClosed, RemoteProtocolError, NotSerializable):
+            return False
+        return bool(bodies)
+
+
+def _set(future: "Future[Any]", value: Any, error: BaseException | None) -> None:
+    """Resolve a future, unless that was done, or its caller has given up."""
+    if future.done() or not future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(value)

@@ -1,0 +1,377 @@
+"""PluginHandle: one loaded plugin, to call and to manage."""
+
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, final
+
+from ringfence.errors import PluginError
+from ringfence.plugins.blueprint import LIFECYCLE, Blueprint
+from ringfence.plugins.connection import CHAIN
+from ringfence.plugins.engine import Engine
+from ringfence.plugins.errors import (
+    FunctionNotFound,
+    InvalidConfig,
+    LimitExceeded,
+    PluginCrashed,
+    PoolTimeout,
+    ReentrantCall,
+    ValueConversionError,
+)
+from ringfence.plugins.exports import Exports
+from ringfence.plugins.info import PluginInfo, next_plugin_id
+from ringfence.plugins.leases import Lease
+from ringfence.plugins.lifecycle import PluginLifecycle
+from ringfence.plugins.manifest import Manifest
+from ringfence.plugins.states import LifecycleState, PluginStatus
+from ringfence.plugins.surroundings import Surroundings
+from ringfence.plugins.worker_steps import WorkerSteps
+from ringfence.sandbox.capabilities import Capabilities
+from ringfence.sandbox.errors import PolicyError
+from ringfence.sandbox.limits import parse_duration
+from ringfence.sandbox.report import Report
+
+__all__ = ["PluginHandle"]
+
+
+class _Unset:
+    """The default of a timeout: the plugin's, or the runtime's."""
+
+
+_UNSET: Final = _Unset()
+Timeout = float | None | _Unset
+
+
+@final
+class PluginHandle:
+    """A plugin that was loaded. `str()` is its name. A loader or runtime makes it; threads may share it.
+
+    When the last reference to it is gone the plugin is unloaded.
+
+    Attributes:
+        id: unique in this process, from 1.
+        lifecycle: its states and transitions.
+        exports: its functions as attributes: ``handle.exports.process("x")``.
+    """
+
+    def __init__(self, blueprint: Blueprint, redraw: Callable[[], Blueprint], around: Surroundings) -> None:
+        self.id = next_plugin_id()
+        self._around = around
+        self._steps = WorkerSteps(blueprint, redraw, around)
+        self.lifecycle: PluginLifecycle = self._steps.lifecycle
+        self.exports = Exports(self)
+        self._loaded_at = time.time()
+        self._counter = _Counter()
+        self._finalizer = weakref.finalize(self, self._steps.abandon)
+        self._finalizer.atexit = False
+
+    # What it is
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._steps.name
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it says of itself."""
+        return self._steps.blueprint.manifest
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+        return self.manifest.version
+
+    @property
+    def state(self) -> LifecycleState:
+        """How far it has come."""
+        return self.lifecycle.state
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it is FAILED, or None."""
+        return self.lifecycle.failure
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it is granted."""
+        return self._steps.blueprint.grants
+
+    @property
+    def code_hash(self) -> str:
+        """The hash over its code and manifest, as approvals are bound to it."""
+        return self._steps.blueprint.code.hash
+
+    @property
+    def report(self) -> Report | None:
+        """What came true of its worker's lock-in, layer by layer; None while there is no worker."""
+        engine = self._steps.engine
+        return None if engine is None else engine.report
+
+    @property
+    def steps(self) -> WorkerSteps:
+        """The steps behind its lifecycle, for the runtime."""
+        return self._steps
+
+    def status(self) -> PluginStatus:
+        """Return what is the matter with its worker: Running(pid), Crashed(exit_code, signal) or Terminated()."""
+        return self._steps.status()
+
+    def info(self) -> PluginInfo:
+        """Return a snapshot."""
+        blueprint, engine = self._steps.blueprint, self._steps.engine
+        path, entry = blueprint.manifest.path, None
+        if path is not None and blueprint.folder is not None:
+            entry = str(blueprint.folder / blueprint.manifest.entry_point())
+        return PluginInfo(
+            id=self.id,
+            name=self.name,
+            version=self.version,
+            state=self.state,
+            manifest_path=None if path is None else str(path),
+            entry_path=entry,
+            loaded_at=self._loaded_at,
+            last_reload=self.lifecycle.last_reload,
+            reload_count=self.lifecycle.reload_count,
+            invocation_count=self._counter.value,
+            pid=engine.pid if engine is not None and engine.is_alive else None,
+        )
+
+    @property
+    def export_names(self) -> tuple[str, ...]:
+        """The functions that may be called; of a plugin that exports all it has, those it has once it was started."""
+        blueprint, engine = self._steps.blueprint, self._steps.engine
+        if blueprint.exports is not None:
+            return blueprint.exports
+        return () if engine is None else tuple(engine.functions)
+
+    def has_export(self, function: str) -> bool:
+        """Whether this function may be called. `main` always may, if it is there."""
+        engine = self._steps.engine
+        return function in self.export_names or (
+            function == "main" and engine is not None and "main" in engine.functions
+        )
+
+    def signature(self, function: str) -> str | None:
+        """Return a function's parameters as text, ``(data)``, as its worker told them; or None."""
+        engine = self._steps.engine
+        return None if engine is None else engine.functions.get(function)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"<PluginHandle {self.name} {self.version} {self.state.value}>"
+
+    # Calling it
+
+    def call(
+        self,
+        function: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: Timeout = _UNSET,
+    ) -> Any:
+        """Call a function of the plugin and return its result.
+
+        Args:
+            function: one of its exports, or `main`.
+            args, kwargs: plain values: None, bool, int, float, str, bytes, lists, dicts, and what the wire has beside
+                them (docs/reference/plugin-protocol.md).
+            timeout: seconds for everything, the wait for a turn included; None for no end. By default the plugin's.
+
+        Raises:
+            InvalidState, PluginUnloaded: it is not RUNNING. FunctionNotFound: it does not export this.
+            ValueConversionError: a value cannot cross. PoolTimeout: no turn came. ReentrantCall: a call of this plugin
+                led here. CallTimeout, MemoryExceeded and their like, PluginCrashed: it went beyond its limits, or died.
+            CapabilityDenied, ExecutionFailed: what the plugin's function raised.
+        """
+        seconds = self._seconds(timeout)
+        flight = self._take_off(function, seconds)
+        try:
+            try:
+                value = flight.begin(args, kwargs).result()
+            except BaseException as error:
+                flight.land(error)
+                raise
+            flight.land(None)
+            return value
+        finally:
+            del flight
+
+    def submit(
+        self,
+        function: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: Timeout = _UNSET,
+    ) -> "Future[Any]":
+        """Call a function and return the future of its result; raises what can be told at once, as `call` does."""
+        flight = self._take_off(function, self._seconds(timeout))
+        try:
+            future = flight.begin(args, kwargs)
+        except BaseException as error:
+            flight.land(error)
+            raise
+        future.add_done_callback(lambda done: flight.land(None if done.cancelled() else done.exception()))
+        return future
+
+    async def acall(
+        self,
+        function: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: Timeout = _UNSET,
+    ) -> Any:
+        """Call a function without blocking the event loop; otherwise as `call`."""
+        future = await asyncio.to_thread(self.submit, function, args, kwargs, timeout=timeout)
+        return await asyncio.wrap_future(future)
+
+    def call_batch(
+        self, function: str, batch: Iterable[Sequence[Any]], *, timeout: Timeout = _UNSET
+    ) -> list[Any]:
+        """Call one function with each of several argument lists at once; return the results in order.
+
+        The calls overlap as far as the plugin's threads allow. The first error is raised once all have ended.
+        """
+        futures = [self.submit(function, args, timeout=timeout) for args in batch]
+        failed: BaseException | None = None
+        results = []
+        for future in futures:
+            try:
+                results.append(future.result())
+            except PluginError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return results
+
+    def _seconds(self, timeout: Timeout) -> float | None:
+        if isinstance(timeout, _Unset):
+            own, general = self._steps.blueprint.worker.call_timeout, self._around.config.call_timeout
+            return min((each for each in (own, general) if each is not None), default=None)
+        if timeout is None:
+            return None
+        seconds = getattr(timeout, "total_seconds", None)
+        try:
+            return parse_duration(timeout if seconds is None else seconds(), what="timeout")
+        except PolicyError as error:
+            raise InvalidConfig(str(error)) from error
+
+    def _take_off(self, function: str, timeout: float | None) -> "_Flight":
+        chain = CHAIN.get()
+        if self.name in chain:
+            raise ReentrantCall(self.name, chain)
+        if self._around.board.is_current:
+            raise ReentrantCall(self.name, ("a callback of the runtime, which may not wait",))
+        begun = time.monotonic()
+        self._around.take_slot(timeout)
+        lease: Lease | None = None
+        try:
+            while True:
+                left = None if timeout is None else max(0.0, timeout - (time.monotonic() - begun))
+                self._steps.wait_recovered(left)
+                lease = self.lifecycle.lease()
+                if not self._steps.is_handing_over:
+                    break
+                lease.release()
+                lease = None
+                self._steps.wait_for_gate(left)
+            engine = self._steps.engine
+            if engine is None:
+                raise PluginCrashed(self.name, "its worker is gone")
+            if not self.has_export(function):
+                raise FunctionNotFound(function, self.name, self.export_names)
+            if timeout is not None and (left is None or left <= 0):
+                raise PoolTimeout(timeout, "a turn")
+            return _Flight(self, engine, lease, function, left)
+        except BaseException:
+            if lease is not None:
+                lease.release()
+            self._around.give_slot()
+            raise
+
+    # Its state, in its own words
+
+    def save_state(self) -> Any:
+        """Return what its `save_state` returns. Raises FunctionNotFound when it has none, and as `call`."""
+        return self._own("save_state", [])
+
+    def restore_state(self, state: Any) -> None:
+        """Hand a state to its `restore_state`. Raises as `save_state`."""
+        self._own("restore_state", [state])
+
+    def health_check(self) -> bool:
+        """Return what its `health_check` says; True when it has none and its worker is there."""
+        engine = self._steps.engine
+        if engine is None or not engine.is_alive:
+            return False
+        return "health_check" not in engine.functions or self._own("health_check", []) is not False
+
+    def _own(self, function: str, args: list[Any]) -> Any:
+        assert function in LIFECYCLE
+        with self.lifecycle.lease():
+            engine = self._steps.engine
+            if engine is None or function not in engine.functions:
+                raise FunctionNotFound(function, self.name, self.export_names)
+            return engine.run(function, args, self._around.config.load_timeout)
+
+
+class _Flight:
+    """One call on its way: its lease and its turn, given back once it has ended."""
+
+    __slots__ = ("_begun", "_engine", "_function", "_handle", "_lease", "_timeout")
+
+    def __init__(
+        self, handle: PluginHandle, engine: Engine, lease: Lease, function: str, timeout: float | None
+    ) -> None:
+        self._handle = handle
+        self._engine = engine
+        self._lease = lease
+        self._function = function
+        self._timeout = timeout
+        self._begun = time.perf_counter()
+
+    def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> "Future[Any]":
+        """Send it. Raises as `Connection.call`."""
+        handle = self._handle
+        if isinstance(args, str | bytes):
+            what = f"{handle.name}.{self._function}"
+            raise ValueConversionError(f"args of {what}: a list is needed, not a text; write [{args!r}]")
+        handle._counter.add()
+        with self._lease.entered():  # so that what this call leads to is known not to wait for its end
+            return self._engine.call(self._function, list(args), dict(kwargs or {}), self._timeout)
+
+    def land(self, error: BaseException | None) -> None:
+        """It has ended: give back what it held, and tell whoever wants to know."""
+        seconds = time.perf_counter() - self._begun
+        handle = self._handle
+        self._lease.release()
+        handle._around.give_slot()
+        handle._around.metrics.record_call(handle.name, self._function, seconds)
+        handle._around.hooks.called(handle.name, self._function, seconds)
+        if error is not None and isinstance(error, Exception):
+            # A worker's death was counted when it died.
+            if not isinstance(error, PluginCrashed | LimitExceeded):
+                handle._around.metrics.record_error(handle.name, error)
+            handle._around.hooks.failed(handle.name, error)
+
+
+class _Counter:
+    """Counts calls, from any thread."""
+
+    __slots__ = ("_lock", "value")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.value = 0
+
+    def add(self) -> None:
+        with self._lock:
+            self.value += 1

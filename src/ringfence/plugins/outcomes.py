@@ -1,0 +1,114 @@
+"""From what a guest reported, or how its worker died, to the error that the caller sees: pure decisions."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ringfence.errors import PluginError
+from ringfence.plugins.errors import (
+    Cancelled,
+    CapabilityDenied,
+    CompilationError,
+    ExecutionFailed,
+    FsOpsExceeded,
+    FunctionNotFound,
+    InstructionsExceeded,
+    LimitExceeded,
+    MemoryExceeded,
+    NetOpsExceeded,
+    PluginCrashed,
+    StackDepthExceeded,
+    ValueConversionError,
+)
+from ringfence.pool import outcome
+from ringfence.pool.errors import BrokenPool, ProtocolViolation, WorkerCrashed
+
+__all__ = ["call_error", "death", "load_error", "stack_in"]
+
+# Limits that the guest keeps: kind of the record to class and words.
+_LIMITS: Final[Mapping[str, tuple[type[LimitExceeded], str]]] = {
+    "call_depth": (StackDepthExceeded, "nested {measured} calls deep, limit {limit}"),
+    "instructions": (InstructionsExceeded, "ran {measured} instructions, limit {limit}"),
+    "fs_ops": (FsOpsExceeded, "made {measured} file operations, limit {limit}"),
+    "net_ops": (NetOpsExceeded, "made {measured} network operations, limit {limit}"),
+}
+# How the guest's own report and faulthandler begin, and so where the stack is in a plugin's stderr.
+_STACK_STARTS: Final = ("--- stacks ---", "Fatal Python error", "Current thread ", "Thread 0x")
+
+
+def call_error(record: Mapping[str, Any], plugin: str, function: str, memory: int | None = None) -> PluginError:
+    """Return the error for a call that ended with `record`. Raises RemoteProtocolError when it is no such record.
+
+    `memory` is the limit in bytes that a MemoryError ran into, if there is one.
+    """
+    cause = outcome.exception_from(record, memory)
+    kind, what = record["kind"], f"{plugin}.{function}"
+    error: PluginError
+    if kind in _LIMITS:
+        cls, words = _LIMITS[kind]
+        limit, measured = _number(record.get("limit")), _number(record.get("measured"))
+        error = cls(f"{what} {words.format(limit=limit, measured=measured)}", limit, measured)
+    elif isinstance(cause, CapabilityDenied | MemoryExceeded):
+        error = cause
+    elif kind == "unserializable":
+        error = ValueConversionError(f"the result of {what} cannot cross to the host: {record['message']}")
+    elif kind == "missing":
+        error = FunctionNotFound(function, plugin)
+    elif kind == "cancelled":
+        error = Cancelled(f"{what} was cancelled")
+    else:
+        notes = [note for note in record["notes"] if type(note) is str]
+        error = ExecutionFailed(plugin, function, record["type"], record["message"], record["traceback"], notes)
+        error.__cause__ = cause
+    error.plugin = plugin
+    return error
+
+
+def load_error(record: Mapping[str, Any], plugin: str, memory: int | None = None) -> PluginError:
+    """Return the error for a plugin whose code did not load. Raises RemoteProtocolError when it is no such record."""
+    if record.get("kind") != "compile":
+        return call_error(record, plugin, "<module>", memory)
+    cause = outcome.exception_from(record)
+    place = [getattr(cause, name, None) for name in ("filename", "lineno", "offset", "text")]
+    filename, line, column, text = place
+    error = CompilationError(
+        getattr(cause, "msg", None) or record["message"],
+        filename if type(filename) is str else None,
+        line if type(line) is int else None,
+        column if type(column) is int else None,
+        text if type(text) is str else None,
+    )
+    error.plugin = plugin
+    return error
+
+
+def death(error: BaseException | None, plugin: str, stderr: str) -> PluginError:
+    """Return what callers are told of a worker that ended with `error` (None: its code returned by itself)."""
+    made: PluginError
+    if isinstance(error, PluginError):
+        made = error
+    elif isinstance(error, WorkerCrashed):
+        text = error.message.replace(" in the middle of a task", "")
+        signal = 9 if isinstance(error, ProtocolViolation) else error.signal
+        tail = stderr or error.stderr
+        made = PluginCrashed(plugin, text, error.exit_code, signal, tail, stack_in(tail))
+    elif isinstance(error, BrokenPool):
+        made = PluginCrashed(plugin, f"its worker cannot be started: {error}", None, None, stderr)
+    elif error is None:
+        made = PluginCrashed(plugin, "it closed its connection and ended", 0, None, stderr)
+    else:
+        made = PluginCrashed(plugin, f"{type(error).__name__}: {error}", None, None, stderr, stack_in(stderr))
+    if made is not error:
+        made.__cause__ = error
+    made.plugin = plugin
+    return made
+
+
+def stack_in(stderr: str) -> str:
+    """Return the Python stacks at the end of `stderr`, or nothing."""
+    # The last report of the kind that comes first: faulthandler's "Fatal" stands before its "Current thread".
+    at = next((at for start in _STACK_STARTS if (at := stderr.rfind(start)) >= 0), -1)
+    return stderr[at:].strip() if at >= 0 else ""
+
+
+def _number(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < 1 << 62 else None

@@ -1,0 +1,88 @@
+"""Recovery: what happens when a plugin's worker dies: it is started again after a while, or put into quarantine."""
+
+import logging
+import os
+import threading
+import time
+from typing import final
+
+from ringfence.errors import PluginError
+from ringfence.plugins.quarantine import Quarantine
+from ringfence.plugins.restart import CrashHistory, GiveUp, RestartPolicy
+from ringfence.plugins.states import LifecycleState
+from ringfence.plugins.surroundings import Surroundings
+from ringfence.plugins.worker_steps import WorkerSteps
+
+__all__ = ["Recovery"]
+
+_log = logging.getLogger("ringfence.plugins")
+
+
+@final
+class Recovery:
+    """The crashes of a runtime's plugins and what is done about them. Thread-safe."""
+
+    def __init__(
+        self, around: Surroundings, policy: RestartPolicy | None, path: "str | os.PathLike[str] | None" = None
+    ) -> None:
+        """Without a policy a crashed plugin stays as it is. `path` keeps the quarantine beyond the runtime's life."""
+        self._around = around
+        self._policy = policy
+        self.quarantine = Quarantine(path)
+        self._histories: dict[str, CrashHistory] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def admit(self, name: str) -> None:
+        """Do nothing if a plugin may be started. Raises PluginQuarantined."""
+        self.quarantine.check(name)
+
+    def forgive(self, name: str) -> None:
+        """Lift a plugin's quarantine and forget its crashes."""
+        self.quarantine.retry(name)
+        history = self._histories.get(name)
+        if history is not None:
+            history.forget()
+
+    def crashed(self, steps: WorkerSteps, error: PluginError) -> None:
+        """A worker has died by itself: decide what comes of it. Does not wait."""
+        if self._policy is None or self._closed:
+            return
+        with self._lock:
+            history = self._histories.setdefault(steps.name, CrashHistory(self._policy))
+        decision = history.crashed()
+        if isinstance(decision, GiveUp):
+            reason = f"{decision.reason}; the last time: {str(error).splitlines()[0]}"
+            _log.error("plugin %r is put into quarantine: %s", steps.name, reason)
+            try:
+                self.quarantine.add(steps.name, reason, decision.crashes)
+            except (PluginError, OSError) as failed:
+                _log.error("the quarantine of plugin %r cannot be written down: %s", steps.name, failed)
+            steps.recovering(False)
+            return
+        _log.warning(
+            "plugin %r is started again in %g s (attempt %d): %s",
+            steps.name, decision.delay, decision.attempt, str(error).splitlines()[0],
+        )  # fmt: skip
+        steps.recovering(True)
+        self._around.board.at(time.monotonic() + decision.delay, lambda: self._restart_soon(steps))
+
+    def _restart_soon(self, steps: WorkerSteps) -> None:
+        self._around.executor.submit(self._restart, steps)
+
+    def _restart(self, steps: WorkerSteps) -> None:
+        try:
+            if not self._closed and steps.lifecycle.state is LifecycleState.FAILED:
+                steps.lifecycle.restart()
+        except (PluginError, ExceptionGroup) as error:
+            if steps.lifecycle.state is LifecycleState.FAILED:
+                first = error if isinstance(error, PluginError) else PluginError(str(error))
+                self.crashed(steps, first)
+                return
+        except Exception:  # noqa: BLE001  # a defect of ours; nobody would hear of it otherwise
+            _log.exception("plugin %r could not be started again", steps.name)
+        steps.recovering(False)
+
+    def close(self) -> None:
+        """Start nothing any more."""
+        self._closed = True

@@ -1,0 +1,104 @@
+"""Surroundings: what the plugins of one runtime, or of one loader, share."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, final
+
+from ringfence.plugins.audit import AuditLevel, AuditLog
+from ringfence.plugins.config import RuntimeConfig
+from ringfence.plugins.errors import PoolTimeout
+from ringfence.plugins.events import EventBus, LifecycleEvent, Unloaded
+from ringfence.plugins.hooks import LifecycleHooks
+from ringfence.plugins.host_functions import HostRegistry
+from ringfence.plugins.metrics import PluginMetrics
+from ringfence.plugins.records import PluginLog
+from ringfence.plugins.switchboard import Switchboard
+
+__all__ = ["Surroundings"]
+
+_log = logging.getLogger("ringfence.plugins")
+
+# Host functions that may run at once, for all plugins together.
+_HOST_THREADS: Final = 32
+# The levels of plugins' logs as `logging` counts them.
+_LEVELS: Final = (5, logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+
+LogSink = Callable[[PluginLog], object]
+
+
+@final
+class Surroundings:
+    """Threads, bus, hooks, host functions, logs, audit and metrics, and how many calls may be under way at once."""
+
+    def __init__(self, config: RuntimeConfig) -> None:
+        self.config = config
+        self.board = Switchboard()
+        self.events = EventBus()
+        self.hooks = LifecycleHooks()
+        level = config.audit_level or (config.profile.audit if config.profile is not None else AuditLevel.USES)
+        self.audit = AuditLog(level)
+        self.metrics = PluginMetrics()
+        self.host_functions = HostRegistry(audit=self.audit.record)
+        self.events.subscribe(self._count)
+        self._slots = threading.BoundedSemaphore(config.max_concurrent_calls)
+        self._sinks: tuple[LogSink, ...] = ()
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+
+    @property
+    def executor(self) -> ThreadPoolExecutor:
+        """Where host functions run; its threads start when they are needed."""
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(_HOST_THREADS, "ringfence-host-function")
+            return self._executor
+
+    def _count(self, event: LifecycleEvent) -> None:
+        if isinstance(event, Unloaded):
+            self.metrics.record_unload(event.name)
+
+    def take_slot(self, timeout: float | None) -> None:
+        """Wait for a turn among the calls that may be under way at once. Raises PoolTimeout."""
+        begun = time.monotonic()
+        if not self._slots.acquire(timeout=timeout):
+            waited = time.monotonic() - begun
+            most = self.config.max_concurrent_calls
+            raise PoolTimeout(waited, f"a turn: {most} calls are under way, as many as may be")
+
+    def give_slot(self) -> None:
+        """The call has ended."""
+        self._slots.release()
+
+    def add_log_sink(self, sink: LogSink) -> Callable[[], None]:
+        """Call `sink` with every record from now on; return a function that ends that."""
+        with self._lock:
+            self._sinks = (*self._sinks, sink)
+
+        def remove() -> None:
+            with self._lock:
+                self._sinks = tuple(each for each in self._sinks if each is not sink)
+
+        return remove
+
+    def log(self, record: PluginLog) -> None:
+        """Hand a record to the sinks; without any it goes to the logger ``ringfence.plugin.NAME``."""
+        if not self._sinks:
+            logger = logging.getLogger(f"ringfence.plugin.{record.plugin}")
+            logger.log(_LEVELS[record.level], "%s: %s", record.logger, record.message)
+            return
+        for sink in self._sinks:
+            try:
+                sink(record)
+            except Exception:  # noqa: BLE001  # the host's own function
+                _log.exception("a log sink raised")
+
+    def close(self) -> None:
+        """End the threads. No plugin may be left."""
+        self.board.close()
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)

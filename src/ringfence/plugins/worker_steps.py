@@ -1,0 +1,397 @@
+"""WorkerSteps: the steps of one plugin's life, done with real workers."""
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any, Final, final
+
+from ringfence.errors import PluginError
+from ringfence.plugins.audit import AuditEvent
+from ringfence.plugins.blueprint import Blueprint
+from ringfence.plugins.context import ExecutionContext
+from ringfence.plugins.engine import Engine
+from ringfence.plugins.errors import (
+    PluginCrashed,
+    PoolTimeout,
+    ReloadFailed,
+)
+from ringfence.plugins.events import EventBus
+from ringfence.plugins.hooks import LifecycleHooks
+from ringfence.plugins.lifecycle import PluginLifecycle
+from ringfence.plugins.records import PluginLog
+from ringfence.plugins.states import Crashed, LifecycleState, PluginStatus, Running, Terminated
+from ringfence.plugins.surroundings import Surroundings
+from ringfence.plugins.switchboard import close_all
+from ringfence.pool.executor import Pool
+from ringfence.sandbox.capabilities import Capability
+
+__all__ = ["WorkerSteps"]
+
+_log = logging.getLogger("ringfence.plugins")
+
+# Every plugin that may have a worker: those that nobody ended are ended before the program is.
+_all: "weakref.WeakSet[WorkerSteps]" = weakref.WeakSet()
+
+Redraw = Callable[[], Blueprint]
+
+# What a plugin has to be granted for its lines to be passed on, by the logger's name; None: any other.
+_NEEDED: Final[Mapping[str | None, Capability]] = {
+    "stdout": Capability.STDOUT_WRITE,
+    "stderr": Capability.STDERR_WRITE,
+    "ringfence": Capability.LOGGING,
+    None: Capability.LOGGING,
+}
+
+
+@final
+class WorkerSteps:
+    """The worker of one plugin: started, replaced and ended as its lifecycle says (`ringfence.plugins.steps.Steps`).
+
+    Attributes:
+        blueprint: what runs now, or would. previous: what ran before the last reload, or None.
+        lifecycle: whose steps these are.
+        crashes: how often the worker died by itself.
+        last_crash: the error of the last time, or None.
+        on_death: called with the error when the worker has died by itself, in the switchboard's thread.
+    """
+
+    def __init__(self, blueprint: Blueprint, redraw: Redraw, around: Surroundings) -> None:
+        self.blueprint = blueprint
+        self.previous: Blueprint | None = None
+        self._redraw = redraw
+        self._next: Blueprint | None = None
+        self.around = around
+        self.lifecycle = PluginLifecycle(self, drain_timeout=around.config.drain_timeout)
+        self._pool: Pool | None = None
+        self._engine: Engine | None = None
+        # Shut while state is handed over: calls that come meanwhile wait, and go to the new worker.
+        self._gate = threading.Event()
+        self._gate.set()
+        # Clear while a crashed worker is about to be started again: calls wait for that.
+        self._recovered = threading.Event()
+        self._recovered.set()
+        self.crashes = 0
+        self.last_crash: PluginError | None = None
+        self.on_death: Callable[[PluginError], object] | None = None
+        _all.add(self)
+
+    # What a lifecycle asks for
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+        return self.blueprint.name
+
+    @property
+    def events(self) -> EventBus:
+        """The bus of the surroundings."""
+        return self.around.events
+
+    @property
+    def hooks(self) -> LifecycleHooks:
+        """The hooks of the surroundings."""
+        return self.around.hooks
+
+    def open(self) -> None:
+        """Read the code anew if it ran before, start the worker and load the plugin."""
+        if self._next is not None:
+            self.blueprint, self._next = self._next, None
+        elif self._pool is not None or self.crashes or self.lifecycle.state is not LifecycleState.CREATED:
+            self.blueprint = self._redraw()
+        self._end_pool()
+        self._pool = self.blueprint.open_pool()
+        self._engine = self._started(self.blueprint, self._pool)
+
+    def run_export(self, name: str) -> None:
+        """Call a lifecycle export if the plugin has it."""
+        engine = self._engine
+        if engine is not None and name in engine.functions:
+            config = self.around.config
+            engine.run(name, [], config.load_timeout if name in ("init", "start") else config.drain_timeout)
+
+    def close(self) -> None:
+        """End the worker and its pool."""
+        engine, self._engine = self._engine, None
+        try:
+            if engine is not None:
+                engine.stop(self.around.config.drain_timeout)
+        finally:
+            self._end_pool()
+
+    def replace(self) -> None:
+        """Prove the new code in a worker beside the old one, hand the state over, switch, let the old calls end."""
+        old, old_pool, old_blueprint = self._engine, self._pool, self.blueprint
+        try:
+            blueprint = self._next or self._redraw()
+        except Exception as error:
+            raise ReloadFailed(self.name, _said(error)) from error
+        finally:
+            self._next = None
+        pool: Pool | None = None
+        engine: Engine | None = None
+        state = self.lifecycle.state
+        try:
+            pool = blueprint.open_pool()
+            engine = self._started(blueprint, pool)
+            self._prove(engine, state)
+            if state is LifecycleState.STOPPED:
+                engine.stop(self.around.config.drain_timeout)
+                pool.shutdown()
+                self.blueprint, self.previous = blueprint, old_blueprint
+                return
+            self._switch(old, engine, state)
+        except BaseException as error:
+            if engine is not None and engine is not self._engine and engine.is_alive:
+                engine.kill(PluginCrashed(self.name, "it was not good enough to take over", None, 9))
+            if pool is not None:
+                pool.kill_workers()
+                pool.shutdown()
+            if isinstance(error, ReloadFailed) or not isinstance(error, Exception):
+                raise
+            raise ReloadFailed(self.name, _said(error)) from error
+        self._pool, self.blueprint, self.previous = pool, blueprint, old_blueprint
+        self._retire(old, old_pool)
+
+    def _prove(self, engine: Engine, state: LifecycleState) -> None:
+        """Run of the new version what the old one has run; all of it beside the old one, which goes on."""
+        config = self.around.config
+        names = ["init"] if state is LifecycleState.INITIALIZED else ["init", "start"]
+        if state is LifecycleState.STOPPED:
+            names = []
+        for name in names:
+            if name in engine.functions:
+                engine.run(name, [], config.load_timeout)
+        if "health_check" in engine.functions and names:
+            healthy = engine.run("health_check", [], config.load_timeout)
+            if healthy is False:
+                raise ReloadFailed(self.name, "the health_check of the new version returned False")
+
+    def _switch(self, old: Engine | None, new: Engine, state: LifecycleState) -> None:
+        """Make the new worker the plugin's. With a state to hand over no call runs in between."""
+        hands_over = (
+            old is not None
+            and old.is_alive
+            and state is LifecycleState.RUNNING
+            and "save_state" in old.functions
+            and "restore_state" in new.functions
+        )
+        if not hands_over or old is None:
+            self._engine = new
+            return
+        patience = self.around.config.drain_timeout
+        self._gate.clear()
+        try:
+            if not self.lifecycle.drain_previous():
+                why = f"calls under way had not ended within {patience:g} s, and the state cannot be handed over"
+                raise ReloadFailed(self.name, why)
+            new.run("restore_state", [old.run("save_state", [], patience)], patience)
+            self._engine = new
+        finally:
+            self._gate.set()
+
+    def _retire(self, old: Engine | None, pool: Pool | None) -> None:
+        """Let the calls of the old worker end, let it clean up, and end it."""
+        try:
+            drained = self.lifecycle.drain_previous()
+            if old is not None and old.is_alive:
+                if not drained:
+                    why = "its version was replaced, and the call had not ended in time"
+                    old.kill(PluginCrashed(self.name, why, None, 9))
+                else:
+                    for name in ("stop", "cleanup"):
+                        if name in old.functions:
+                            self._attempt(old, name)
+                    old.stop(self.around.config.drain_timeout)
+        finally:
+            if pool is not None:
+                pool.kill_workers()
+                pool.shutdown()
+
+    def _attempt(self, engine: Engine, name: str) -> None:
+        try:
+            engine.run(name, [], self.around.config.drain_timeout)
+        except PluginError as error:
+            _log.warning("%s of the replaced version of plugin %r raised: %s", name, self.name, error)
+
+    def use_next(self, blueprint: Blueprint) -> None:
+        """Take this at the next `open` or `replace`, in place of what the files say."""
+        self._next = blueprint
+
+    # Workers
+
+    def _started(self, blueprint: Blueprint, pool: Pool) -> Engine:
+        guest = _Guest(self, blueprint)
+        engine = Engine.start(blueprint, pool, guest, self.around, self.around.config.load_timeout)
+        guest.engine_id = engine.pid
+        engine.ended.add_done_callback(lambda _: self._died(engine))
+        return engine
+
+    def _died(self, engine: Engine) -> None:
+        """In the switchboard's or a pool's thread: a worker is gone; if that was not asked for, say so."""
+        error = engine.ended.result()
+        if error is None or engine is not self._engine:
+            return
+        self.crashes += 1
+        self.last_crash = error
+        self.around.metrics.record_error(self.name, error)
+        self.around.board.soon(lambda: self._tell(engine, error))
+
+    def _tell(self, engine: Engine, error: PluginError) -> None:
+        self.lifecycle.fail(error, current=lambda: engine is self._engine)
+        if self.on_death is not None:
+            self.on_death(error)
+
+    def _end_pool(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.kill_workers()
+            pool.shutdown()
+
+    @property
+    def engine(self) -> Engine | None:
+        """The worker there is, or None."""
+        return self._engine
+
+    @property
+    def is_handing_over(self) -> bool:
+        """Whether state is on its way from one worker to the next: who has a lease and sees this gives it back."""
+        return not self._gate.is_set()
+
+    def wait_for_gate(self, timeout: float | None) -> None:
+        """Wait while state is being handed over. Raises PoolTimeout."""
+        if not self._gate.is_set() and not self._gate.wait(timeout):
+            raise PoolTimeout(timeout or 0.0, f"plugin {self.name!r} to hand its state over")
+
+    def recovering(self, under_way: bool) -> None:
+        """Say that a crashed worker is about to be started again, or that this is over, however it went."""
+        if under_way:
+            self._recovered.clear()
+        else:
+            self._recovered.set()
+
+    def wait_recovered(self, timeout: float | None) -> None:
+        """Wait while a crashed worker is about to be started again. Raises PoolTimeout."""
+        if not self._recovered.is_set() and not self._recovered.wait(timeout):
+            raise PoolTimeout(timeout or 0.0, f"plugin {self.name!r} to be started again after a crash")
+
+    def status(self) -> PluginStatus:
+        """Return what is the matter with the worker."""
+        engine = self._engine
+        if engine is not None and engine.is_alive:
+            return Running(engine.pid)
+        crash = self.last_crash
+        failed = self.lifecycle.state is LifecycleState.FAILED or (engine is not None and not engine.is_alive)
+        if not failed or crash is None:
+            return Terminated()
+        if isinstance(crash, PluginCrashed):
+            return Crashed(crash.exit_code, crash.signal)
+        return Crashed(None, 9)  # a limit: we killed it
+
+    def abandon(self) -> None:
+        """Nobody holds the plugin any more: unload it. From any thread."""
+        if self.lifecycle.state is LifecycleState.UNLOADED:
+            return
+        if self.around.board.is_current:
+            threading.Thread(target=self.abandon, name="ringfence-abandoned").start()
+            return
+        try:
+            self.lifecycle.unload()
+        except (PluginError, ExceptionGroup) as error:
+            _log.warning("plugin %r, which nobody held any more, did not unload in good order: %s", self.name, error)
+
+
+@final
+class _Guest:
+    """What one worker's connection reaches of the host: see `ringfence.plugins.connection.Host`."""
+
+    def __init__(self, steps: WorkerSteps, blueprint: Blueprint) -> None:
+        self._steps = weakref.ref(steps)
+        self._around = steps.around
+        self._blueprint = blueprint
+        self._muted: set[str] = set()
+        self.engine_id = 0
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+        return self._blueprint.name
+
+    @property
+    def executor(self) -> Executor:
+        """Where host functions run."""
+        return self._around.executor
+
+    def host_call(self, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Run a host function, if the plugin may have it."""
+        profile = self._around.config.profile
+        context = ExecutionContext(
+            self._blueprint.grants, plugin=self.name, function=inside, engine_id=self.engine_id,
+            sandbox=self._around.config.loader_config.engine_config.sandbox if profile is None else profile.sandbox,
+            timeout=self._around.config.call_timeout,
+        )  # fmt: skip
+        return self._around.host_functions.invoke(function, args, kwargs, context)
+
+    def on_log(self, level: int, logger: str, message: str, origin: Mapping[str, Any]) -> None:
+        """Pass a record on, if the plugin may log or print."""
+        needed = _NEEDED.get(logger, _NEEDED[None])
+        if not self._blueprint.grants.has(needed):
+            if needed not in self._muted:
+                self._muted.add(needed)
+                self._deny(str(needed), "log" if needed is Capability.LOGGING else "print", logger, str(needed))
+            return
+        line = origin.get("line")
+        self._around.log(
+            PluginLog(
+                plugin=self.name,
+                level=level,
+                message=message,
+                logger=logger,
+                module=_text(origin.get("module")) or "",
+                file=_text(origin.get("file")),
+                line=line if type(line) is int else None,
+                thread=_text(origin.get("thread")),
+                at=time.time(),
+            )
+        )
+
+    def on_metric(self, kind: str, name: str, value: float, tags: Mapping[str, Any]) -> None:
+        """Record a measurement, if the plugin may."""
+        if self._blueprint.grants.has(Capability.METRICS):
+            self._around.metrics.record_guest(self.name, kind, name, value, tags)
+
+    def on_denied(self, capability: str, operation: str, target: str, needs: str) -> None:
+        """Put a refusal on record."""
+        self._deny(capability, operation, target, needs)
+
+    def _deny(self, capability: str, operation: str, target: str, needs: str) -> None:
+        self._around.audit.record(
+            AuditEvent(
+                plugin=self.name,
+                capability=capability,
+                operation=operation,
+                target=target or None,
+                allowed=False,
+                detail=f"needs {needs}",
+            )
+        )
+
+
+def _text(value: object) -> str | None:
+    return value[:1024] if type(value) is str else None
+
+
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+
+
+def _abandon_all() -> None:
+    for steps in list(_all):
+        steps.abandon()
+    close_all()
+
+
+# Registered after the pools' own, which wait for open sessions: what was registered last is called first.
+threading._register_atexit(_abandon_all)  # type: ignore[attr-defined]
