@@ -18,6 +18,7 @@ from ringfence.sandbox.policy import Demand, Layer
 from ringfence.sandbox.profiles import Profile, load_profile
 
 __all__ = [
+    "ENTRY_POINTS",
     "HostProfile",
     "HostType",
     "ProfileRegistry",
@@ -246,6 +247,7 @@ def testing_capabilities() -> Capabilities:
     return Capabilities(testing().capabilities)
 
 
+ENTRY_POINTS: Final = "ringfence.profiles"
 _PRELOADED: Final = ("terminal", "observability", "orchestration", "data-processing", "web-service")
 
 
@@ -270,6 +272,33 @@ class ProfileRegistry:
             if new.name in self._profiles and not replace:
                 raise DuplicatedKey("profile", new.name, "register it with replace=True if that is meant")
             self._profiles[new.name] = new
+
+    def register_installed(self) -> list[str]:
+        """Add the profiles that installed distributions offer, and return their names.
+
+        They stand in the entry point group ``ringfence.profiles``; each leads to a HostProfile or to a function that
+        returns one. This imports the distributions' modules into this process: they are as trusted as whoever installed
+        them.
+
+        Raises:
+            DuplicatedKey: a name is taken.
+            InvalidConfig: an entry point leads to something else, or cannot be imported.
+        """
+        from importlib.metadata import entry_points
+
+        found = []
+        for entry in entry_points(group=ENTRY_POINTS):
+            try:
+                offered = entry.load()
+                new = offered() if callable(offered) else offered
+                self.register(new)
+            except DuplicatedKey:
+                raise
+            except Exception as error:
+                what = f"the entry point {entry.name!r} of {ENTRY_POINTS} offers no profile"
+                raise InvalidConfig(f"{what}: {error}") from error
+            found.append(new.name)
+        return found
 
     def get(self, name: str) -> HostProfile:
         """Return a profile.

@@ -12,7 +12,7 @@ from ringfence.plugins.errors import SandboxViolation
 from ringfence.plugins.model import Bytes, Flag, FrozenModel, Seconds
 from ringfence.plugins.reach import NetPolicy, PathPolicy, Reach
 from ringfence.sandbox.errors import PolicyError
-from ringfence.sandbox.scopes import path_contains, read_path, read_variable
+from ringfence.sandbox.scopes import read_path, read_variable
 
 __all__ = ["IsolationMode", "NamespaceConfig", "ResourceLimits", "SandboxConfig"]
 
@@ -265,10 +265,6 @@ class SandboxConfig(FrozenModel):
     def with_best_effort(self, best_effort: bool = True) -> Self:
         """Return a copy that reports, and does not refuse, shares of the machine that nothing here can enforce."""
         return self._with(best_effort=best_effort)
-
-    def readable(self, path: str, folder: str | None) -> bool:
-        """Whether `path` lies in the plugin's own `folder` or may be read."""
-        return (folder is not None and path_contains(folder, path)) or self.can_read(path)
 
 
 def _check(allowed: bool, what: str, target: object) -> None:

@@ -210,6 +210,13 @@ def test_a_sandboxs_lists_become_scopes() -> None:
         effective(manifest("env:read", scopes={"env:read": ["HOME"]}), None, config)
 
 
+def test_what_a_sandbox_does_not_speak_of_is_left_alone() -> None:
+    """Clocks, logs and a variable that is named on both sides pass."""
+    config = allowed("random", "logging", "env:read", sandbox=SandboxConfig().with_env_vars(["LANG"]))
+    wish = manifest("random", "logging", "env:read", scopes={"env:read": ["LANG"]})
+    assert names(effective(wish, None, config)) == ["env:read=LANG", "logging", "random"]
+
+
 @pytest.mark.parametrize(
     ("capability", "box"),
     [

@@ -8,7 +8,13 @@ from ringfence.plugins import profiles
 from ringfence.plugins.audit import AuditLevel
 from ringfence.plugins.errors import DuplicatedKey, IncompatibleProfile, InvalidConfig, InvalidManifest
 from ringfence.plugins.manifest import Manifest
-from ringfence.plugins.profiles import HostProfile, HostType, ProfileRegistry, validate_profile_compatibility
+from ringfence.plugins.profiles import (
+    ENTRY_POINTS,
+    HostProfile,
+    HostType,
+    ProfileRegistry,
+    validate_profile_compatibility,
+)
 from ringfence.plugins.sandbox_config import SandboxConfig
 from ringfence.plugins.versions import ApiVersion
 from ringfence.sandbox.capabilities import Capabilities, Capability
@@ -144,6 +150,38 @@ def test_the_registry_starts_with_five_and_takes_more() -> None:
     with pytest.raises(InvalidConfig):
         registry.register("terminal")  # type: ignore[arg-type]
     assert "mine" not in ProfileRegistry()
+
+
+def test_installed_distributions_may_offer_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entry points lead to profiles or to functions that return them; anything else is named and refused."""
+
+    def offer(**values: object) -> None:
+        points = [_EntryPoint(name, value) for name, value in values.items()]
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points if group == ENTRY_POINTS else [])
+
+    offer(one=HostProfile(name="one"), two=lambda: HostProfile(name="two"))
+    registry = ProfileRegistry()
+    assert registry.register_installed() == ["one", "two"] and registry.list()[-2:] == ["one", "two"]
+    with pytest.raises(DuplicatedKey, match="one"):
+        registry.register_installed()
+    for nothing in (3, "terminal", ImportError("no module")):
+        offer(three=nothing)
+        with pytest.raises(InvalidConfig, match="entry point 'three'"):
+            registry.register_installed()
+    offer()
+    assert registry.register_installed() == []
+
+
+class _EntryPoint:
+    def __init__(self, name: str, value: object) -> None:
+        self.name = name
+        self._value = value
+
+    def load(self) -> object:
+        """Return what it leads to, or raise it."""
+        if isinstance(self._value, Exception):
+            raise self._value
+        return self._value
 
 
 def test_compatibility() -> None:

@@ -104,6 +104,21 @@ def test_input_that_is_no_terminal_is_a_no_at_once(tmp_path: Path) -> None:
         assert PromptApprover(nothing, io.StringIO()).decide(request("random")) is Approval.DENY
 
 
+def test_input_that_breaks_is_a_no() -> None:
+    """A terminal that goes away, or sends what is no text, refuses."""
+
+    class Broken(io.StringIO):
+        def readline(self, size: int | None = -1, /) -> str:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    class Gone(io.StringIO):
+        def fileno(self) -> int:
+            raise ValueError("I/O operation on closed file")
+
+    for source in (Broken(), Gone("y\n")):
+        assert PromptApprover(source, io.StringIO()).decide(request("random")) is Approval.DENY
+
+
 def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program without stdin, or whose stdin is closed, refuses."""
     monkeypatch.setattr("sys.stdin", None)

@@ -151,6 +151,7 @@ def test_ports() -> None:
 
 def test_hosts_are_denied_by_default() -> None:
     """A policy nobody wrote allows no host; a list of denied ones allows the others."""
+    assert NetPolicy() == NetPolicy.deny_all()
     assert not NetPolicy().allows("example.com")
     assert NetPolicy.allow_all().allows("example.com") and not NetPolicy.allow_all().allows("")
     policy = NetPolicy.deny(["*.evil.com", "example.com:25"])
