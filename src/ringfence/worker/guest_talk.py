@@ -6,6 +6,7 @@ thread that waits for its host's answer reads too, if nobody else does. The main
 remember the thread they were first used in.
 """
 
+import os
 import socket
 import threading
 from collections import deque
@@ -232,7 +233,7 @@ class Talk(Active):
         self._waker.detach()
 
     def abandon(self) -> None:
-        """Be of no use any more: this is a forked child, and the talk is its parent's."""
+        """Be of no use any more: this is a forked child, and the talk is its parent's. A call that returns ends it."""
         self._abandoned = self._closed = True
         self._write_lock, self._state = _Lock(), _Lock()
         self._writer = 0
@@ -365,6 +366,9 @@ class Talk(Active):
         try:
             self._perform(call, message)
         finally:
+            if self._abandoned:
+                # The plugin has forked, and this is the child: what lies below it on the stack is its parent's life.
+                os._exit(0)
             self._ended(call)
 
     def _ended(self, call: Call) -> None:

@@ -157,8 +157,8 @@ def _on_event(name: str, args: tuple[Any, ...]) -> None:
 
 def _is_harmless(name: str, args: tuple[Any, ...]) -> bool:
     """Whether an operation is allowed to everybody, which its arguments do not show to the grants."""
-    if name in ("os.kill", "os.killpg"):
-        return bool(args[0] in (0, os.getpid()) if name == "os.kill" else args[0] in (0, os.getpgrp()))
+    if name == "os.kill":
+        return bool(args[0] == os.getpid())
     if name == "socket.__new__":
         # Wrapping a descriptor that is there, as socketpair() does, announces itself like a new socket.
         frame = sys._getframe()
