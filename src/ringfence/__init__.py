@@ -1,4 +1,4 @@
-"""ringfence: a sandboxed multi-process worker pool for code you do not trust."""
+"""ringfence: a sandboxed multi-process worker pool and plugin runtime for code you do not trust."""
 
 from typing import TYPE_CHECKING
 
@@ -7,6 +7,38 @@ from ringfence._version import __version__
 if TYPE_CHECKING:
     from ringfence.errors import RingfenceError
     from ringfence.ipc.types import register_type
+    from ringfence.plugins import profiles
+    from ringfence.plugins.backoff import BackoffConfig
+    from ringfence.plugins.breaker import CircuitBreaker
+    from ringfence.plugins.builder import ManifestBuilder
+    from ringfence.plugins.compile import compile_file, compile_source
+    from ringfence.plugins.config import EngineConfig, LoaderConfig, RegistryConfig, RuntimeConfig
+    from ringfence.plugins.context import ExecutionContext, HostContext
+    from ringfence.plugins.events import LifecycleEvent
+    from ringfence.plugins.folder import extract_plugin_name
+    from ringfence.plugins.handle import PluginHandle
+    from ringfence.plugins.hooks import LifecycleHooks
+    from ringfence.plugins.info import PluginInfo
+    from ringfence.plugins.kinds import PluginKind
+    from ringfence.plugins.lifecycle import PluginLifecycle
+    from ringfence.plugins.loader import PluginLoader
+    from ringfence.plugins.manifest import Manifest
+    from ringfence.plugins.manifest_fields import Dependency
+    from ringfence.plugins.metrics import MetricsConfig, PluginMetrics
+    from ringfence.plugins.profiles import HostProfile, ProfileRegistry
+    from ringfence.plugins.reach import NetPolicy, PathPolicy
+    from ringfence.plugins.records import PluginLog
+    from ringfence.plugins.registry import PluginRegistry
+    from ringfence.plugins.restart import RestartPolicy
+    from ringfence.plugins.runtime import PluginRuntime
+    from ringfence.plugins.sandbox_config import IsolationMode, NamespaceConfig, ResourceLimits, SandboxConfig
+    from ringfence.plugins.state_files import StateManager
+    from ringfence.plugins.states import LifecycleState, PluginStatus
+    from ringfence.plugins.store import PluginStore
+    from ringfence.plugins.versions import ApiVersion, Version, VersionReq
+    from ringfence.plugins.watch_config import WatchConfig
+    from ringfence.plugins.watch_events import WatchEvent
+    from ringfence.plugins.watcher import PluginWatcher
     from ringfence.pool.errors import (
         BrokenPool,
         CpuExceeded,
@@ -69,42 +101,120 @@ _HOMES = {
         ("CapabilityDenied", "EnforcementError", "PolicyError", "UnknownCapability", "UnsupportedError"),
         "sandbox.errors",
     ),
+    "BackoffConfig": "plugins.backoff",
+    "CircuitBreaker": "plugins.breaker",
+    "ManifestBuilder": "plugins.builder",
+    **dict.fromkeys(("compile_file", "compile_source"), "plugins.compile"),
+    **dict.fromkeys(("EngineConfig", "LoaderConfig", "RegistryConfig", "RuntimeConfig"), "plugins.config"),
+    **dict.fromkeys(("ExecutionContext", "HostContext"), "plugins.context"),
+    "LifecycleEvent": "plugins.events",
+    "extract_plugin_name": "plugins.folder",
+    "PluginHandle": "plugins.handle",
+    "LifecycleHooks": "plugins.hooks",
+    "PluginInfo": "plugins.info",
+    "PluginKind": "plugins.kinds",
+    "PluginLifecycle": "plugins.lifecycle",
+    "PluginLoader": "plugins.loader",
+    "Manifest": "plugins.manifest",
+    "Dependency": "plugins.manifest_fields",
+    **dict.fromkeys(("MetricsConfig", "PluginMetrics"), "plugins.metrics"),
+    **dict.fromkeys(("HostProfile", "ProfileRegistry"), "plugins.profiles"),
+    **dict.fromkeys(("NetPolicy", "PathPolicy"), "plugins.reach"),
+    "PluginLog": "plugins.records",
+    "PluginRegistry": "plugins.registry",
+    "RestartPolicy": "plugins.restart",
+    "PluginRuntime": "plugins.runtime",
+    **dict.fromkeys(("IsolationMode", "NamespaceConfig", "ResourceLimits", "SandboxConfig"), "plugins.sandbox_config"),
+    "StateManager": "plugins.state_files",
+    **dict.fromkeys(("LifecycleState", "PluginStatus"), "plugins.states"),
+    "PluginStore": "plugins.store",
+    **dict.fromkeys(("ApiVersion", "Version", "VersionReq"), "plugins.versions"),
+    "WatchConfig": "plugins.watch_config",
+    "WatchEvent": "plugins.watch_events",
+    "PluginWatcher": "plugins.watcher",
     "Limits": "sandbox.limits",
+    "profiles": "plugins.profiles",
     "Policy": "sandbox.policy",
     "Report": "sandbox.report",
 }
 
 __all__ = [
+    "ApiVersion",
+    "BackoffConfig",
     "BrokenPool",
     "Capabilities",
     "Capability",
     "CapabilityDenied",
+    "CircuitBreaker",
     "CpuExceeded",
+    "Dependency",
     "EnforcementError",
+    "EngineConfig",
+    "ExecutionContext",
     "Grant",
+    "HostContext",
+    "HostProfile",
     "InitializerFailed",
+    "IsolationMode",
+    "LifecycleEvent",
+    "LifecycleHooks",
+    "LifecycleState",
     "LimitExceeded",
     "Limits",
+    "LoaderConfig",
+    "Manifest",
+    "ManifestBuilder",
     "MemoryExceeded",
+    "MetricsConfig",
+    "NamespaceConfig",
+    "NetPolicy",
     "Output",
     "OutputExceeded",
+    "PathPolicy",
+    "PluginHandle",
+    "PluginInfo",
+    "PluginKind",
+    "PluginLifecycle",
+    "PluginLoader",
+    "PluginLog",
+    "PluginMetrics",
+    "PluginRegistry",
+    "PluginRuntime",
+    "PluginStatus",
+    "PluginStore",
+    "PluginWatcher",
     "Policy",
     "PolicyError",
     "Pool",
     "PoolClosed",
+    "ProfileRegistry",
     "ProtocolViolation",
     "QueueFull",
+    "RegistryConfig",
     "RemoteError",
     "Report",
+    "ResourceLimits",
+    "RestartPolicy",
     "ResultNotSerializable",
     "RingfenceError",
+    "RuntimeConfig",
+    "SandboxConfig",
+    "StateManager",
     "Statistics",
     "TaskTimeout",
     "TaskUnreadable",
     "UnknownCapability",
     "UnsupportedError",
+    "Version",
+    "VersionReq",
+    "WatchConfig",
+    "WatchEvent",
     "WorkerCrashed",
     "__version__",
+    "compile_file",
+    "compile_source",
+    "extract_plugin_name",
+    "profiles",
     "register_type",
 ]
 
@@ -115,7 +225,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    module = import_module(f"{__name__}.{home}")
+    # `profiles` is a module itself.
+    value = globals()[name] = module if home.endswith(f".{name}") else getattr(module, name)
     return value
 
 

@@ -3,13 +3,13 @@
 import fnmatch
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 from ringfence.errors import PluginError
-from ringfence.plugins.dependencies import load_order
-from ringfence.plugins.errors import DependencyCycle, DependencyNotSatisfied, PluginAlreadyLoaded, PluginIOError
+from ringfence.plugins.dependencies import resolve
+from ringfence.plugins.errors import PluginAlreadyLoaded, PluginIOError
 from ringfence.plugins.handle import PluginHandle
 from ringfence.plugins.manifest import Manifest
 
@@ -95,9 +95,11 @@ def load_all(runtime: "PluginRuntime", paths: Sequence[Path], *, strict: bool = 
         except PluginError as error:
             loaded.failures[path] = error
     present = {handle.name: handle.version for handle in runtime.plugins()}
-    for name in _ordered(manifests, present, loaded):
-        file = manifests[name].path
-        assert file is not None
+    order, unresolved = resolve(manifests, present)
+    loaded.failures |= {_path_of(manifests[name]): error for name, error in unresolved.items()}
+    for name in order:
+        # What it depends on may have failed since: the runtime looks again.
+        file = _path_of(manifests[name])
         try:
             loaded.append(runtime.load_manifest(file))
         except PluginError as error:
@@ -108,24 +110,6 @@ def load_all(runtime: "PluginRuntime", paths: Sequence[Path], *, strict: bool = 
     return loaded
 
 
-def _ordered(
-    manifests: dict[str, Manifest], present: Mapping[str, str], loaded: LoadedPlugins
-) -> Iterator[str]:
-    """Yield names in loading order; what cannot be put in order is taken out, with its reason."""
-    left = dict(manifests)
-    while True:
-        try:
-            order = load_order(left, present)
-        except DependencyNotSatisfied as error:
-            # Whether a plugin that may still fail to load would have done is found out then.
-            bad = [error.plugin or ""]
-            reason: PluginError = error
-        except DependencyCycle as error:
-            bad, reason = list(error.names), error
-        else:
-            yield from order
-            return
-        for name in bad:
-            path = left.pop(name).path
-            if path is not None:
-                loaded.failures[path] = reason
+def _path_of(manifest: Manifest) -> Path:
+    assert manifest.path is not None  # they were read from files
+    return manifest.path

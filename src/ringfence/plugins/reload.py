@@ -1,7 +1,6 @@
-"""What a reload is asked for and what came of it; and whether new code would compile."""
+"""What came of a reload; and whether new code would compile."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, final
 
 from ringfence.plugins.compile import validate_source
@@ -12,14 +11,7 @@ from ringfence.plugins.manifest import Manifest
 if TYPE_CHECKING:
     from ringfence.plugins.handle import PluginHandle
 
-__all__ = ["ReloadKind", "ReloadResult", "diagnostics"]
-
-
-class ReloadKind(StrEnum):
-    """What is known to have changed: perhaps everything, or the source alone."""
-
-    FULL = "full"
-    SOURCE = "source"
+__all__ = ["ReloadResult", "diagnostics"]
 
 
 @final

@@ -27,7 +27,8 @@ from ringfence.plugins.quarantine import Quarantine
 from ringfence.plugins.records import PluginLog
 from ringfence.plugins.recovery import Recovery
 from ringfence.plugins.registry import PluginRegistry, RegistryStats
-from ringfence.plugins.reload import ReloadKind, ReloadResult, diagnostics
+from ringfence.plugins.reload import ReloadResult, diagnostics
+from ringfence.plugins.reload_driver import ReloadKind
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.timetable import Timetable
 from ringfence.sandbox.capabilities import GrantLike
