@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from ringfence.plugins.compile import CompileOptions
+from ringfence.plugins.errors import CompilationError, InvalidManifest
 from ringfence.plugins.store import PluginStore
-from ringfence.plugins.store_errors import StoreBusy
+from ringfence.plugins.store_errors import StoreBusy, StoreReadOnly
 
 PLUGINS = ("alpha", "beta", "gamma")
 VERSIONS = ("1.0.0", "1.1.0", "2.0.0")
@@ -98,7 +100,7 @@ def source():
 
 def use():
     with store.use(choose.choice(plugins)) as lease:
-        for _ in range(3):
+        for _ in range(8):
             assert folder_digest(lease) == lease.installed.digest, "changed under its user"
 
 def look():
@@ -338,6 +340,33 @@ def test_what_is_compiled_is_shared(tmp_path: Path, sources: Path) -> None:
         paths = {child.communicate()[0].strip() for child in (one, two)}
     assert paths == {str(store.compile("alpha"))}
     folder = store.compile("alpha").parent
-    assert len(os.listdir(folder)) == 1
+    store.compile("alpha", options=CompileOptions.production())
+    assert len(os.listdir(folder)) == 2
     store.remove("alpha")
     assert not folder.exists()
+
+
+def test_what_cannot_be_compiled_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken source, a program, a store that is read-only; bytecode that the plugin brought is what it is."""
+    store = PluginStore(tmp_path / "store")
+    for name, entry, more in (
+        ("broken", "source", ""),
+        ("packed", "bytecode", ""),
+        ("native", "program", 'runtime = "executable"\n'),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        text = f'name = "{name}"\nversion = "1.0.0"\n{entry} = "entry.py"\n{more}'
+        (folder / "plugin.toml").write_text(f"{text}api-version = {{ major = 0, minor = 21, patch = 0 }}\n")
+        (folder / "entry.py").write_text("def main(:\n")
+        (folder / "entry.py").chmod(0o755)
+        store.install(folder)
+    with pytest.raises(CompilationError, match=r"entry\.py"):
+        store.compile("broken")
+    with pytest.raises(InvalidManifest, match="program"):
+        store.compile("native")
+    assert store.compile("packed") == store.find("packed").folder / "entry.py"
+    assert not list(store.root.glob("bytecode/*/*/*"))
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    with pytest.raises(StoreReadOnly):
+        store.compile("broken")

@@ -84,9 +84,6 @@ class _Bounded(io.BufferedIOBase):
     def seekable(self) -> bool:
         return True
 
-    def readable(self) -> bool:
-        return True
-
 
 def _check_whole(entries: list[zipfile.ZipInfo], size: int, limits: TreeLimits, source: str | None) -> None:
     if len(entries) > limits.entries:

@@ -48,7 +48,7 @@ _PATIENCE = 1.0
 class Installed:
     """One installed version of a plugin, as it was when it was asked for.
 
-    `folder` holds its files and `manifest` is its manifest's path; both may go unless `PluginStore.use` holds them.
+    `folder` holds its files, its manifest among them; both may go unless `PluginStore.use` holds them.
     `digest` is the folder's, `source` the name of what it was installed from, `installed_at` seconds since the epoch.
     """
 
@@ -56,7 +56,7 @@ class Installed:
     version: str
     folder: Path
     digest: str
-    manifest: Path
+    manifest_path: Path
     source: str
     installed_at: float
     is_current: bool

@@ -95,7 +95,8 @@ class StoreFiles:
         index = self.read(name)
         for version, lock in self._unused(index):
             gone = os.path.join(scratch, f"gone-{secrets.token_hex(8)}")
-            with lock:
+            # What cannot be moved stays, unseen, and keeps nobody from what they came for.
+            with lock, suppress(OSError):
                 # The folder last: while it is there, the next sweep comes by again.
                 with suppress(FileNotFoundError):
                     _move(self.bytecode(name, version), f"{gone}.bytecode")

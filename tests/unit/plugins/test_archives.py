@@ -315,6 +315,22 @@ def test_a_damaged_archive_is_unpacked_or_refused(
         pass
 
 
+def test_what_tools_leave_is_left_out(tmp_path: Path) -> None:
+    """Compiled files and version control are not unpacked; their names are held to the rules all the same."""
+    unpacked(
+        zipped(
+            ("a.py", b"1"),
+            ("__pycache__/a.pyc", b"2"),
+            ("b/.git/HEAD", b"3"),
+            (entry(".git/", stat.S_IFDIR | 0o755), b""),
+        ),
+        tmp_path,
+    )
+    assert files(tmp_path) == {"a.py": b"1"}
+    with pytest.raises(ArchiveRefused):
+        unpacked(zipped(("__pycache__/../../x", b"2")), tmp_path)
+
+
 def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
     """If somebody put a link into the folder that is unpacked to, nothing is written through it."""
     (tmp_path / "in").mkdir()

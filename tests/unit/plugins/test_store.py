@@ -8,11 +8,13 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from ringfence.errors import PluginError, PluginIOError
+from ringfence.plugins.archive_names import TreeLimits
 from ringfence.plugins.digest import file_digest, folder_digest
 from ringfence.plugins.errors import (
     DependencyNotSatisfied,
@@ -82,7 +84,7 @@ def test_a_folder_is_installed_found_used_and_removed(store: PluginStore, make: 
     assert made.is_current
     assert not made.is_pinned
     assert made.digest == folder_digest(source)
-    assert made.manifest == made.folder / "plugin.toml"
+    assert made.manifest_path == made.folder / "plugin.toml"
     assert made.folder == store.root / "plugins" / "hello" / "1.0.0"
     assert store.find("hello") == made == store.verify("hello")
     assert store.installed() == [made]
@@ -146,6 +148,22 @@ def test_what_is_wrong_leaves_nothing(
     assert left(store) == []
 
 
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        (TreeLimits(file=4000), "unpacks to more than 4000 bytes"),
+        (TreeLimits(total=6000), "unpacks to more than 6000 bytes in all"),
+        (TreeLimits(entries=3), "more than 3 entries"),
+    ],
+)
+def test_a_folder_has_a_size(store: PluginStore, make: Make, limits: TreeLimits, why: str) -> None:
+    """Folders are under the limits of archives, by the bytes that were read."""
+    source = make(one="x" * 5000, two="x" * 3000)
+    with pytest.raises(ArchiveRefused, match=why):
+        PluginStore(store.root, limits=limits).install(source)
+    assert left(store) == []
+
+
 def test_a_version_never_changes(store: PluginStore, make: Make) -> None:
     """The same content again is no error; another content is, and says what to do."""
     first = store.install(make(code="1"))
@@ -165,6 +183,15 @@ def test_modes_are_the_stores_own(store: PluginStore, make: Make) -> None:
     folder = store.install(source).folder
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
     assert modes == {"1.0.0": 0o755, "plugin.py": 0o644, "plugin.toml": 0o644, "run": 0o755}
+
+
+def test_threads_share_a_store(store: PluginStore, make: Make) -> None:
+    """Threads that install the same and other plugins by one object exclude each other as processes do."""
+    sources = [make(name, version) for name in ("a", "b") for version in ("1.0.0", "1.1.0")] * 2
+    with ThreadPoolExecutor(len(sources)) as threads:
+        for done in threads.map(store.install, sources):
+            assert store.verify(done.name, done.version).digest == done.digest
+    assert versions(store) == ["a 1.0.0", "a 1.1.0*", "b 1.0.0", "b 1.1.0*"]
 
 
 # Which version
@@ -325,6 +352,28 @@ def test_scratch_of_the_dead_is_swept_and_of_the_living_is_not(store: PluginStor
         assert sorted(os.listdir(store.root / "tmp")) == ["alive", "link"]
     assert not orphan.parent.exists()
     assert os.path.exists("/etc")
+
+
+def test_what_cannot_be_deleted_keeps_nobody_from_anything(
+    store: PluginStore, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that the system holds on to stays out of sight; other changes go on, and it goes when it can."""
+    folder = store.install(make("a")).folder
+    real = os.rename
+
+    def rename(source: str, target: str) -> None:
+        if source == str(folder):
+            raise PermissionError(1, "immutable", source)
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    store.remove("a")
+    store.install(make("b"))
+    assert versions(store) == ["b 1.0.0*"]
+    assert folder.exists()
+    monkeypatch.undo()
+    store.sweep()
+    assert not folder.exists()
 
 
 # What else is kept
