@@ -19,6 +19,9 @@ from ringfence.ipc import guest_messages as g
 from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
+from ringfence.plugins.config import LoaderConfig
+from ringfence.plugins.errors import ExecutionFailed, FunctionNotFound
+from ringfence.plugins.loader import PluginLoader
 from ringfence.plugins.programs import describe_program
 from ringfence.pool.session import Session
 from ringfence.worker.program import run_program
@@ -271,6 +274,30 @@ def test_a_program_that_cannot_be_started_says_why(tmp_path: Path) -> None:
         os.close(session.fd)
         with pytest.raises(PermissionError, match="process:exec"):
             session.ended.result(30)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("shout-c", marks=needs_make), pytest.param("shout-node", marks=needs_node)]
+)
+def test_the_examples_load_as_plugins(tmp_path: Path, name: str) -> None:
+    """From their manifests, under the default configuration, they are called as any plugin is."""
+    folder = tmp_path / name
+    shutil.copytree(EXAMPLES / name, folder)
+    if (folder / "Makefile").exists():
+        subprocess.run(["make", "-s"], cwd=folder, check=True, timeout=60)
+    tmp_path.chmod(0o755)
+    folder.chmod(0o755)
+    loader = PluginLoader(LoaderConfig())
+    plugin = loader.load_from_manifest(folder / "plugin.toml")
+    try:
+        assert plugin.call("shout", ["hello"]) == "HELLO"
+        with pytest.raises(ExecutionFailed, match="one text"):
+            plugin.call("shout", [3])
+        with pytest.raises(FunctionNotFound):
+            plugin.call("whisper", ["hello"])
+    finally:
+        plugin.lifecycle.unload()
+        loader.around.close()
 
 
 PROBE = r"""

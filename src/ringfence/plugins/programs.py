@@ -6,6 +6,7 @@ libraries are readable in every worker. Nothing more comes of this: what the pro
 """
 
 import os
+import signal as signals
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ringfence.plugins.errors import InvalidManifest
 from ringfence.sandbox.capabilities import Capability, Grant
 from ringfence.sandbox.runtime_paths import RuntimePaths
 
-__all__ = ["Program", "describe_program", "program_grants"]
+__all__ = ["Program", "ProgramEnd", "describe_end", "describe_program", "program_grants"]
 
 # The kernel reads so much of a file to see what it is (BINPRM_BUF_SIZE).
 _HEAD: Final = 256
@@ -44,6 +45,36 @@ class Program:
     def interpreter(self) -> str | None:
         """What runs it, when it is a script."""
         return self.argv[0] if len(self.argv) > 1 else None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ProgramEnd:
+    """How a program ended: in words, and its exit code or signal (the other is None)."""
+
+    message: str
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+def describe_end(result: object) -> ProgramEnd:
+    """Return what a session of ringfence.worker.program said of its program's end.
+
+    It comes out of a worker: what is no such answer is said to be none, and texts are cut to length.
+    """
+    said = result if type(result) is dict else {}
+    code, number, violation = said.get("exit_code"), said.get("signal"), said.get("violation")
+    code = code if type(code) is int and 0 <= code <= 255 else None
+    number = number if type(number) is int and 0 < number <= 64 and code is None else None
+    if type(violation) is str:
+        shown = violation[:500] if violation.isprintable() else ascii(violation[:500])
+        return ProgramEnd(f"it broke the protocol and was killed: {shown}", code, number)
+    if code is not None:
+        return ProgramEnd(f"it ended with exit code {code}", code)
+    if number is not None:
+        name = signals.Signals(number).name if number in set(signals.Signals) else f"signal {number}"
+        return ProgramEnd(f"it was ended by {name}", None, number)
+    return ProgramEnd("it ended, and nobody knows how")
 
 
 def program_grants(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> list[Grant]:

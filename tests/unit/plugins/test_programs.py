@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ringfence.plugins.errors import InvalidManifest
-from ringfence.plugins.programs import describe_program, program_grants
+from ringfence.plugins.programs import ProgramEnd, describe_end, describe_program, program_grants
 
 
 def elf(loader: bytes | None = b"/lib64/ld-linux-x86-64.so.2\0", *, bits: int = 2, entries: int = 2) -> bytes:
@@ -153,3 +153,29 @@ def test_this_interpreter_is_a_program() -> None:
     """The real thing: a binary whose loader is the system's."""
     real = os.path.realpath(sys.executable)
     assert f"process:exec={real}" in map(str, program_grants(real))
+
+
+@pytest.mark.parametrize(
+    ("result", "end"),
+    [
+        ({"exit_code": 3, "signal": None, "violation": None}, ProgramEnd("it ended with exit code 3", 3)),
+        ({"exit_code": None, "signal": 9, "violation": None}, ProgramEnd("it was ended by SIGKILL", None, 9)),
+        ({"exit_code": None, "signal": 40, "violation": None}, ProgramEnd("it was ended by signal 40", None, 40)),
+        (
+            {"exit_code": None, "signal": 9, "violation": "no JSON"},
+            ProgramEnd("it broke the protocol and was killed: no JSON", None, 9),
+        ),
+        ({"exit_code": "3", "signal": 900}, ProgramEnd("it ended, and nobody knows how")),
+        (None, ProgramEnd("it ended, and nobody knows how")),
+    ],
+)
+def test_an_end_is_put_into_words(result: object, end: ProgramEnd) -> None:
+    """Exit code, signal or violation; and no trust in what a worker says."""
+    assert describe_end(result) == end
+
+
+def test_a_violation_cannot_draw_on_a_terminal() -> None:
+    """Its text comes from the program's own line."""
+    message = describe_end({"violation": "\x1b[2J" + "x" * 5000}).message
+    assert message.isprintable()
+    assert len(message) < 600
