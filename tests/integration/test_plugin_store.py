@@ -148,7 +148,7 @@ def test_a_dozen_processes_share_a_store(tmp_path: Path, sources: Path) -> None:
             arguments = (root, sources, number, count, ",".join(PLUGINS), ",".join(VERSIONS))
             return stack.enter_context(process(BUSY, *arguments))
 
-        lasting = [start(number, 40) for number in range(6)]
+        lasting = [start(number, 25) for number in range(6)]
         doomed = [start(number, 100_000) for number in range(6, 12)]
         while doomed:
             victim = doomed.pop()
