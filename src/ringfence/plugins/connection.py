@@ -231,20 +231,19 @@ class Connection:
     def _expire(self, number: int) -> None:
         """A call's time is up, and no thread can be ended: the worker is."""
         with self._lock:
-            call = self._calls.pop(number, None)
+            call = self._calls.get(number)
         if call is None:
             return
-        error = self._timed_out(call)
         others = PluginCrashed(
             self._host.name, f"its worker was killed because {call.function} ran out of time", None, 9,
             self._stderr(), outcomes.stack_in(self._stderr()),
         )  # fmt: skip
-        self.kill(others)
-        self._resolve(call, None, error)
+        self.kill(others)  # and this call gets its own error once the worker is gone
 
     def _timed_out(self, call: _Call) -> CallTimeout:
         now = time.monotonic() - call.started
-        error = CallTimeout(f"{self._host.name}.{call.function} took longer than {call.timeout:g} s", call.timeout, now)
+        limit = round(call.timeout or 0.0, 3)
+        error = CallTimeout(f"{self._host.name}.{call.function} took longer than {limit:g} s", limit, now)
         error.plugin = self._host.name
         stack = outcomes.stack_in(self._stderr())
         if stack:
@@ -427,10 +426,16 @@ class Connection:
                 self._say(stream, rest)
         error = outcomes.death(self._doom or self._session.ended.exception(), self._host.name, self._stderr())
         leaves = self._leaving and self._doom is None and self._session.ended.exception() is None
-        _set(self._loaded, None, error)
-        for call in left.values():
-            self._resolve(call, None, self._timed_out(call) if call.expired else error)
-        _set(self.ended, None if leaves else error, None)
+
+        def tell() -> None:
+            # First the plugin's state, then its callers: who hears that the plugin has crashed sees that it has.
+            _set(self.ended, None if leaves else error, None)
+            _set(self._loaded, None, error)
+            for call in left.values():
+                self._resolve(call, None, self._timed_out(call) if call.expired else error)
+
+        # Whoever hears of it may call back into the plugin, and so end the pool in whose thread this runs.
+        self._board.soon(tell)
 
     def _unread(self) -> bool:
         """Take in some more of what a dead guest said; False when there is no more that counts."""

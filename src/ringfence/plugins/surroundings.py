@@ -23,6 +23,8 @@ _log = logging.getLogger("ringfence.plugins")
 
 # Host functions that may run at once, for all plugins together.
 _HOST_THREADS: Final = 32
+# Seconds that host functions which still run at the end are waited for.
+_PATIENCE: Final = 5.0
 # The levels of plugins' logs as `logging` counts them.
 _LEVELS: Final = (5, logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 
@@ -102,3 +104,7 @@ class Surroundings:
             executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=False, cancel_futures=True)
+            deadline = time.monotonic() + _PATIENCE
+            for thread in tuple(executor._threads):
+                if thread is not threading.current_thread():
+                    thread.join(max(0.0, deadline - time.monotonic()))

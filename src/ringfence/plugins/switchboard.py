@@ -71,11 +71,16 @@ class Switchboard:
             self._wake()
 
     def soon(self, function: Callable[[], None]) -> None:
-        """Call `function` in our thread as soon as it can."""
+        """Call `function` in our thread as soon as it can; once that has ended, in this one."""
         with self._lock:
             self._start()
-            self._soon.append(function)
-        self._wake()
+            ours = not self._closing
+            if ours:
+                self._soon.append(function)
+        if ours:
+            self._wake()
+        else:
+            function()
 
     @property
     def is_current(self) -> bool:
@@ -83,13 +88,16 @@ class Switchboard:
         return threading.current_thread() is self._thread
 
     def close(self) -> None:
-        """End the thread. Nothing is called any more; may be repeated."""
+        """End the thread; what was to be called soon is called first, timers are forgotten. May be repeated."""
         with self._lock:
             self._closing = True
             thread = self._thread
+            left, self._soon = list(self._soon), deque()
         self._wake()
         if thread is not None and not self.is_current:
             thread.join()
+        for function in left:
+            _call(function)
 
     def _start(self) -> None:
         if self._thread is not None or self._closing:

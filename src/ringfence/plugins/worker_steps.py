@@ -230,16 +230,13 @@ class WorkerSteps:
         return engine
 
     def _died(self, engine: Engine) -> None:
-        """In the switchboard's or a pool's thread: a worker is gone; if that was not asked for, say so."""
+        """In the switchboard's thread: a worker is gone; if that was not asked for, say so."""
         error = engine.ended.result()
         if error is None or engine is not self._engine:
             return
         self.crashes += 1
         self.last_crash = error
         self.around.metrics.record_error(self.name, error)
-        self.around.board.soon(lambda: self._tell(engine, error))
-
-    def _tell(self, engine: Engine, error: PluginError) -> None:
         self.lifecycle.fail(error, current=lambda: engine is self._engine)
         if self.on_death is not None:
             self.on_death(error)
