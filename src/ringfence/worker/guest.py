@@ -4,7 +4,7 @@ import atexit
 import faulthandler
 import os
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ringfence.ipc import guest_messages as g
 from ringfence.ipc.channel import Channel
@@ -22,6 +22,9 @@ from ringfence.worker.guest_stacks import write_stacks
 from ringfence.worker.guest_state import Call, Settings, set_active
 from ringfence.worker.guest_talk import Talk
 from ringfence.worker.guest_watch import Watch
+
+if TYPE_CHECKING:
+    from ringfence.worker.guest_extension import Extension
 
 __all__ = ["serve"]
 
@@ -78,6 +81,7 @@ class _Guest:
         self._handler = HostHandler(self._talk)
         self._modules = PluginModules([])
         self._loaded = False
+        self._extension: Extension | None = None
         self._before = sys.dont_write_bytecode
 
     def install(self) -> None:
@@ -106,7 +110,10 @@ class _Guest:
         self._talk.load(self._load)
         if not self._loaded:
             return
-        self._talk.serve()
+        try:
+            self._talk.serve()
+        finally:
+            self._tear_down()
         atexit._run_exitfuncs()
         flush()
         self._watch.summarise()
@@ -138,9 +145,25 @@ class _Guest:
             main = entries[0][0]
             self._modules = PluginModules(entries)
         self._modules.install()
-        loaded = Loaded(self._modules.run(main), settings)
+        module = self._modules.run(main)
+        loaded = Loaded(module, settings)
+        if settings.extension is not None:
+            # Not at the top: few plugins are one.
+            from ringfence.worker.guest_extension import Extension
+
+            self._extension = Extension(module, settings.extension)
         self._calls.functions = loaded.functions
         return loaded
+
+    def _tear_down(self) -> None:
+        if self._extension is None:
+            return
+        try:
+            self._extension.tear_down()
+        except BaseException as error:  # noqa: BLE001  # the end goes on; there is no call that it could be the answer to
+            with self._watch.paused():
+                text = failed(error, self._codec)["traceback"]
+            self._talk.send([g.LOG, 4, "ringfence.guest", f"teardown failed: {text}", {}])
 
     def _on_cancel(self, call: Call, running: list[Call]) -> None:
         with self._watch.paused():

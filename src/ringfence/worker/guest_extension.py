@@ -1,0 +1,104 @@
+"""Runs a `@define_plugin` class inside a plugin's worker: new, attach_to, initialize, and teardown at the end.
+
+The same class, in its host's own process, is given the instance. Here it is given as much of one as its host lets it
+have: the host's functions and the log.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from ringfence.worker.guest_host import Host
+
+__all__ = ["Extension", "InstanceProxy", "InstanceRef"]
+
+
+class InstanceProxy:
+    """What an extension sees of the instance when it runs in a worker.
+
+    Attributes:
+        host: the host's functions, as `ringfence.guest.host`; each is subject to the plugin's capabilities.
+        log: the host's log, as `ringfence.guest.log`.
+        extensions: the names of the extensions that can be had from here: its own.
+    """
+
+    def __init__(self, name: str, extension: object) -> None:
+        self.host = Host()
+        # By name: that module is for plugins, and imports the worker's, not the other way round.
+        self.log = import_module("ringfence.guest").log
+        self.extensions = (name,)
+        self._extension = extension
+
+    def get_plugin_ext(self, cls: type) -> Any:
+        """Return the extension of this class: itself, since the others live elsewhere; None for any other."""
+        return self._extension if type(self._extension) is cls else None
+
+    def __repr__(self) -> str:
+        return f"<the instance that {self.extensions[0]} belongs to, as seen from its worker>"
+
+
+class InstanceRef:
+    """Called like a weak reference: returns the instance's proxy, or None once it was torn down."""
+
+    __slots__ = ("_proxy",)
+
+    def __init__(self, proxy: InstanceProxy) -> None:
+        self._proxy: InstanceProxy | None = proxy
+
+    def __call__(self) -> InstanceProxy | None:
+        """Return the proxy, or None."""
+        return self._proxy
+
+    def clear(self) -> None:
+        """Return None from now on."""
+        self._proxy = None
+
+
+class Extension:
+    """One extension, from its class in the plugin's main module to its teardown."""
+
+    def __init__(self, module: ModuleType, name: str) -> None:
+        """Find the class that `@define_plugin` has entered as `name`, make one, attach and initialise it.
+
+        Raises LookupError if the module has no such class, and what `new`, `attach_to` and `initialize` raise; if one
+        of the last two does, it has been torn down.
+        """
+        cls = _find(module, name)
+        if cls is None:
+            raise LookupError(f"the module {module.__name__!r} defines no extension called {name!r}")
+        extension = cls.new(import_module("ringfence.ext").OpaqueList())
+        self._extension: Any = extension
+        self._ref = InstanceRef(InstanceProxy(name, extension))
+        try:
+            self._call("attach_to", self._ref)
+            self._call("initialize")
+        except BaseException as error:
+            try:
+                self.tear_down()
+            except Exception as other:  # noqa: BLE001  # the first error is the one to tell
+                error.add_note(f"teardown raised {type(other).__name__} besides")
+            raise
+
+    def tear_down(self) -> None:
+        """Undo it; once. Raises what `teardown` raises."""
+        extension, self._extension = self._extension, None
+        if extension is not None:
+            try:
+                hook = getattr(extension, "teardown", None)
+                if hook is not None:
+                    hook()
+            finally:
+                self._ref.clear()
+
+    def _call(self, name: str, *args: object) -> None:
+        # A hook that the class does not define does nothing, as in an instance.
+        hook = getattr(self._extension, name, None)
+        if hook is not None:
+            hook(*args)
+
+
+def _find(module: ModuleType, name: str) -> Any:
+    for value in list(vars(module).values()):
+        if issubclass(type(value), type) and value.__dict__.get("NAME") == name and hasattr(value, "new"):
+            return value
+    return None
