@@ -184,7 +184,8 @@ class Function:
         return f"({', '.join(written(self.parameters, str))}) -> {self.returns}"
 
     @cached_property
-    def _binder(self) -> inspect.Signature:
+    def binder(self) -> inspect.Signature:
+        """The parameters as `inspect` has them, without their types."""
         return inspect.Signature(
             [
                 inspect.Parameter(p.name, p.kind, default=None if p.has_default else inspect.Parameter.empty)
@@ -201,7 +202,7 @@ class Function:
         if not self.is_known:
             return
         try:
-            bound = self._binder.bind(*args, **(kwargs or {}))
+            bound = self.binder.bind(*args, **(kwargs or {}))
         except TypeError as error:
             raise ValueConversionError(f"{self.name}{self.signature}: {error}") from None
         for parameter in self.parameters:
@@ -269,7 +270,7 @@ def _function(data: object) -> Function:
     parameters = tuple(_parameter(name, each) for each in listed)
     made = Function(name, parameters, returns, bool(is_async), bool(is_generator), bool(is_known), doc, line)
     try:
-        made._binder  # noqa: B018  # it refuses parameters in an order that none can have, and one name twice
+        made.binder  # noqa: B018  # it refuses parameters in an order that none can have, and one name twice
     except ValueError as error:
         raise IpcError(f"the description of {name}: {error}") from None
     return made
