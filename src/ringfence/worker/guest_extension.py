@@ -4,11 +4,14 @@ The same class, in its host's own process, is given the instance. Here it is giv
 have: the host's functions and the log.
 """
 
+import weakref
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from ringfence.worker.guest_host import Host
+from ringfence.worker.guest_log import send_record
+from ringfence.worker.guest_state import active
 
 __all__ = ["Extension", "InstanceProxy", "InstanceRef"]
 
@@ -19,6 +22,8 @@ class InstanceProxy:
     Attributes:
         host: the host's functions, as `ringfence.guest.host`; each is subject to the plugin's capabilities.
         log: the host's log, as `ringfence.guest.log`.
+        ext: what `hyinfo` and its like bring messages to, here as in an instance.
+        closed: whether the extension was torn down.
         extensions: the names of the extensions that can be had from here: its own.
     """
 
@@ -26,6 +31,9 @@ class InstanceProxy:
         self.host = Host()
         # By name: that module is for plugins, and imports the worker's, not the other way round.
         self.log = import_module("ringfence.guest").log
+        self.ext = import_module("ringfence.plugins.log_message").InstanceStateEXT()
+        self.ext.log_callback = _send
+        self.closed = False
         self.extensions = (name,)
         self._extension = extension
 
@@ -37,21 +45,13 @@ class InstanceProxy:
         return f"<the instance that {self.extensions[0]} belongs to, as seen from its worker>"
 
 
-class InstanceRef:
-    """Called like a weak reference: returns the instance's proxy, or None once it was torn down."""
-
-    __slots__ = ("_proxy",)
-
-    def __init__(self, proxy: InstanceProxy) -> None:
-        self._proxy: InstanceProxy | None = proxy
+class InstanceRef(weakref.ref[InstanceProxy]):
+    """A weak reference to the proxy, which is None as soon as the extension was torn down."""
 
     def __call__(self) -> InstanceProxy | None:
         """Return the proxy, or None."""
-        return self._proxy
-
-    def clear(self) -> None:
-        """Return None from now on."""
-        self._proxy = None
+        proxy = super().__call__()
+        return None if proxy is None or proxy.closed else proxy
 
 
 class Extension:
@@ -68,9 +68,9 @@ class Extension:
             raise LookupError(f"the module {module.__name__!r} defines no extension called {name!r}")
         extension = cls.new(import_module("ringfence.ext").OpaqueList())
         self._extension: Any = extension
-        self._ref = InstanceRef(InstanceProxy(name, extension))
+        self._proxy = InstanceProxy(name, extension)
         try:
-            self._call("attach_to", self._ref)
+            self._call("attach_to", InstanceRef(self._proxy))
             self._call("initialize")
         except BaseException as error:
             try:
@@ -88,13 +88,26 @@ class Extension:
                 if hook is not None:
                     hook()
             finally:
-                self._ref.clear()
+                self._proxy.closed = True
 
     def _call(self, name: str, *args: object) -> None:
         # A hook that the class does not define does nothing, as in an instance.
         hook = getattr(self._extension, name, None)
         if hook is not None:
             hook(*args)
+
+
+def _send(message: Any) -> None:
+    """Send a LogMessageEXT to the host, which knows the rest of the instance."""
+    guest = active()
+    if guest is not None:
+        place = {
+            "module": message.module.rpartition(".")[2],
+            "file": message.file,
+            "line": message.line,
+            "thread": message.thread_name,
+        }
+        send_record(guest, int(message.level), message.module, message.message, place)
 
 
 def _find(module: ModuleType, name: str) -> Any:

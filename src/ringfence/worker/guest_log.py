@@ -11,7 +11,7 @@ from ringfence.ipc.errors import ChannelClosed
 from ringfence.worker.guest_failure import OURS
 from ringfence.worker.guest_state import Active, active
 
-__all__ = ["DEBUG", "ERROR", "INFO", "TRACE", "WARN", "HostHandler", "send_log", "send_metric"]
+__all__ = ["DEBUG", "ERROR", "INFO", "TRACE", "WARN", "HostHandler", "send_log", "send_metric", "send_record"]
 
 TRACE: Final = 0
 DEBUG: Final = 1
@@ -81,7 +81,7 @@ class HostHandler(logging.Handler):
         except Exception as error:  # noqa: BLE001  # arguments that do not fit, a __str__ that raises
             text = f"{str(record.msg)[:_MAX_NAME]!r} does not format: {type(error).__name__}"
         place = {"module": record.module, "file": record.pathname, "line": record.lineno, "thread": record.threadName}
-        _send(self._guest, _level(record.levelno), record.name, text, place)
+        send_record(self._guest, _level(record.levelno), record.name, text, place)
 
 
 def send_log(level: int, message: object, args: tuple[object, ...] = ()) -> None:
@@ -109,12 +109,13 @@ def send_log(level: int, message: object, args: tuple[object, ...] = ()) -> None
             "line": frame.f_lineno,
             "thread": threading.current_thread().name,
         }
-        _send(guest, level, module, text, place)
+        send_record(guest, level, module, text, place)
     finally:
         _busy.now = False
 
 
-def _send(guest: Active, level: int, logger: str, text: str, place: Mapping[str, Any]) -> None:
+def send_record(guest: Active, level: int, logger: str, text: str, place: Mapping[str, Any]) -> None:
+    """Send a message; `place` says where it comes from: module, file, line and thread."""
     if len(text) > _MAX_MESSAGE:
         text = f"{text[:_MAX_MESSAGE]}... {len(text) - _MAX_MESSAGE} characters left out"
     bounded = {key: value[:_MAX_PATH] if isinstance(value, str) else value for key, value in place.items()}

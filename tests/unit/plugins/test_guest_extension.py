@@ -42,6 +42,9 @@ _SOURCE = """
     def sees():
         instance = the_one.instance()
         instance.log.info("from within")
+        from ringfence.api.ext.hylog import hyerror, hyinfo
+        hyinfo(instance, "{} and {}", 1, 2)
+        hyerror(the_one.instance, "by reference")
         return [instance.host.add(1, 2), list(instance.extensions), instance.get_plugin_ext(FooPlugin) is the_one,
                 instance.get_plugin_ext(dict)]
 """
@@ -63,7 +66,11 @@ def test_its_instance_is_what_the_host_offers() -> None:
         assert asked[2:] == [number, "add", [1, 2], {}]
         peer.send([g.HOST_RESULT, asked[1], 3])
         assert peer.answer(number)[2] == [3, ["__EXT_FOO"], True, None]
-        assert [message[3] for message in peer.heard(g.LOG)] == ["from within"]
+        assert [(message[1], message[3], message[4]["module"]) for message in peer.heard(g.LOG)] == [
+            (2, "from within", "plugin"),
+            (2, "1 and 2", "plugin"),
+            (4, "by reference", "plugin"),
+        ]
 
 
 @pytest.mark.parametrize(
