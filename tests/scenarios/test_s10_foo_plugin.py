@@ -292,7 +292,7 @@ def test_a_second_class_with_the_same_key_is_refused(same: str) -> None:
         UUID = FooPlugin.UUID if same == "UUID" else uuid.uuid4()
         NAME = FooPlugin.NAME if same == "NAME" else "__EXT_S10_SECOND"
 
-    with pytest.raises(DuplicatedKey, match=r"test_scenario_s10\.FooPlugin and .*test_scenario_s10\..*Second"):
+    with pytest.raises(DuplicatedKey, match=r"test_s10_foo_plugin\.FooPlugin and .*test_s10_foo_plugin\..*Second"):
         define_plugin(Second)
     assert CATALOG.get("__EXT_FOO").loader == FooPlugin.new
 
