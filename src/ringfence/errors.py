@@ -95,7 +95,12 @@ class PluginStateError(PluginError):
 
 
 # The modules that hold the rest, by name: this module is at the bottom and imports none of them.
-_HOMES = ("ringfence.plugins.errors", "ringfence.pool.errors", "ringfence.sandbox.errors")
+_HOMES = (
+    "ringfence.plugins.errors",
+    "ringfence.plugins.store_errors",
+    "ringfence.pool.errors",
+    "ringfence.sandbox.errors",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from ringfence.plugins.worker_settings import WorkerSettings, worker_settings
 from ringfence.pool.executor import Pool
 from ringfence.pool.session import Session
 from ringfence.sandbox.capabilities import Capabilities
+from ringfence.sandbox.features import probe
 from ringfence.worker.guest import serve
 from ringfence.worker.program import run_program
 
@@ -148,7 +149,7 @@ def draw(
         manifest=manifest,
         code=code,
         effective=held,
-        worker=worker_settings(held),
+        worker=worker_settings(held, features=probe()),
         exports=None if all_public and not exports else exports,
         program=program,
     )

@@ -399,6 +399,8 @@ class DependencyNotSatisfied(PluginCompatibilityError):
 
     def __str__(self) -> str:
         have = f"version {self.found} is there" if self.found else "it is not there"
+        if self.plugin is None:
+            return f"{self.name} {self.version} is asked for, and {have}"
         return f"plugin {self.plugin!r} depends on {self.name} {self.version}, and {have}"
 
 

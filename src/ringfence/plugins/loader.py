@@ -121,20 +121,22 @@ class PluginLoader:
             manifest.validate_for(config.host_api_version)
             code = read_code(manifest)
         blueprint = draw(manifest, config, profile, code=code, all_public=all_public)
-        self._approve(blueprint)
+        self._approve(blueprint, profile)
         return blueprint
 
-    def _approve(self, blueprint: Blueprint) -> None:
+    def _approve(self, blueprint: Blueprint, profile: HostProfile | None) -> None:
         manifest = blueprint.manifest
+        needed = manifest.behaviour.privileged or (profile is not None and profile.approval)
         request = ApprovalRequest(
             plugin=blueprint.name,
             version=manifest.version,
             description=manifest.description or "",
             capabilities=blueprint.effective.declared,
-            code_hash=blueprint.code.hash,
+            # Not the manifest's own bytes: to give a capability up must not ask again.
+            code_hash=blueprint.code.digest,
             path=None if manifest.path is None else str(manifest.path),
         )
-        self._approvals.require(request, privileged=manifest.behaviour.privileged)
+        self._approvals.require(request, privileged=needed)
 
     def _from_bytecode(self, data: bytes, path: Path | None) -> Blueprint:
         header = read_header(data)

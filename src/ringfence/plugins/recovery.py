@@ -73,7 +73,7 @@ class Recovery:
     def _restart(self, steps: WorkerSteps) -> None:
         try:
             if not self._closed and steps.lifecycle.state is LifecycleState.FAILED:
-                steps.lifecycle.restart()
+                steps.lifecycle.restart(hooks=False)
         except (PluginError, ExceptionGroup) as error:
             if steps.lifecycle.state is LifecycleState.FAILED:
                 first = error if isinstance(error, PluginError) else PluginError(str(error))

@@ -20,6 +20,7 @@ from ringfence.plugins.handle import _UNSET, PluginHandle, Timeout
 from ringfence.plugins.hooks import LifecycleHooks
 from ringfence.plugins.host_functions import HostRegistry
 from ringfence.plugins.inspection import Diagnostic
+from ringfence.plugins.ledger import Ledger
 from ringfence.plugins.loader import PathLike, PluginLoader
 from ringfence.plugins.metrics import PluginMetrics
 from ringfence.plugins.profiles import HostProfile, ProfileRegistry
@@ -209,6 +210,11 @@ class PluginRuntime:
     def host_functions(self) -> HostRegistry:
         """The functions that plugins may call."""
         return self._around.host_functions
+
+    @property
+    def ledger(self) -> Ledger:
+        """What host functions made for plugins, and take back when those are unloaded: add to it in a host function."""
+        return self._around.ledger
 
     @property
     def metrics(self) -> PluginMetrics:

@@ -13,6 +13,7 @@ from ringfence.plugins.errors import PoolTimeout
 from ringfence.plugins.events import EventBus, LifecycleEvent, Unloaded
 from ringfence.plugins.hooks import LifecycleHooks
 from ringfence.plugins.host_functions import HostRegistry
+from ringfence.plugins.ledger import Ledger
 from ringfence.plugins.metrics import PluginMetrics
 from ringfence.plugins.records import PluginLog
 from ringfence.plugins.switchboard import Switchboard
@@ -43,6 +44,7 @@ class Surroundings:
         level = config.audit_level or (config.profile.audit if config.profile is not None else AuditLevel.USES)
         self.audit = AuditLog(level)
         self.metrics = PluginMetrics()
+        self.ledger = Ledger()
         self.host_functions = HostRegistry(audit=self.audit.record)
         self.events.subscribe(self._count)
         self._slots = threading.BoundedSemaphore(config.max_concurrent_calls)
@@ -59,8 +61,13 @@ class Surroundings:
             return self._executor
 
     def _count(self, event: LifecycleEvent) -> None:
-        if isinstance(event, Unloaded):
-            self.metrics.record_unload(event.name)
+        if not isinstance(event, Unloaded):
+            return
+        self.metrics.record_unload(event.name)
+        self.metrics.forget(event.name)
+        self.host_functions.release(event.name)
+        for owned in self.ledger.release(event.name):
+            _log.info("taken back from plugin %r, which was unloaded: %s", event.name, owned.what)
 
     def take_slot(self, timeout: float | None) -> None:
         """Wait for a turn among the calls that may be under way at once. Raises PoolTimeout."""

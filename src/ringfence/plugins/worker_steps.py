@@ -325,10 +325,14 @@ class _Guest:
         """Run a host function, if the plugin may have it."""
         profile = self._around.config.profile
         context = ExecutionContext(
-            self._blueprint.grants, plugin=self.name, function=inside, engine_id=self.engine_id,
-            sandbox=self._around.config.loader_config.engine_config.sandbox if profile is None else profile.sandbox,
+            self._blueprint.grants,
+            plugin=self.name,
+            function=inside,
+            engine_id=self.engine_id,
+            sandbox=tuple(box.for_plugin(self._blueprint.folder) for box in self._blueprint.effective.sandboxes),
             timeout=self._around.config.call_timeout,
-        )  # fmt: skip
+        )
+        context.set_custom("dry_run", profile is not None and profile.dry_run)
         return self._around.host_functions.invoke(function, args, kwargs, context)
 
     def on_log(self, level: int, logger: str, message: str, origin: Mapping[str, Any]) -> None:

@@ -265,8 +265,9 @@ class Pool(_Tasks):
                 f"pickle_results needs profile='trusted': unpickling what a worker of profile {policy.name!r} sent "
                 "would let it run code here; return plain data, or register the class with ringfence.register_type"
             )
-        if policy.limits.instructions is not None:
-            raise PolicyError("limits.instructions cannot be enforced yet; use limits.cpu or a timeout")
+        for name in ("instructions", "fs_ops", "net_ops"):
+            if getattr(policy.limits, name) is not None:
+                raise PolicyError(f"limits.{name} is counted for plugins only; use limits.cpu or a timeout for tasks")
         _check_choice("isolation", isolation, ("pool", "call", "session"))
         _check_choice("stdout", stdout, ("capture", "inherit"))
         if initializer is not None and not callable(initializer):
