@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from guest_peer import Peer, settings
 
+from ringfence.ipc import guest_messages as g
+
 _SOURCE = """
     import threading
     def deep(n): return 0 if n <= 1 else 1 + deep(n - 1)
@@ -71,9 +73,25 @@ def test_depth_is_counted_from_the_calls_own_frame() -> None:
         assert _reached(peer.fail("deep", 200)) == ("call_depth", 100)
         numbers = [peer.start("deep", 100) for _ in range(8)]
         assert [peer.answer(number)[2] for number in numbers] == [99] * 8
-        assert peer.call("deep_later", 85) == 84
+        assert peer.call("deep_later", 100) == 99
         assert peer.call("swallowed", 10_000) == "swallowed"
         assert peer.call("deep", 100) == 99
+
+
+def test_asking_and_logging_take_nothing_from_the_plugins_depth() -> None:
+    """At the last frame that the limit allows the host can be asked."""
+    source = """
+        from ringfence.guest import host, log
+        def deep(n):
+            if n: return deep(n - 1)
+            log.info("%d", n)
+            return host.value()
+    """
+    with Peer(settings(source, limits={"call_depth": 20})) as peer:
+        number = peer.start("deep", 19)
+        asked = peer.hear(g.HOST_CALL)
+        peer.send([g.HOST_RESULT, asked[1], 5])
+        assert peer.answer(number)[2] == 5
 
 
 def test_a_depth_beyond_the_interpreters_own_is_possible() -> None:

@@ -1,6 +1,7 @@
 """Who reads, runs and waits in a guest: calls, their answers, host calls, and the end."""
 
 import os
+import random
 from typing import Any
 
 import pytest
@@ -314,3 +315,41 @@ def test_finalizers_may_log_in_the_middle_of_a_write() -> None:
         assert peer.call("f") == 1
         texts = [message[3] for message in peer.heard(g.LOG)]
         assert [text for text in texts if text != "tick"] == [str(n) for n in range(300)]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_call_is_answered_once(threads: int) -> None:
+    """Whatever overlaps with what: short calls and long ones, host calls, cancellations, a thread of the plugin's."""
+    source = """
+        import threading, time
+        from ringfence.guest import host
+        def f(wait, asks, n):
+            for _ in range(asks): assert host.g(n) == n
+            time.sleep(wait)
+            return n
+        def ask_on():
+            def loop():
+                for n in range(50): assert host.g(n) == n
+            threading.Thread(target=loop).start()
+    """
+    rng = random.Random(threads)
+    with Peer(settings(source, threads=threads)) as peer:
+        waiting: dict[int, int | None] = {peer.start("ask_on"): None}
+        sent, most = 0, 400
+        while waiting or sent < most:
+            while sent < most and len(waiting) < rng.choice((1, 2, 5, 20)):
+                waiting[peer.start("f", rng.choice((0, 0, 0.0005, 0.002)), rng.choice((0, 0, 2)), sent)] = sent
+                if rng.random() < 0.02:
+                    peer.send([g.CANCEL, max(waiting)])
+                sent += 1
+            message = peer.hear()
+            if message[0] == g.HOST_CALL:
+                peer.send([g.HOST_RESULT, message[1], message[4][0]])
+            else:
+                expected = waiting.pop(message[1])
+                assert message[2] == expected or message[2]["kind"] == "cancelled"
+        peer.send([g.STOP])
+        while (message := peer.hear())[0] != g.BYE:
+            peer.send([g.HOST_RESULT, message[1], message[4][0]])
+        peer.process.communicate(timeout=20)
+        assert peer.process.returncode == 0

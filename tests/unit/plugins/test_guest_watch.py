@@ -7,6 +7,8 @@ from typing import Any
 from guest_peer import Peer, settings
 
 from ringfence.ipc import guest_messages as g
+from ringfence.sandbox.capabilities import Capabilities
+from ringfence.sandbox.denials import Event, Refusals
 
 _SOURCE = """
     import logging, os, socket, subprocess, sys, threading
@@ -32,9 +34,6 @@ _SOURCE = """
         return sorted(sys.path)
     def fails(): raise ValueError("with a traceback")
     def kill_me_not(): os.kill(os.getpid(), 0)
-    def denied(path):
-        # As the kernel would have answered.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     def in_thread(path):
         thread = threading.Thread(target=quietly, args=(path,)); thread.start(); thread.join()
     def count(): metrics.counter("jobs", 2, kind="x"); metrics.gauge("load", 0.5); metrics.histogram("ms", 3)
@@ -117,13 +116,22 @@ def test_a_million_refusals_are_not_a_million_messages(tmp_path: Path) -> None:
         assert len(peer.heard(g.DENIED)) == 258
 
 
-def test_an_uncaught_refusal_is_explained(tmp_path: Path) -> None:
-    """As the pool explains it: the record is a denial, its cause the bare errno."""
-    link = tmp_path / "link"
-    link.symlink_to("/proc/1/mem")
-    with _peer() as peer:
-        record = peer.fail("read", "/proc/1/mem" if os.geteuid() else "/proc/self/mem/nothing")
-        assert record["kind"] in ("denied", "exception")
+def test_an_announcement_is_judged_by_the_grants_alone() -> None:
+    """Whatever came of it; nothing is said of what cannot be told, or is of no interest."""
+    refusals = Refusals(["fs:read=/data"], own=("/own",), readable=("/lib",))
+    denied = refusals.judge(Event("open", ("/etc/x", "r", 0)))
+    assert denied is not None and denied.needs == "fs:read=/etc/x"
+    for event in (
+        Event("open", ("/data/x", "r", 0)),
+        Event("open", ("/lib/x", "r", 0)),
+        Event("open", ("/own/x", "r", 0)),
+        Event("open", (3, "w", 0)),
+        Event("open", ("relative", None, os.O_RDWR)),
+        Event("import", ("os",)),
+    ):
+        assert refusals.judge(event) is None
+    everything = (*Capabilities.all(), "fs:read=/", "fs:write=/", "fs:delete=/")
+    assert Refusals(everything).judge(Event("open", ("/etc/x", "w", 0))) is None
 
 
 def test_log_messages_carry_level_and_place() -> None:
