@@ -1,11 +1,14 @@
 """Blueprint: everything about a plugin that is decided before a worker of it starts."""
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, final
 
+from ringfence.errors import PluginError
 from ringfence.plugins.bytecode import BytecodeHeader, read_header
+from ringfence.plugins.compile import read_signatures
 from ringfence.plugins.config import LoaderConfig
 from ringfence.plugins.errors import InvalidManifest
 from ringfence.plugins.folder import Code, read_code
@@ -13,6 +16,7 @@ from ringfence.plugins.grants import Effective, effective
 from ringfence.plugins.manifest import Manifest
 from ringfence.plugins.profiles import HostProfile
 from ringfence.plugins.programs import Program, describe_program
+from ringfence.plugins.signatures import Function
 from ringfence.plugins.worker_settings import WorkerSettings, worker_settings
 from ringfence.pool.executor import Pool
 from ringfence.pool.session import Session
@@ -21,7 +25,9 @@ from ringfence.sandbox.features import probe
 from ringfence.worker.guest import serve
 from ringfence.worker.program import run_program
 
-__all__ = ["LIFECYCLE", "Blueprint", "draw"]
+__all__ = ["LIFECYCLE", "Blueprint", "draw", "signatures_of"]
+
+_log = logging.getLogger("ringfence.plugins")
 
 LIFECYCLE: Final = ("init", "start", "stop", "cleanup", "save_state", "restore_state", "health_check")
 """Exports that mean something to the runtime itself; all of them optional."""
@@ -155,10 +161,20 @@ def draw(
     )
 
 
+def signatures_of(blueprint: Blueprint) -> Mapping[str, Function]:
+    """Return what the main module's source declares, read in a throw-away worker; nothing where that does not work."""
+    if not blueprint.code.modules:
+        return {}
+    main = blueprint.code.modules[0]
+    try:
+        return read_signatures(main.source, main.filename)
+    except PluginError as error:
+        _log.debug("the signatures of plugin %r cannot be read: %s", blueprint.name, error)
+        return {}
+
+
 def _with_program(held: Effective, program: Program) -> Effective:
     """A program may be started: that is what loading it means. It is granted nothing else by it."""
-    from dataclasses import replace
-
     return replace(held, grants=held.grants.with_all(program.grants).sealed())
 
 

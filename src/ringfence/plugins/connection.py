@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from contextvars import Context, ContextVar, copy_context
@@ -76,46 +77,60 @@ class Host(Protocol):
         """Take the report of something that the sandbox refused."""
 
 
-class _Call:
-    """One call that waits for its answer."""
+class Line(Protocol):
+    """Whose calls a connection carries one at a time, each sent ahead while the one before it runs.
 
-    __slots__ = ("context", "deadline", "expired", "function", "future", "started", "timeout")
+    Called in the thread that hears the guest; nothing here may block.
+    """
 
-    def __init__(self, function: str, timeout: float | None, now: float) -> None:
-        self.function = function
-        # The caller's: what a host function that this call leads to does is done on the caller's behalf.
-        self.context = copy_context()
-        self.timeout = timeout
-        self.started = now
-        self.deadline = None if timeout is None else now + timeout
-        self.expired = False
-        self.future: Future[Any] = Future()
+    def answered(self, calls: list[GuestCall]) -> None:
+        """Calls have ended, and there is room for others; their futures are resolved after this."""
+
+    def unbegun(self, calls: list[GuestCall]) -> None:
+        """Calls have come back that never began, in their order: their worker died before, or they were recalled."""
 
 
 class Connection:
     """The talk with one guest, over its session. `ended` resolves to why it is over, once its worker is gone."""
 
     def __init__(
-        self, board: Switchboard, session: Session, host: Host, *, memory: int | None = None, output: int | None = None
+        self,
+        board: Switchboard,
+        session: Session,
+        host: Host,
+        *,
+        memory: int | None = None,
+        output: int | None = None,
+        line: Line | None = None,
     ) -> None:
-        """Begin to listen. `memory` and `output` are limits in bytes: of the worker, and of what one call may print."""
+        """Begin to listen. `memory` and `output` are limits in bytes: of the worker, and of what one call may print.
+
+        With a `line` calls run one after the other, the time of each from when the one before has ended.
+        """
         self._board = board
         self._session = session
         self._host = host
         self._memory = memory
         self._output_limit = output
         self._channel = Channel(session.fd, DEFAULT_LIMITS, max_outgoing=MAX_FRAME)
-        self._codec = Codec(REGISTERED)
+        self._line = line
         self._dialogue = g.Dialogue()
         self._last_number = 0
         # Guards the calls and writing; never held while anything foreign runs.
         self._lock = threading.Lock()
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, GuestCall] = {}
         self._over = False
+        # The guest can be heard no more; its worker may not be gone yet.
+        self._deaf = False
+        # A caller reads by itself: the switchboard does not.
+        self._watched = False
         # Why we killed it, if we did.
         self._doom: PluginError | None = None
-        # Only one thread reads: the switchboard's, or the one that buries the guest.
+        # Only one thread reads: the switchboard's, a caller's, or the one that buries the guest.
         self._reading = threading.Lock()
+        # What was heard and is to be told once nobody reads: calls that have ended, calls that came back.
+        self._ended_calls: list[tuple[GuestCall, Any, PluginError | None]] = []
+        self._unbegun: list[GuestCall] = []
         self._loaded: Future[dict[str, Any]] = Future()
         self.ended: Future[PluginError | None] = Future()
         self._leaving = False
@@ -134,7 +149,7 @@ class Connection:
 
     def load(self, settings: dict[str, Any]) -> "Future[dict[str, Any]]":
         """Send the guest its code; return the future of what it offers, which fails with a PluginError."""
-        self._send(self._codec.pack([g.LOAD, settings], name="settings"))
+        self._send(CODEC.pack([g.LOAD, settings], name="settings"))
         return self._loaded
 
     def call(
@@ -144,37 +159,89 @@ class Connection:
 
         Raises ValueConversionError for arguments that cannot cross, and PluginCrashed when the guest is gone.
         """
-        with self._lock:
-            self._last_number = number = self._last_number + 1
-        try:
-            body = self._codec.pack([g.CALL, number, function, args, kwargs], name="message")
-        except NotSerializable as error:
-            raise self._unsendable(function, args, kwargs) from error
-        call = _Call(function, timeout, time.monotonic())
+        call = make_call(self._host.name, function, args, kwargs, timeout)
+        self.begin(call)
+        return call.future
+
+    def begin(self, call: GuestCall) -> None:
+        """Send a call that was made before. Raises PluginCrashed when the guest is gone."""
+        number = call.number
         with self._lock:
             if self._over or self._doom is not None:
                 raise self._doom or PluginCrashed(self._host.name, "its worker is gone")
+            if self._line is None or not self._calls:
+                call.start(time.monotonic())
+            self._last_number = max(number, self._last_number)
             self._calls[number] = call
+            call.future._owner = (self, call)
             self._session.begin(number)
-        call.future.add_done_callback(lambda done: self._cancelled(number) if done.cancelled() else None)
-        if call.deadline is not None and (self._check_at is None or call.deadline < self._check_at):
-            self._check_at = call.deadline
-            self._board.at(call.deadline, self._check_deadlines)
-        self._send(body)
-        return call.future
+        if call.deadline is not None:
+            self._watch_deadline(call.deadline)
+        self._send(call.body)
 
-    def _unsendable(self, function: str, args: list[Any], kwargs: dict[str, Any]) -> ValueConversionError:
-        for name, value in [*((f"argument {n}", arg) for n, arg in enumerate(args, 1)), *kwargs.items()]:
-            try:
-                self._codec.pack(value, name=str(name))
-            except NotSerializable as error:
-                return ValueConversionError(f"{self._host.name}.{function}: {error}")
-        return ValueConversionError(f"{self._host.name}.{function}: the arguments are too large, or no plain values")
+    def _watch_deadline(self, deadline: float) -> None:
+        if self._check_at is None or deadline < self._check_at:
+            self._check_at = deadline
+            self._board.at(deadline, self._check_deadlines)
+
+    # What a call's future asks (see `ringfence.pool.future.Keeper`)
+
+    def cancel(self, call: GuestCall, *, kill: bool = True) -> bool:
+        """Nobody wants the answer any more: a call that has not begun is withdrawn; one that runs, runs on."""
+        with self._lock:
+            if call.future._owner is None:
+                return call.future.cancelled()
+            call.future._owner = None
+        call.future.settle_cancelled()
+        self._send(CODEC.pack([g.CANCEL, call.number]))
+        return True
+
+    def recall(self, calls: list[GuestCall]) -> None:
+        """Ask for calls that have not begun; they come back by `Line.unbegun`, unless they have begun meanwhile."""
+        for call in calls:
+            call.recalled = True
+            self._send(CODEC.pack([g.CANCEL, call.number]))
+
+    def is_running(self, call: GuestCall) -> bool:
+        """Whether it has begun, as far as we know."""
+        return call.started is not None
+
+    def wait_for(self, call: GuestCall, deadline: float | None) -> None:
+        """Hear the guest in this thread until `call` has ended, if no other call is under way; else return at once.
+
+        Saves the way through the switchboard's thread. `deadline` is a time of time.monotonic.
+        """
+        future, mine = call.future, False
+        try:
+            with self._lock:
+                if (
+                    self._watched or self._deaf or self._over or self._doom is not None or len(self._calls) != 1
+                    or future._owner is None or self._channel.wants_write or self._board.is_current
+                ):  # fmt: skip
+                    return
+                self._watched = mine = True
+                self._listen()
+            while future._owner is not None and not self._deaf and (deadline is None or time.monotonic() < deadline):
+                self._channel.wait_readable(deadline)
+                self._hear(0)
+        finally:
+            if mine:
+                with self._lock:
+                    self._watched = False
+                    if self._over:
+                        self._channel.close()  # left to us
+                    else:
+                        self._listen()
+
+    def _listen(self) -> None:
+        """Tell the switchboard what to look for. Called with the lock."""
+        if not self._deaf and not self._channel.closed:
+            self._board.want(self._channel.fileno(), read=not self._watched, write=self._channel.wants_write)
 
     def stop(self, grace: float) -> None:
         """Ask the guest to leave, wait up to `grace` seconds, then kill it. Not from the switchboard's thread."""
         self._leaving = True
-        self._send(self._codec.pack([g.STOP]))
+        self._send(CODEC.pack([g.STOP]))
         try:
             self.ended.exception(max(grace, 0.0))
         except TimeoutError:
@@ -201,11 +268,22 @@ class Connection:
                     return
                 if self._channel.write_nowait(body):
                     return
-                self._board.want_write(self._channel.fileno(), True)
+                self._listen()
         except ChannelClosed:
             pass  # it is dead: the calls end when it is buried
 
     # Deadlines
+
+    def _at(self, when: float, method: str, *args: int) -> None:
+        """Call a method of ours at `when`, unless nobody needs us any more by then."""
+        reference = weakref.ref(self)
+
+        def call() -> None:
+            own = reference()
+            if own is not None:
+                getattr(own, method)(*args)
+
+        self._board.at(when, call)
 
     def _check_deadlines(self) -> None:
         """In the switchboard's thread: fail the calls whose time is up, and look again when the next one's is."""
@@ -222,11 +300,11 @@ class Connection:
                 elif self._check_at is None or call.deadline < self._check_at:
                     self._check_at = call.deadline
         if self._check_at is not None:
-            self._board.at(self._check_at, self._check_deadlines)
+            self._at(self._check_at, "_check_deadlines")
         for number in expired:
             # It writes its stack to stderr, or says that it had not begun.
-            self._send(self._codec.pack([g.CANCEL, number]))
-            self._board.at(now + _LAST_WORDS, lambda number=number: self._expire(number))  # type: ignore[misc]
+            self._send(CODEC.pack([g.CANCEL, number]))
+            self._at(now + _LAST_WORDS, "_expire", number)
 
     def _expire(self, number: int) -> None:
         """A call's time is up, and no thread can be ended: the worker is."""
@@ -250,13 +328,6 @@ class Connection:
             error.add_note(f"where it was when its time was up:\n{stack}")
         return error
 
-    def _cancelled(self, number: int) -> None:
-        """Nobody wants the answer any more: a call that has not begun is withdrawn; one that runs, runs on."""
-        with self._lock:
-            known = number in self._calls
-        if known:
-            self._send(self._codec.pack([g.CANCEL, number]))
-
     # What the guest says
 
     def _hear(self, _events: int) -> None:
@@ -269,13 +340,13 @@ class Connection:
         try:
             with self._lock:
                 if self._channel.wants_write and self._channel.flush():
-                    self._board.want_write(self._channel.fileno(), False)
+                    self._listen()
             for body in self._channel.read_ready():
-                self._heard(self._dialogue.hear(self._codec.unpack(body)))
+                self._heard(self._dialogue.hear(CODEC.unpack(body)))
         except ChannelClosed:
             self._board.forget(self._channel.fileno())
             # It is dying, or has closed its end; then it is of no use.
-            self._board.at(time.monotonic() + _LEAVING, self._overdue)
+            self._at(time.monotonic() + _LEAVING, "_overdue")
         except (RemoteProtocolError, NotSerializable) as error:
             self._board.forget(self._channel.fileno())
             _log.warning("plugin %r broke the protocol and is killed: %s", self._host.name, error)
@@ -351,11 +422,11 @@ class Connection:
         try:
             value = self._host.host_call(inside, function, args, kwargs)
             try:
-                body = self._codec.pack([g.HOST_RESULT, number, value], name="message")
+                body = CODEC.pack([g.HOST_RESULT, number, value], name="message")
             except NotSerializable as error:
                 raise HostFunctionError(f"{function} returned what cannot cross to a plugin: {error}") from error
         except BaseException as error:  # noqa: BLE001  # whatever it is, the guest waits for an answer
-            body = self._codec.pack([g.HOST_ERROR, number, record_for_guest(error)])
+            body = CODEC.pack([g.HOST_ERROR, number, record_for_guest(error)])
         self._host_calls.discard(number)
         self._send(body)
 
@@ -424,8 +495,10 @@ class Connection:
         for stream, rest in self._lines.items():
             if rest:
                 self._say(stream, rest)
-        error = outcomes.death(self._doom or self._session.ended.exception(), self._host.name, self._stderr())
-        leaves = self._leaving and self._doom is None and self._session.ended.exception() is None
+        failure = self._doom or self._session.ended.exception()
+        result = None if failure is not None else self._session.ended.result()
+        error = outcomes.death(failure, self._host.name, self._stderr(), result)
+        leaves = self._leaving and failure is None and not (isinstance(error, PluginCrashed) and error.exit_code)
 
         def tell() -> None:
             # First the plugin's state, then its callers: who hears that the plugin has crashed sees that it has.
@@ -442,7 +515,7 @@ class Connection:
         try:
             bodies = self._channel.read_ready()
             for body in bodies:
-                self._heard(self._dialogue.hear(self._codec.unpack(body)))
+                self._heard(self._dialogue.hear(CODEC.unpack(body)))
         except (ChannelClosed, RemoteProtocolError, NotSerializable):
             return False
         return bool(bodies)

@@ -13,7 +13,7 @@ __all__ = ["Exports"]
 
 @final
 class Exports:
-    """``handle.exports.process("x")`` is ``handle.call("process", ["x"])``.
+    """``handle.exports.process("x")`` is ``handle.call("process", ["x"])``, once the arguments have the declared types.
 
     `ringfence plugin inspect --stub` writes a stub for type checkers.
     """
@@ -29,11 +29,15 @@ class Exports:
             # An AttributeError too, so that hasattr() and copying work.
             raise _NoSuchExport(name, handle.name, handle.export_names)
 
+        declared = handle.functions.get(name)
+
         def call(*args: Any, **kwargs: Any) -> Any:
+            if declared is not None:
+                declared.check(args, kwargs)
             return handle.call(name, args, kwargs)
 
         call.__name__ = call.__qualname__ = name
-        call.__doc__ = f"Call {name}{handle.signature(name) or '(...)'} of plugin {handle.name!r}."
+        call.__doc__ = declared.doc if declared is not None else None
         return call
 
     def __dir__(self) -> list[str]:

@@ -3,13 +3,12 @@
 import asyncio
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, final
 
 from ringfence.errors import PluginError
-from ringfence.plugins.blueprint import LIFECYCLE, Blueprint
+from ringfence.plugins.blueprint import LIFECYCLE, Blueprint, signatures_of
 from ringfence.plugins.connection import CHAIN
 from ringfence.plugins.engine import Engine
 from ringfence.plugins.errors import (
@@ -26,6 +25,7 @@ from ringfence.plugins.info import PluginInfo, next_plugin_id
 from ringfence.plugins.leases import Lease
 from ringfence.plugins.lifecycle import PluginLifecycle
 from ringfence.plugins.manifest import Manifest
+from ringfence.plugins.signatures import Function
 from ringfence.plugins.states import LifecycleState, PluginStatus
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.worker_steps import WorkerSteps
@@ -65,8 +65,14 @@ class PluginHandle:
         self.exports = Exports(self)
         self._loaded_at = time.time()
         self._counter = _Counter()
-        self._finalizer = weakref.finalize(self, self._steps.abandon)
-        self._finalizer.atexit = False
+        self._reading = threading.Lock()
+        self._read: tuple[Blueprint, Mapping[str, Function]] | None = None
+
+    def __del__(self) -> None:
+        # No weakref.finalize: that would keep the steps, and with them a failure whose traceback leads back to us.
+        steps = getattr(self, "_steps", None)
+        if steps is not None:
+            steps.abandon_soon()
 
     # What it is
 
@@ -159,6 +165,19 @@ class PluginHandle:
         """Return a function's parameters as text, ``(data)``, as its worker told them; or None."""
         engine = self._steps.engine
         return None if engine is None else engine.functions.get(function)
+
+    @property
+    def functions(self) -> Mapping[str, Function]:
+        """What its source declares, by name: parameters, annotations, documentation; empty where there is no source.
+
+        Read when it is first asked for, in a throw-away worker and without running the plugin's code; kept until the
+        code changes.
+        """
+        blueprint = self._steps.blueprint
+        with self._reading:
+            if self._read is None or self._read[0] is not blueprint:
+                self._read = (blueprint, signatures_of(blueprint))
+            return self._read[1]
 
     def __str__(self) -> str:
         return self.name

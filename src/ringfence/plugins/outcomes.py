@@ -19,6 +19,7 @@ from ringfence.plugins.errors import (
     StackDepthExceeded,
     ValueConversionError,
 )
+from ringfence.plugins.programs import describe_end
 from ringfence.pool import outcome
 from ringfence.pool.errors import BrokenPool, ProtocolViolation, WorkerCrashed
 
@@ -81,8 +82,11 @@ def load_error(record: Mapping[str, Any], plugin: str, memory: int | None = None
     return error
 
 
-def death(error: BaseException | None, plugin: str, stderr: str) -> PluginError:
-    """Return what callers are told of a worker that ended with `error` (None: its code returned by itself)."""
+def death(error: BaseException | None, plugin: str, stderr: str, result: object = None) -> PluginError:
+    """Return what callers are told of a worker that ended with `error`, or (None) by itself with `result`.
+
+    The result of a program's session says how the program ended.
+    """
     made: PluginError
     if isinstance(error, PluginError):
         made = error
@@ -93,6 +97,9 @@ def death(error: BaseException | None, plugin: str, stderr: str) -> PluginError:
         made = PluginCrashed(plugin, text, error.exit_code, signal, tail, stack_in(tail))
     elif isinstance(error, BrokenPool):
         made = PluginCrashed(plugin, f"its worker cannot be started: {error}", None, None, stderr)
+    elif error is None and result is not None:
+        end = describe_end(result)
+        made = PluginCrashed(plugin, end.message, end.exit_code, end.signal, stderr)
     elif error is None:
         made = PluginCrashed(plugin, "it closed its connection and ended", 0, None, stderr)
     else:
