@@ -25,12 +25,22 @@ from ringfence.sandbox.features import probe
 from ringfence.worker.guest import serve
 from ringfence.worker.program import run_program
 
-__all__ = ["LIFECYCLE", "Blueprint", "draw", "signatures_of"]
+__all__ = ["LIFECYCLE", "PHASES", "Blueprint", "draw", "signatures_of"]
 
 _log = logging.getLogger("ringfence.plugins")
 
 LIFECYCLE: Final = ("init", "start", "stop", "cleanup", "save_state", "restore_state", "health_check")
 """Exports that mean something to the runtime itself; all of them optional."""
+
+PHASES: Final[Mapping[str, tuple[str, ...]]] = {
+    "init": ("init", "on_init"),
+    "start": ("start", "on_start"),
+    "stop": ("stop", "on_stop"),
+    "cleanup": ("cleanup", "on_unload"),
+    "before_reload": ("on_before_reload",),
+    "after_reload": ("on_after_reload",),
+}
+"""The exports that belong to a phase of a plugin's life: the guides of compatible hosts know two spellings."""
 
 # Calls of one plugin that may overlap. Each is a thread of the worker, and counts against its limit of processes.
 _MOST_THREADS: Final = 32

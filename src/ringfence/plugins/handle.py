@@ -12,6 +12,7 @@ from ringfence.plugins.blueprint import LIFECYCLE, Blueprint, signatures_of
 from ringfence.plugins.connection import CHAIN
 from ringfence.plugins.engine import Engine
 from ringfence.plugins.errors import (
+    ExecutionFailed,
     FunctionNotFound,
     InvalidConfig,
     LimitExceeded,
@@ -35,6 +36,10 @@ from ringfence.sandbox.limits import parse_duration
 from ringfence.sandbox.report import Report
 
 __all__ = ["PluginHandle"]
+
+
+# Characters of an error that a plugin's own `on_error` is told.
+_MAX_REPORT: Final = 4096
 
 
 class _Unset:
@@ -380,6 +385,15 @@ class _Flight:
             if not isinstance(error, PluginCrashed | LimitExceeded):
                 handle._around.metrics.record_error(handle.name, error)
             handle._around.hooks.failed(handle.name, error)
+        if isinstance(error, ExecutionFailed) and "on_error" in self._engine.functions:
+            self._report(error)
+
+    def _report(self, error: ExecutionFailed) -> None:
+        """Tell the plugin's own `on_error`, without waiting for it."""
+        try:
+            self._engine.call("on_error", [str(error)[:_MAX_REPORT]], {}, self._handle._around.config.drain_timeout)
+        except PluginError:
+            pass  # its worker is gone
 
 
 class _Counter:

@@ -10,11 +10,12 @@ from typing import Any, Final, final
 
 from ringfence.errors import PluginError
 from ringfence.plugins.audit import AuditEvent
-from ringfence.plugins.blueprint import Blueprint
+from ringfence.plugins.blueprint import PHASES, Blueprint
 from ringfence.plugins.context import ExecutionContext
 from ringfence.plugins.engine import Engine
 from ringfence.plugins.errors import (
     PluginCrashed,
+    PluginUnloaded,
     PoolTimeout,
     ReloadFailed,
 )
@@ -107,10 +108,10 @@ class WorkerSteps:
 
     def run_export(self, name: str) -> None:
         """Call a lifecycle export if the plugin has it."""
-        engine = self._engine
-        if engine is not None and name in engine.functions:
+        if self._engine is not None:
             config = self.around.config
-            engine.run(name, [], config.load_timeout if name in ("init", "start") else config.drain_timeout)
+            timeout = config.load_timeout if name in ("init", "start") else config.drain_timeout
+            _run_phase(self._engine, name, timeout)
 
     def close(self) -> None:
         """End the worker and its pool."""
@@ -137,6 +138,8 @@ class WorkerSteps:
             pool = blueprint.open_pool()
             engine = self._started(blueprint, pool)
             self._prove(engine, state)
+            if old is not None and old.is_alive:
+                self._attempt(old, "before_reload")
             if state is LifecycleState.STOPPED:
                 engine.stop(self.around.config.drain_timeout)
                 pool.shutdown()
@@ -153,6 +156,7 @@ class WorkerSteps:
                 raise
             raise ReloadFailed(self.name, _said(error)) from error
         self._pool, self.blueprint, self.previous = pool, blueprint, old_blueprint
+        self._attempt(engine, "after_reload")
         self._retire(old, old_pool)
 
     def _prove(self, engine: Engine, state: LifecycleState) -> None:
@@ -162,8 +166,7 @@ class WorkerSteps:
         if state is LifecycleState.STOPPED:
             names = []
         for name in names:
-            if name in engine.functions:
-                engine.run(name, [], config.load_timeout)
+            _run_phase(engine, name, config.load_timeout)
         if "health_check" in engine.functions and names:
             healthy = engine.run("health_check", [], config.load_timeout)
             if healthy is False:
@@ -202,8 +205,7 @@ class WorkerSteps:
                     old.kill(PluginCrashed(self.name, why, None, 9))
                 else:
                     for name in ("stop", "cleanup"):
-                        if name in old.functions:
-                            self._attempt(old, name)
+                        self._attempt(old, name)
                     old.stop(self.around.config.drain_timeout)
         finally:
             if pool is not None:
@@ -212,7 +214,7 @@ class WorkerSteps:
 
     def _attempt(self, engine: Engine, name: str) -> None:
         try:
-            engine.run(name, [], self.around.config.drain_timeout)
+            _run_phase(engine, name, self.around.config.drain_timeout)
         except PluginError as error:
             _log.warning("%s of the replaced version of plugin %r raised: %s", name, self.name, error)
 
@@ -287,17 +289,33 @@ class WorkerSteps:
             return Crashed(crash.exit_code, crash.signal)
         return Crashed(None, 9)  # a limit: we killed it
 
-    def abandon(self) -> None:
-        """Nobody holds the plugin any more: unload it. From any thread."""
+    def abandon_soon(self) -> None:
+        """Nobody holds the plugin any more: unload it, in a thread of its own.
+
+        The garbage collector may have come upon it anywhere, in a thread that holds any lock.
+        """
         if self.lifecycle.state is LifecycleState.UNLOADED:
             return
-        if self.around.board.is_current:
+        try:
             threading.Thread(target=self.abandon, name="ringfence-abandoned").start()
-            return
+        except RuntimeError:  # the interpreter is ending, and has ended this plugin
+            pass
+
+    def abandon(self) -> None:
+        """Unload the plugin, which nobody holds any more, unless that was done."""
         try:
             self.lifecycle.unload()
+        except PluginUnloaded:
+            pass
         except (PluginError, ExceptionGroup) as error:
             _log.warning("plugin %r, which nobody held any more, did not unload in good order: %s", self.name, error)
+
+
+def _run_phase(engine: Engine, phase: str, timeout: float) -> None:
+    """Call the exports of a phase that there are: ``init`` and ``on_init``, say."""
+    for name in PHASES.get(phase, (phase,)):
+        if name in engine.functions:
+            engine.run(name, [], timeout)
 
 
 @final

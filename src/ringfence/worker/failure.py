@@ -102,7 +102,7 @@ def _formatted(error: BaseException, skip: TracebackType | None) -> str:
 def _notes(error: BaseException) -> list[str]:
     try:
         return [_text(note, 4096) for note in list(error.__notes__)[:16]]
-    except Exception:  # noqa: BLE001  # absent for most, and foreign where present
+    except BaseException:  # noqa: BLE001  # absent for most, and foreign where present
         return []
 
 
