@@ -47,11 +47,11 @@ class PluginLoader:
             IncompatibleApiVersion, MissingCapability, IncompatibleProfile, ApprovalRequired: it does not fit this host.
             CompilationError, InitializationFailed, PluginCrashed: with ``auto_start``: it did not come up.
         """
-        return self.bring_up(self.prepare(path))
+        return self._brought_up(self.prepare(path))
 
     def load_source(self, path: PathLike, *, isolation: IsolationMode = IsolationMode.SANDBOX) -> PluginHandle:
         """Load a Python file that describes itself, or does not (`Manifest.from_source`). Raises as above."""
-        return self.bring_up(self.prepare_source(path, isolation))
+        return self._brought_up(self.prepare_source(path, isolation))
 
     def load_source_sandboxed(self, path: PathLike) -> PluginHandle:
         """Load a Python file; every plugin is sandboxed, this name says it."""
@@ -59,11 +59,19 @@ class PluginLoader:
 
     def load_bytecode_file(self, path: PathLike) -> PluginHandle:
         """Load a compiled plugin. Raises InvalidBytecode, IncompatibleBytecode, and as `load_from_manifest`."""
-        return self.bring_up(self.prepare_bytecode_file(path))
+        return self._brought_up(self.prepare_bytecode_file(path))
 
     def load_bytecode(self, data: bytes | bytearray | memoryview) -> PluginHandle:
         """Load a compiled plugin from memory. Raises as `load_bytecode_file`."""
-        return self.bring_up(self.prepare_bytecode(data))
+        return self._brought_up(self.prepare_bytecode(data))
+
+    def _brought_up(self, handle: PluginHandle) -> PluginHandle:
+        """Bring up a plugin that only its caller will know: what does not come up, nobody could unload."""
+        try:
+            return self.bring_up(handle)
+        except BaseException:
+            handle.steps.abandon()
+            raise
 
     # The same without starting anything
 

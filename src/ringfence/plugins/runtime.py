@@ -55,31 +55,45 @@ class _Core:
         self.recovery = Recovery(self.around, config.restart_policy, config.quarantine_file)
         self.closing = False
         self.lock = threading.Lock()
+        self.ended = threading.Event()
         self._sink = None if config.audit_file is None else JsonlSink(config.audit_file)
         if self._sink is not None:
             self.around.audit.add_sink(self._sink)
         _runtimes.add(self)
 
-    def shut_down(self) -> None:
+    def shut_down(self, *, elsewhere: bool = False) -> None:
+        """End everything, unless that was begun already; `elsewhere`: in a thread of its own, and wait for nothing."""
         with self.lock:
             if self.closing:
                 return
             self.closing = True
-        if self.around.board.is_current:
-            threading.Thread(target=self._end, name="ringfence-shutdown").start()
-        else:
+        if not elsewhere and not self.around.board.is_current:
             self._end()
+            return
+        try:
+            threading.Thread(target=self._end_alone, name="ringfence-shutdown").start()
+        except RuntimeError:  # the interpreter is ending
+            self._end_alone()
 
     def _end(self) -> None:
-        self.timetable.close()
-        self.recovery.close()
         try:
-            self.registry.unload_all()
+            self.timetable.close()
+            self.recovery.close()
+            try:
+                self.registry.unload_all()
+            finally:
+                self.registry.close()
+                self.around.close()
+                if self._sink is not None:
+                    self._sink.close()
         finally:
-            self.registry.close()
-            self.around.close()
-            if self._sink is not None:
-                self._sink.close()
+            self.ended.set()
+
+    def _end_alone(self) -> None:
+        try:
+            self._end()
+        except Exception:  # noqa: BLE001  # nobody is there to be told
+            _log.warning("a forgotten runtime did not shut down in good order", exc_info=True)
 
 
 @final
@@ -111,8 +125,6 @@ class PluginRuntime:
         if on_log is not None:
             self._around.add_log_sink(on_log)
         self.profiles = ProfileRegistry()
-        self._finalizer = weakref.finalize(self, _forgotten, self._core)
-        self._finalizer.atexit = False
         if config.auto_discover:
             self.discover()
 
@@ -498,9 +510,7 @@ class PluginRuntime:
 
         May be repeated. Raises an ExceptionGroup of what plugins did wrong on the way, once everything is gone.
         """
-        if not self._core.closing:
-            self._finalizer.detach()
-            self._core.shut_down()
+        self._core.shut_down()
 
     close = shutdown
 
@@ -516,6 +526,13 @@ class PluginRuntime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.shutdown()
+
+    def __del__(self) -> None:
+        # No weakref.finalize: that would keep the plugins, and with them errors whose tracebacks may lead back to us.
+        # The garbage collector may have come upon it anywhere, in a thread that holds any lock.
+        core = getattr(self, "_core", None)
+        if core is not None:
+            core.shut_down(elsewhere=True)
 
     def __repr__(self) -> str:
         return f"<PluginRuntime {self.plugin_count} plugins{', closed' if self.is_closed else ''}>"
@@ -535,17 +552,14 @@ class PluginRuntime:
             raise InvalidState("open", "closed", None, "use of the runtime")
 
 
-def _forgotten(core: _Core) -> None:
-    try:
-        core.shut_down()
-    except Exception:  # noqa: BLE001  # a finalizer: nobody is there to be told
-        _log.warning("a forgotten runtime did not shut down in good order", exc_info=True)
-
-
 def _end_all() -> None:
     """At interpreter exit, before threads are waited for: end what nobody has ended."""
     for core in list(_runtimes):
-        _forgotten(core)
+        try:
+            core.shut_down()
+        except Exception:  # noqa: BLE001  # nobody is there to be told
+            _log.warning("a runtime that was left to the program's end did not shut down in good order", exc_info=True)
+        core.ended.wait()
 
 
 # Registered after what ends plugins one by one and after the pools' own, so it is called before them.
