@@ -27,7 +27,10 @@ def public() -> dict[type, set[str]]:
     return found
 
 
-ROWS = {re.findall(r"\w+", names)[0]: (names, category, flags, when) for names, category, flags, when, _ in ROW.findall(PAGE)}
+ROWS = {
+    re.findall(r"\w+", names)[0]: (names, category, flags, when)
+    for names, category, flags, when, _ in ROW.findall(PAGE)
+}
 
 
 def test_every_class_has_a_row_and_every_row_a_class() -> None:
