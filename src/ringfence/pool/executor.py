@@ -382,6 +382,8 @@ class Pool(_Tasks):
         With `cancel_futures`, tasks that have not started end cancelled; one for which a worker is being started has.
         """
         self._supervisor.shut_down(cancel=cancel_futures)
+        # It would keep the supervisor, and with it errors whose tracebacks may lead back to us.
+        self._finalizer.detach()
         if wait:
             self._join()
 
