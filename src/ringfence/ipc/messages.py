@@ -19,12 +19,16 @@ PROTOCOL_VERSION: Final = 1
 CONFIGURE: Final = 1
 SPAWN: Final = 2
 RETIRE: Final = 3
+# host -> nursery; its answers are HELLO, FORKED and FAILED
+FORK: Final = 4
 # zygote -> supervisor
 HELLO: Final = 10
 CONFIGURED: Final = 11
 SPAWNED: Final = 12
 EXITED: Final = 13
 FAILED: Final = 14
+# nursery -> host
+FORKED: Final = 15
 # supervisor -> worker
 START: Final = 20
 MODULES: Final = 21
@@ -51,11 +55,13 @@ FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     CONFIGURE: ((bytes, dict), 2),  # pickled Plan, settings
     SPAWN: ((int,), 1),  # worker number; fds: channel, tokens, and in capture mode stdout, stderr
     RETIRE: ((), 0),
+    FORK: ((int,), 1),  # birth number; fds: the zygote's channel, its stderr
     HELLO: ((int, int), 2),  # protocol version, pid
     CONFIGURED: ((), 0),
     SPAWNED: ((int, int), 2),  # worker number, pid as the host sees it; fd: pidfd
     EXITED: ((int, int, float, int), 4),  # worker number, wait status, CPU seconds, peak RSS in bytes
-    FAILED: ((int, dict), 2),  # worker number or -1 for the zygote itself, failure record
+    FAILED: ((int, dict), 2),  # worker or birth number, or -1 for the zygote itself; failure record
+    FORKED: ((int, int), 2),  # birth number, pid; fd: pidfd
     START: ((dict,), 1),
     MODULES: ((list,), 1),
     FUNCTION: ((int, bytes), 2),

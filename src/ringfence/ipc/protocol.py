@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ringfence.ipc import messages as m
 
-__all__ = ["WORKER", "ZYGOTE", "Conversation"]
+__all__ = ["NURSERY", "WORKER", "ZYGOTE", "Conversation"]
 
 _Table = Mapping[str, Mapping[int, str]]
 
@@ -21,6 +21,12 @@ ZYGOTE: Final[_Table] = {
     "greeted": {m.CONFIGURED: "serving", m.FAILED: "failed"},
     "serving": {m.SPAWNED: "serving", m.EXITED: "serving", m.FAILED: "serving"},
     "failed": {},
+}
+
+# What a nursery may say: HELLO, then how each birth that it was asked for went, in the order of asking.
+NURSERY: Final[_Table] = {
+    "connected": {m.HELLO: "serving"},
+    "serving": {m.FORKED: "serving", m.FAILED: "serving"},
 }
 
 # What a worker may say. Before READY no task may reach it, before STARTED none has run in it. Besides, an answer

@@ -19,13 +19,7 @@ from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.delivery import Delivery, Printed, fresh_output
 from ringfence.pool.dispatch import Dispatcher
-from ringfence.pool.errors import (
-    BrokenPool,
-    LimitExceeded,
-    MemoryExceeded,
-    OutputExceeded,
-    ProtocolViolation,
-)
+from ringfence.pool.errors import BrokenPool, LimitExceeded, MemoryExceeded, OutputExceeded, ProtocolViolation
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.output import Stream
@@ -249,8 +243,7 @@ class Crew:
             handle.await_end(deadline)
             self._bury(handle, done)
         if not zygote.ready:
-            code = zygote.process.returncode
-            self._start_failed(BrokenPool(f"the zygote died at its start (exit status {code}): {error}"), done)
+            self._start_failed(BrokenPool(f"the zygote died at its start{zygote.exit_text}: {error}"), done)
 
     # Hearing workers
 

@@ -303,9 +303,16 @@ class Pool(_Tasks):
             )
 
         # Its interpreter starts while we find out what it is to be told.
-        zygote = Zygote(inherit=stdout == "inherit", stdin=policy.capabilities.has("stdin:read"))
+        zygote = Zygote(
+            inherit=stdout == "inherit",
+            stdin=policy.capabilities.has("stdin:read"),
+            # Where there is one pool for sessions, a plugin's, or a second pool of any kind, there may be many.
+            nursing="start" if isolation == "session" or _has_pools() else "running",
+        )
         try:
-            self._supervisor = Supervisor(configure(), zygote)
+            config = configure()
+            zygote.settle()
+            self._supervisor = Supervisor(config, zygote)
         except BaseException:
             zygote.abandon()
             raise
@@ -414,6 +421,11 @@ class Pool(_Tasks):
     def __repr__(self) -> str:
         config = self._supervisor.config
         return f"<Pool profile={config.policy.name!r} max_workers={config.max_workers}>"
+
+
+def _has_pools() -> bool:
+    """Say whether a pool of this process is at work."""
+    return any(supervisor.thread.is_alive() for supervisor in list(_supervisors))
 
 
 def _positive(name: str, value: int | None) -> int | None:

@@ -4,65 +4,93 @@ import pickle
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, Literal
 
 from ringfence.ipc import messages as m
-from ringfence.ipc.channel import pipe
+from ringfence.ipc.channel import Channel, pipe
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, DeadlineExceeded
 from ringfence.ipc.protocol import ZYGOTE, Conversation
-from ringfence.pool.codebase import library_paths
+from ringfence.pool import nursery
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.group import PoolGroup
+from ringfence.pool.process import ByPidfd, Process, start_interpreter
 
-__all__ = ["Zygote"]
+__all__ = ["Nursing", "Zygote"]
 
-# The whole program of the zygote's interpreter: no environment, no user site, no current folder is consulted.
 _PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from ringfence.worker.zygote import main; main(int(sys.argv[1]))"
 
-# Nothing of the caller's environment: it may hold secrets. A pool of processes wants one thread per process from the
-# numeric libraries, and malloc arenas cost address space, which is limited.
-_ENVIRONMENT = {
-    "LANG": "C.UTF-8",
-    "LC_CTYPE": "C.UTF-8",
-    "MALLOC_ARENA_MAX": "2",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "PYTHON_DISABLE_REMOTE_DEBUG": "1",  # 3.14's sys.remote_exec (PEP 768)
-}
 # Seconds a zygote may take to read a message. It does nothing else, but a loaded machine may keep it from running.
 _PATIENCE = 10.0
+
+
+# Whether a zygote is forked by the nursery: never, if one is running, or in any case.
+Nursing = Literal["no", "running", "start"]
 
 
 class Zygote:
     """A started zygote and the channel to it. Close it with `end`."""
 
-    def __init__(self, *, inherit: bool, stdin: bool) -> None:
-        """Start the process, which needs a while and no plan for it; `configure` has to follow.
+    def __init__(self, *, inherit: bool, stdin: bool, nursing: Nursing = "no") -> None:
+        """Start the process, which needs a while and no plan for it; `settle` and `configure` have to follow.
 
-        `inherit`: its workers write to our stdout and stderr; `stdin`: they read our stdin. Raises OSError.
+        `inherit`: its workers write to our stdout and stderr; `stdin`: they read our stdin; `nursing`: whether it may
+        come from the nursery, if it does neither of these. Raises OSError.
         """
         self._codec = Codec()
         self.group: PoolGroup | None = None
         self.conversation = Conversation(ZYGOTE)
         self.ready = False
-        self.channel, theirs = pipe()
-        self.channel.accept_fds = True
+        self._inherit, self._stdin = inherit, stdin
+        self._process: Process | None = None
+        # Set where the nursery was asked for it, and until `end`.
+        self._birth: nursery.Birth | None = None
+        self.channel = self._start("no" if inherit or stdin else nursing)
+
+    def _start(self, nursing: Nursing) -> Channel:
+        channel, theirs = pipe()
+        channel.accept_fds = True
+        fd = theirs.fileno()
         try:
-            self.process = self._start(theirs.fileno(), inherit=inherit, stdin=stdin)
+            if nursing != "no":
+                self._birth = nursery.ask(fd, start=nursing == "start")
+            if self._birth is None:
+                self._process = start_interpreter(_PROGRAM, fd, inherit=self._inherit, stdin=self._stdin)
         except BaseException:
-            self.channel.close()
+            channel.close()
             raise
         finally:
             theirs.close()
+        return channel
+
+    def settle(self) -> Process:
+        """Return its process, waiting for the nursery's answer; where none comes, exec one. Raises OSError."""
+        if self._process is None:
+            try:
+                self._process = self._born()
+            except nursery.NurseryLost:
+                self.channel.close()  # ends what may have been born after all
+                self.channel = self._start("no")
+        assert self._process is not None
+        return self._process
+
+    def _born(self) -> Process:
+        birth = self._birth
+        assert birth is not None
+        try:
+            return birth.wait()
+        except nursery.NurseryLost:
+            self._birth = None
+            birth.release()
+            raise
 
     def configure(self, config: PoolConfig) -> None:
         """Say what its workers are to be. Raises OSError, ChannelClosed."""
+        self.settle()
         if config.cgroup is not None and config.plan.cgroup is not None:
             self.group = PoolGroup(config.cgroup, config.plan.cgroup)
             # Before it is told what to do, and so before it starts anything itself.
-            self.group.adopt(self.process.pid)
+            self.group.adopt(self.pid)
         settings = {
             "preload": list(config.preload),
             "prefix": sys.prefix,
@@ -70,22 +98,16 @@ class Zygote:
         }
         self.send([m.CONFIGURE, pickle.dumps(config.plan), settings])
 
-    def _start(self, fd: int, *, inherit: bool, stdin: bool) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _PROGRAM, str(fd), *library_paths()],
-            stdin=None if stdin else subprocess.DEVNULL,
-            stdout=None if inherit else subprocess.DEVNULL,
-            # Even a pool that captures lets its zygote's own last words through: they say why it could not start.
-            stderr=None,
-            env=_ENVIRONMENT,
-            cwd="/",
-            pass_fds=(fd,),
-        )
-
     @property
     def pid(self) -> int:
         """Its process id."""
-        return self.process.pid
+        return self.settle().pid
+
+    @property
+    def exit_text(self) -> str:
+        """How it ended, to be put into a sentence: nothing, if that is not known here."""
+        code = None if self._process is None else self._process.returncode
+        return "" if code is None else f" (exit status {code})"
 
     def send(self, message: list[Any], fds: tuple[int, ...] = ()) -> None:
         """Send one message with fds. Raises ChannelClosed when it is gone, or does not read (which ends it)."""
@@ -106,11 +128,19 @@ class Zygote:
     def end(self) -> None:
         """Kill it if it still lives, reap it, close the channel. Its workers die with it."""
         self.channel.close()
-        try:
-            self.process.wait(timeout=2.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        if self._process is None and self._birth is not None:
+            try:
+                self._process = self._born()
+            except nursery.NurseryLost:
+                pass  # and what may have been born has just lost its channel
+        if self._process is not None:
+            try:
+                self._process.wait(timeout=2.0)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._birth is not None:
+            self._birth.release()
         if self.group is not None:
             self.group.close()
 
@@ -121,9 +151,13 @@ class Zygote:
 
     def kill(self) -> None:
         """Kill it now; `end` still has to be called."""
-        self.process.kill()
+        if self._process is not None:
+            self._process.kill()
 
     def forget(self) -> None:
         """In a child forked by the caller: close our copy of the channel; the zygote is not ours."""
         self.channel.close()
-        self.process.returncode = 0  # or Popen's finalizer would wait for a process that is not our child
+        if isinstance(self._process, ByPidfd):
+            self._process.forget()
+        elif self._process is not None:
+            self._process.returncode = 0  # or Popen's finalizer would wait for a process that is not our child

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ringfence.ipc import messages as m
 from ringfence.ipc.errors import RemoteProtocolError
-from ringfence.ipc.protocol import WORKER, ZYGOTE, Conversation
+from ringfence.ipc.protocol import NURSERY, WORKER, ZYGOTE, Conversation
 
 SAMPLES: dict[type, Any] = {int: 1, str: "s", bytes: b"b", float: 1.5, dict: {}, list: [], object: None}
 
@@ -21,7 +21,7 @@ def message(tag: int) -> list[Any]:
 
 CELLS = [
     pytest.param(table, state, tag, id=f"{name} {state} {m.NAMES[tag]}")
-    for name, table in (("zygote", ZYGOTE), ("worker", WORKER))
+    for name, table in (("nursery", NURSERY), ("zygote", ZYGOTE), ("worker", WORKER))
     for state in table
     for tag in m.FIELDS
 ]
@@ -42,7 +42,7 @@ def test_every_cell(table: Any, state: str, tag: int) -> None:
         assert conversation.state == after
 
 
-@pytest.mark.parametrize("table", [WORKER, ZYGOTE], ids=["worker", "zygote"])
+@pytest.mark.parametrize("table", [WORKER, ZYGOTE, NURSERY], ids=["worker", "zygote", "nursery"])
 def test_every_state_is_reached_and_known(table: Any) -> None:
     """The tables have no loose ends."""
     reached = {"connected"} | {after for row in table.values() for after in row.values()}

@@ -1,0 +1,97 @@
+"""A process that the supervisor's side started or had started: how it starts, and what may be done with it then."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from typing import Protocol
+
+from ringfence.pool.codebase import library_paths
+
+__all__ = ["ByPidfd", "Process", "start_interpreter"]
+
+# Nothing of the caller's environment: it may hold secrets. A pool of processes wants one thread per process from the
+# numeric libraries, and malloc arenas cost address space, which is limited.
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "LC_CTYPE": "C.UTF-8",
+    "MALLOC_ARENA_MAX": "2",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "PYTHON_DISABLE_REMOTE_DEBUG": "1",  # 3.14's sys.remote_exec (PEP 768)
+}
+
+
+class Process(Protocol):
+    """What a zygote's owner needs of its process; `subprocess.Popen` has it."""
+
+    pid: int
+    # How it ended, or None while that is not known: of a process that is not our child it never is.
+    returncode: int | None
+
+    def wait(self, timeout: float | None = None) -> object:
+        """Return when it has ended, and reap it if it is ours. Raises subprocess.TimeoutExpired."""
+
+    def kill(self) -> None:
+        """Send it SIGKILL, if it has not ended."""
+
+
+class ByPidfd:
+    """A process that another one started and reaps, held by a descriptor: its number cannot come to mean another."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        """`pidfd` is ours from here on."""
+        self.pid = pid
+        self.returncode: int | None = None
+        self._pidfd = pidfd
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when it has ended, and let go of the descriptor. Raises subprocess.TimeoutExpired."""
+        if self._pidfd < 0:
+            return
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        if not poll.poll(None if timeout is None else timeout * 1000):
+            raise subprocess.TimeoutExpired([f"process {self.pid}"], timeout or 0.0)
+        try:
+            # Its parent may be gone, and we may be who inherits orphans (the first process of a container, say).
+            ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+            if ended is not None:
+                self.returncode = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        except ChildProcessError:
+            pass
+        self.forget()
+
+    def kill(self) -> None:
+        """Send it SIGKILL, if it has not ended."""
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def forget(self) -> None:
+        """Let go of the descriptor. May be repeated."""
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
+
+
+def start_interpreter(program: str, fd: int, *, inherit: bool, stdin: bool) -> "subprocess.Popen[bytes]":
+    """Start a fresh interpreter that inherits `fd` alone and runs `program` with its number and the import path.
+
+    No environment, no user site, no current folder is consulted. `inherit`: it writes to our stdout; `stdin`: it reads
+    our stdin. Raises OSError.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", program, str(fd), *library_paths()],
+        stdin=None if stdin else subprocess.DEVNULL,
+        stdout=None if inherit else subprocess.DEVNULL,
+        # Even a pool that captures lets its zygote's own last words through: they say why it could not start.
+        stderr=None,
+        env=_ENVIRONMENT,
+        cwd="/",
+        pass_fds=(fd,),
+    )
