@@ -1,6 +1,6 @@
 """Every row, in the order of the table."""
 
-from benchmarks import buffers, call, chunked, fresh, large, lockin_row, memory, mixed, startup, submit
+from benchmarks import buffers, call, chunked, fresh, large, lockin_row, memory, mixed, plugins, startup, submit
 
 ROWS = (
     submit.ROW,
@@ -12,6 +12,8 @@ ROWS = (
     memory.IDLE,
     startup.ROW,
     mixed.ROW,
+    plugins.LOAD,
+    plugins.RELOAD,
     lockin_row.ROW,
     buffers.RESULTS,
     buffers.ARGUMENTS,

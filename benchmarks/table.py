@@ -16,6 +16,7 @@ UNITS: Mapping[str, tuple[float, int, str]] = {
     "ms": (1e3, 2, "ms"),
     "B": (1.0, 0, "B"),
     "MiB": (1 / (1 << 20), 2, "MiB"),
+    "count": (1.0, 0, ""),
 }
 LEGEND = (
     "Each line is the median of interleaved rounds, each in a fresh process, with the least and the greatest. "
