@@ -59,14 +59,16 @@ class Diagnostic:
 class Inspection:
     """What a source holds. With an error among `problems` there is nothing else.
 
-    `functions` are those of the module's top level, `exported` is its `__all__` (None without a plain one), `imports`
-    the modules that it imports anywhere, `used` the dotted names that it uses of them and of the builtins.
+    `functions` are those of the module's top level, `exported` is its `__all__` (None without a plain one), `bound` all
+    names that the top level defines or imports (with "*" for those nobody can tell), `imports` the modules that it
+    imports anywhere, `used` the dotted names that it uses of them and of the builtins.
     """
 
     problems: tuple[Diagnostic, ...] = ()
     code: bytes | None = None
     functions: Mapping[str, Function] = field(default_factory=dict)
     exported: tuple[str, ...] | None = None
+    bound: frozenset[str] = frozenset()
     imports: tuple[str, ...] = ()
     used: frozenset[str] = frozenset()
     lines: int = 0
@@ -156,6 +158,7 @@ def _read(answer: Any, filename: str) -> Inspection:
         code=code,
         functions=read_functions(answer.get("functions")),
         exported=None if exported is None else _names(exported, filename),
+        bound=frozenset(_names(answer.get("bound"), filename)),
         imports=_names(answer.get("imports"), filename),
         used=frozenset(_names(answer.get("used"), filename)),
         lines=_count(answer.get("lines"), filename),

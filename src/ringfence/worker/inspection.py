@@ -37,8 +37,8 @@ def examine(source: bytes | str, filename: str, options: dict[str, Any]) -> dict
 
     Returns:
         "problems": [[severity, message, line, column, text of the line], ...], the first an error if it does not
-        compile, and then nothing else; "code": marshalled, or None; "functions", "exported", "imports", "used",
-        "lines", "classes": what it holds.
+        compile, and then nothing else; "code": marshalled, or None; "functions", "exported", "bound", "imports",
+        "used", "lines", "classes": what it holds.
     """
     problems: list[list[Any]] = []
     answer: dict[str, Any] = {"problems": problems, "code": None}
@@ -116,6 +116,7 @@ def _describe(tree: ast.Module) -> dict[str, Any]:
     return {
         "functions": list(functions.values())[:_MAX_FUNCTIONS],
         "exported": exported,
+        "bound": sorted(_bound(statements))[:_MAX_NAMES],
         "imports": imports,
         "used": used,
         "classes": sum(isinstance(node, ast.ClassDef) for node in statements),
@@ -135,6 +136,21 @@ def _top_level(tree: ast.Module) -> list[ast.stmt]:
                 for each in getattr(node, name, ()):
                     inner += each.body if isinstance(each, ast.ExceptHandler) else [each]
         waiting += inner[::-1]
+    return found
+
+
+def _bound(statements: list[ast.stmt]) -> set[str]:
+    """Return the names that these statements define or import; an asterisk among them where nobody can say which."""
+    found: set[str] = set()
+    for node in statements:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+        else:
+            # `for`, `with` and := at the top level bind, too.
+            names = (each for each in ast.walk(node) if isinstance(each, ast.Name))
+            found.update(each.id for each in names if isinstance(each.ctx, ast.Store))
     return found
 
 
