@@ -12,6 +12,7 @@ _COMMANDS: Final = {
     "run": "ringfence.cli.run",
     "demo": "ringfence.cli.demo",
     "doctor": "ringfence.cli.doctor",
+    "plugin": "ringfence.cli.plugin",
 }
 
 
@@ -24,7 +25,7 @@ def main() -> None:
 
     app = typer.Typer(
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         # A traceback with all local variables would print what people pass in: secrets among it.
         pretty_exceptions_enable=False,
     )
