@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ringfence.plugins.runtime import PluginRuntime
     from ringfence.plugins.store import PluginStore
 
-__all__ = ["Home", "JsonOption", "PluginArgument", "StoreOption", "Target", "found"]
+__all__ = ["Home", "JsonOption", "PluginArgument", "StoreOption", "Target", "complete_installed", "found"]
 
 StoreOption = Annotated[
     Path | None,
@@ -23,7 +23,7 @@ StoreOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 
-def _complete_installed(incomplete: str) -> list[str]:
+def complete_installed(incomplete: str) -> list[str]:
     """Return the installed plugins whose names begin so, for the shell's completion; an unreadable store has none."""
     from ringfence.errors import RingfenceError
 
@@ -39,7 +39,7 @@ PluginArgument = Annotated[
     str,
     typer.Argument(
         help="A folder, manifest, .py or .plb file, or NAME or NAME@VERSION of an installed plugin.",
-        autocompletion=_complete_installed,
+        autocompletion=complete_installed,
     ),
 ]
 
