@@ -76,8 +76,10 @@ def _run(language: str, code: str, folder: Path, where: str = "") -> str:
     else:
         pytest.fail(f"a block in {language}, which nothing here can run")
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    # What a page installs and approves is in its own folder, not in the home of whoever runs the tests.
+    environment = {**os.environ, "PATH": path, "RINGFENCE_HOME": str(folder / ".home")}
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, f"{where}\n{done.stdout}{done.stderr}"
     return done.stdout and done.stdout + done.stderr
