@@ -12,9 +12,10 @@ ROWS = (
     memory.IDLE,
     startup.ROW,
     mixed.ROW,
-    plugins.LOAD,
-    plugins.RELOAD,
     lockin_row.ROW,
     buffers.RESULTS,
     buffers.ARGUMENTS,
+    plugins.LOAD,
+    plugins.RELOAD,
+    plugin_start.ROW,
 )
