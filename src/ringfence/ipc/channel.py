@@ -136,6 +136,13 @@ class Channel:
         self._outbox.clear()
         self._close_fds()
 
+    def shutdown(self) -> None:
+        """End the stream in both directions, which wakes whoever waits for it; close() still has to follow."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the peer is gone, and nobody waits any more
+
     # Sending
 
     def send(self, body: bytes, fds: Sequence[int] = (), deadline: float | None = None) -> None:

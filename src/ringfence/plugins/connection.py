@@ -6,16 +6,14 @@ import time
 import weakref
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, ContextVar
 from typing import Any, Final, Protocol
 
 from ringfence.errors import PluginError
 from ringfence.ipc import guest_messages as g
 from ringfence.ipc.channel import Channel
-from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, NotSerializable, RemoteProtocolError
 from ringfence.ipc.limits import DEFAULT_LIMITS, MAX_FRAME
-from ringfence.ipc.types import REGISTERED
 from ringfence.plugins import outcomes
 from ringfence.plugins.errors import (
     CallTimeout,
@@ -23,8 +21,8 @@ from ringfence.plugins.errors import (
     OutputExceeded,
     PluginCrashed,
     ProtocolMismatch,
-    ValueConversionError,
 )
+from ringfence.plugins.guest_call import CODEC, GuestCall, make_call
 from ringfence.plugins.host_functions import record_for_guest
 from ringfence.plugins.switchboard import Switchboard
 from ringfence.pool.session import Session
@@ -122,14 +120,14 @@ class Connection:
         self._over = False
         # The guest can be heard no more; its worker may not be gone yet.
         self._deaf = False
-        # A caller reads by itself: the switchboard does not.
-        self._watched = False
+        # The thread of a caller who reads by himself, when the switchboard does not; or 0.
+        self._watcher = 0
         # Why we killed it, if we did.
         self._doom: PluginError | None = None
         # Only one thread reads: the switchboard's, a caller's, or the one that buries the guest.
         self._reading = threading.Lock()
         # What was heard and is to be told once nobody reads: calls that have ended, calls that came back.
-        self._ended_calls: list[tuple[GuestCall, Any, PluginError | None]] = []
+        self._ended_calls: list[tuple[GuestCall, bool, Any, PluginError | None]] = []
         self._unbegun: list[GuestCall] = []
         self._loaded: Future[dict[str, Any]] = Future()
         self.ended: Future[PluginError | None] = Future()
@@ -142,7 +140,7 @@ class Connection:
         self._lines = {"stdout": b"", "stderr": b""}
         self._printed, self._printed_in = 0, 0
         session.on_output = self._print
-        board.watch(self._channel.fileno(), self._hear)
+        board.watch(self._channel.fileno(), self._ready)
         session.ended.add_done_callback(lambda _: self._bury())
 
     # What the host asks
@@ -211,32 +209,49 @@ class Connection:
 
         Saves the way through the switchboard's thread. `deadline` is a time of time.monotonic.
         """
-        future, mine = call.future, False
+        future = call.future
+        try:
+            if not self._take_over():
+                return
+            while future._owner is not None and not self._deaf and (deadline is None or time.monotonic() < deadline):
+                self._channel.wait_readable(deadline)
+                self._hear()
+        finally:
+            self._give_back()
+
+    def _take_over(self) -> bool:
+        """Have this thread hear the guest instead of the switchboard's, if that is possible."""
+        if not self._reading.acquire(blocking=False):
+            return False  # it is being heard just now
         try:
             with self._lock:
                 if (
-                    self._watched or self._deaf or self._over or self._doom is not None or len(self._calls) != 1
-                    or future._owner is None or self._channel.wants_write or self._board.is_current
+                    self._watcher or self._deaf or self._over or self._doom is not None or len(self._calls) != 1
+                    or self._channel.wants_write or self._board.is_current
                 ):  # fmt: skip
-                    return
-                self._watched = mine = True
+                    return False
+                # From here on the switchboard, though it be on its way already, reads nothing that we would wait for.
+                self._watcher = threading.get_ident()
                 self._listen()
-            while future._owner is not None and not self._deaf and (deadline is None or time.monotonic() < deadline):
-                self._channel.wait_readable(deadline)
-                self._hear(0)
+                return True
         finally:
-            if mine:
-                with self._lock:
-                    self._watched = False
-                    if self._over:
-                        self._channel.close()  # left to us
-                    else:
-                        self._listen()
+            self._reading.release()
+
+    def _give_back(self) -> None:
+        """If this thread has heard the guest until now, the switchboard's does from now on."""
+        if self._watcher != threading.get_ident():
+            return
+        with self._lock:
+            self._watcher = 0
+            if self._over:
+                self._channel.close()  # it was left to us
+            else:
+                self._listen()
 
     def _listen(self) -> None:
         """Tell the switchboard what to look for. Called with the lock."""
         if not self._deaf and not self._channel.closed:
-            self._board.want(self._channel.fileno(), read=not self._watched, write=self._channel.wants_write)
+            self._board.want(self._channel.fileno(), read=not self._watcher, write=self._channel.wants_write)
 
     def stop(self, grace: float) -> None:
         """Ask the guest to leave, wait up to `grace` seconds, then kill it. Not from the switchboard's thread."""
@@ -318,8 +333,8 @@ class Connection:
         )  # fmt: skip
         self.kill(others)  # and this call gets its own error once the worker is gone
 
-    def _timed_out(self, call: _Call) -> CallTimeout:
-        now = time.monotonic() - call.started
+    def _timed_out(self, call: GuestCall) -> CallTimeout:
+        now = time.monotonic() - (call.started or 0.0)
         limit = round(call.timeout or 0.0, 3)
         error = CallTimeout(f"{self._host.name}.{call.function} took longer than {limit:g} s", limit, now)
         error.plugin = self._host.name
@@ -330,32 +345,67 @@ class Connection:
 
     # What the guest says
 
-    def _hear(self, _events: int) -> None:
-        with self._reading:
-            self._read()
+    def _ready(self, _events: int) -> None:
+        """In the switchboard's thread: the guest has said something, or takes more."""
+        with self._lock:
+            try:
+                if not self._channel.closed and self._channel.wants_write and self._channel.flush():
+                    self._listen()
+            except ChannelClosed:
+                pass  # whoever reads finds out
+        self._hear()
+
+    def _hear(self) -> None:
+        """Take in what the guest has said by now, and tell whom it concerns."""
+        with self._board.heard_here():
+            try:
+                with self._reading:
+                    if not self._watcher or self._watcher == threading.get_ident():
+                        self._read()
+            finally:
+                self._tell()
 
     def _read(self) -> None:
-        if self._channel.closed:
+        if self._channel.closed or self._deaf:
             return
         try:
-            with self._lock:
-                if self._channel.wants_write and self._channel.flush():
-                    self._listen()
             for body in self._channel.read_ready():
                 self._heard(self._dialogue.hear(CODEC.unpack(body)))
         except ChannelClosed:
-            self._board.forget(self._channel.fileno())
+            self._end_hearing()
             # It is dying, or has closed its end; then it is of no use.
             self._at(time.monotonic() + _LEAVING, "_overdue")
         except (RemoteProtocolError, NotSerializable) as error:
-            self._board.forget(self._channel.fileno())
+            self._end_hearing()
             _log.warning("plugin %r broke the protocol and is killed: %s", self._host.name, error)
             self.kill(PluginCrashed(self._host.name, f"it broke the protocol and was killed: {error}", None, 9))
         except Exception as error:
             # Ours, most likely; what the guest sent led to it, and the guest alone pays.
-            self._board.forget(self._channel.fileno())
+            self._end_hearing()
             self.kill(PluginCrashed(self._host.name, f"what it sent could not be handled ({type(error).__name__})"))
             raise
+
+    def _end_hearing(self) -> None:
+        with self._lock:
+            self._deaf = True
+            self._board.forget(self._channel.fileno())
+
+    def _tell(self) -> None:
+        """Tell whom it concerns of the calls that have ended or come back."""
+        if not self._ended_calls and not self._unbegun:
+            return
+        with self._lock:
+            ended, self._ended_calls = self._ended_calls, []
+            unbegun, self._unbegun = self._unbegun, []
+        line = self._line
+        if line is not None:
+            if unbegun:
+                line.unbegun(unbegun)
+            if ended:
+                line.answered([call for call, *_ in ended])
+        for call, wanted, value, error in ended:
+            if wanted:
+                call.future.resolve(value, error)
 
     def _overdue(self) -> None:
         if not self._session.ended.done():
@@ -387,22 +437,37 @@ class Connection:
     def _answered(self, number: int, value: Any, record: dict[str, Any] | None) -> None:
         with self._lock:
             call = self._calls.pop(number, None)
+            self._session.end(number)
+            deadline = self._start_next() if self._line is not None else None
+        if deadline is not None:
+            self._watch_deadline(deadline)
         if call is None:
             if not 0 < number <= self._last_number:
                 raise RemoteProtocolError(f"an answer to call {number}, which nobody made")
-            return  # its time was up
-        if call.expired:
-            self._finish(number, call, None, self._timed_out(call))
             return
-        error = None if record is None else outcomes.call_error(record, self._host.name, call.function, self._memory)
-        self._finish(number, call, value, error)
+        if call.recalled and record is not None and record.get("kind") == "cancelled":
+            self._unbegun.append(call)
+            return
+        error: PluginError | None = None
+        if call.expired:
+            value, error = None, self._timed_out(call)
+        elif record is not None:
+            error = outcomes.call_error(record, self._host.name, call.function, self._memory)
+        with self._lock:
+            self._ended(call, value, error)
 
-    def _finish(self, number: int, call: _Call, value: Any, error: PluginError | None) -> None:
-        self._session.end(number)
-        self._resolve(call, value, error)
+    def _start_next(self) -> float | None:
+        """The time of the oldest call runs from here; return when it has to have ended. Called with the lock."""
+        oldest: GuestCall | None = next(iter(self._calls.values()), None)
+        if oldest is None or oldest.started is not None:
+            return None
+        oldest.start(time.monotonic())
+        return oldest.deadline
 
-    def _resolve(self, call: _Call, value: Any, error: PluginError | None) -> None:
-        _set(call.future, value, error)
+    def _ended(self, call: GuestCall, value: Any, error: PluginError | None) -> None:
+        """Note a call's outcome, for `_tell`. Called with the lock."""
+        wanted, call.future._owner = call.future._owner is not None, None
+        self._ended_calls.append((call, wanted, value, error))
 
     def _called(self, number: int, inside: int, function: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         if number in self._host_calls or len(self._host_calls) >= _MAX_HOST_CALLS:
@@ -487,11 +552,15 @@ class Connection:
             if self._doom is None:
                 while not self._channel.closed and self._unread():
                     pass
-            self._board.forget(self._channel.fileno() if not self._channel.closed else -1)
             with self._lock:
-                self._over = True
-                self._channel.close()
+                if not self._channel.closed:
+                    self._board.forget(self._channel.fileno())
+                self._over = self._deaf = True
                 left, self._calls = self._calls, {}
+                if self._watcher:
+                    self._channel.shutdown()  # a caller reads, and closes it
+                else:
+                    self._channel.close()
         for stream, rest in self._lines.items():
             if rest:
                 self._say(stream, rest)
@@ -504,8 +573,13 @@ class Connection:
             # First the plugin's state, then its callers: who hears that the plugin has crashed sees that it has.
             _set(self.ended, None if leaves else error, None)
             _set(self._loaded, None, error)
-            for call in left.values():
-                self._resolve(call, None, self._timed_out(call) if call.expired else error)
+            with self._lock:
+                for call in left.values():
+                    if call.started is None:
+                        self._unbegun.append(call)
+                    else:
+                        self._ended(call, None, self._timed_out(call) if call.expired else error)
+            self._tell()
 
         # Whoever hears of it may call back into the plugin, and so end the pool in whose thread this runs.
         self._board.soon(tell)

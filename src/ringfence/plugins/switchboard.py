@@ -9,7 +9,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 __all__ = ["Switchboard", "close_all"]
@@ -38,6 +39,8 @@ class Switchboard:
         self._numbers = itertools.count()
         self._soon: deque[Callable[[], None]] = deque()
         self._closing = False
+        # Threads that hear a guest by themselves just now.
+        self._hearers: set[int] = set()
         self._finalizer: weakref.finalize[..., Switchboard] | None = None
         _all.add(self)
 
@@ -49,11 +52,23 @@ class Switchboard:
             self._handlers[fd] = handler
             self._poller.register(fd, select.EPOLLIN)
 
-    def want_write(self, fd: int, wanted: bool) -> None:
-        """Call the handler of `fd` when it takes data again, too; or no longer."""
+    def want(self, fd: int, *, read: bool, write: bool) -> None:
+        """Say what the handler of `fd` is called for: that there is something to read, that it takes data again."""
         with self._lock:
             if self._poller is not None and fd in self._handlers:
-                self._poller.modify(fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+                self._poller.modify(fd, (select.EPOLLIN if read else 0) | (select.EPOLLOUT if write else 0))
+
+    @contextmanager
+    def heard_here(self) -> Iterator[None]:
+        """Within the block this thread does the switchboard's work, and must not wait for it either."""
+        me = threading.get_ident()
+        within = me in self._hearers
+        self._hearers.add(me)
+        try:
+            yield
+        finally:
+            if not within:
+                self._hearers.discard(me)
 
     def forget(self, fd: int) -> None:
         """Watch `fd` no longer. Call it before the descriptor is closed; may be repeated."""
@@ -85,7 +100,7 @@ class Switchboard:
     @property
     def is_current(self) -> bool:
         """Whether this runs in the switchboard's thread, which must not wait for what only it can bring about."""
-        return threading.current_thread() is self._thread
+        return threading.get_ident() in self._hearers or threading.current_thread() is self._thread
 
     def close(self) -> None:
         """End the thread; what was to be called soon is called first, timers are forgotten. May be repeated."""

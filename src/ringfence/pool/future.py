@@ -4,17 +4,27 @@ import threading
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
-from ringfence.pool.task import Output, Task
+from ringfence.pool.task import Output
 
-if TYPE_CHECKING:
-    from ringfence.pool.supervisor import Supervisor
-
-__all__ = ["PoolFuture"]
+__all__ = ["Keeper", "PoolFuture"]
 
 _DONE: Final = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 _making: Final = threading.Lock()
+
+
+class Keeper(Protocol):
+    """Who brings a future about. What it is asked about is what the future was given along with it."""
+
+    def cancel(self, work: Any, *, kill: bool = True) -> bool:
+        """Cancel it; `kill`: even if it runs. Return whether it is cancelled."""
+
+    def is_running(self, work: Any) -> bool:
+        """Say whether it has begun."""
+
+    def wait_for(self, work: Any, deadline: float | None) -> None:
+        """Wait for it in the calling thread, until `deadline` (of time.monotonic), if that is quicker; else return."""
 
 
 class PoolFuture(Future[Any]):
@@ -29,8 +39,8 @@ class PoolFuture(Future[Any]):
 
     output: Output | None = None
     # While the task is neither done nor cancelled; None before and after. Breaks the cycle task <-> future. Whoever
-    # clears it, under the supervisor's lock, is the one who resolves the future.
-    _owner: "tuple[Supervisor, Task] | None" = None
+    # clears it, under its keeper's lock, is the one who resolves the future.
+    _owner: tuple[Keeper, Any] | None = None
     # What Future's own __init__ sets on each instance.
     _state = "PENDING"
     _result = None
@@ -56,8 +66,8 @@ class PoolFuture(Future[Any]):
         owner = self._owner
         if owner is None:
             return self.cancelled()
-        supervisor, task = owner
-        return supervisor.cancel(task)
+        keeper, task = owner
+        return keeper.cancel(task)
 
     def withdraw(self) -> bool:
         """Cancel the task unless it runs; say whether it is cancelled."""
@@ -99,12 +109,12 @@ class PoolFuture(Future[Any]):
         owner = self._owner
         if owner is None:
             return timeout
-        supervisor, task = owner
+        keeper, task = owner
         if timeout is None:
-            supervisor.wait_for(task, None)
+            keeper.wait_for(task, None)
             return None
         deadline = monotonic() + timeout
-        supervisor.wait_for(task, deadline)
+        keeper.wait_for(task, deadline)
         return max(0.0, deadline - monotonic())
 
     def resolve(self, value: Any, error: BaseException | None) -> None:
