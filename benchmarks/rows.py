@@ -1,6 +1,19 @@
 """Every row, in the order of the table."""
 
-from benchmarks import buffers, call, chunked, fresh, large, lockin_row, memory, mixed, plugins, startup, submit
+from benchmarks import (
+    buffers,
+    call,
+    chunked,
+    fresh,
+    large,
+    lockin_row,
+    memory,
+    mixed,
+    plugin_start,
+    plugins,
+    startup,
+    submit,
+)
 
 ROWS = (
     submit.ROW,

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = (
     "submit", "call", "map", "fresh", "large", "queue", "idle", "start", "mixed", "lockin", "buffers",
-    "buffers-arguments", "plugins",
+    "buffers-arguments", "plugins-load", "plugins-reload", "plugin-start",
 )  # fmt: skip
 
 
