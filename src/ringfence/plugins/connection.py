@@ -180,7 +180,7 @@ class Connection:
     def _watch_deadline(self, deadline: float) -> None:
         if self._check_at is None or deadline < self._check_at:
             self._check_at = deadline
-            self._board.at(deadline, self._check_deadlines)
+            self._at(deadline, "_check_deadlines")
 
     # What a call's future asks (see `ringfence.pool.future.Keeper`)
 
