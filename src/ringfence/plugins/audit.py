@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final, final
 
-from ringfence.plugins.audit_events import AuditEvent, AuditLevel, AuditSink
+from ringfence.plugins.audit_events import RELOAD, AuditEvent, AuditLevel, AuditSink
 from ringfence.plugins.jsonl import JsonlSink
 from ringfence.sandbox.errors import CapabilityDenied
 
@@ -92,7 +92,7 @@ class AuditLog:
         """Whether an event is one that the level asks for."""
         if not event.allowed or self.level is AuditLevel.EVERYTHING:
             return True
-        return self.level is AuditLevel.USES and event.capability is not None
+        return self.level is AuditLevel.USES and (event.capability is not None or event.operation == RELOAD)
 
     def events(self, plugin: str | None = None, *, allowed: bool | None = None) -> list[AuditEvent]:
         """Return the last events, oldest first: of one plugin, only uses or only refusals, if that is asked for."""

@@ -5,7 +5,10 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final, final
 
-__all__ = ["AuditEvent", "AuditLevel", "AuditSink"]
+__all__ = ["RELOAD", "AuditEvent", "AuditLevel", "AuditSink"]
+
+# The operation of a reload that a watcher has attempted: other code than was approved may run from here on.
+RELOAD: Final = "reload"
 
 # Plugins choose targets and details: no event may be larger than a line that one write puts whole into a file.
 _LONGEST_NAME: Final = 128
@@ -13,7 +16,7 @@ _LONGEST_TEXT: Final = 1024
 
 
 class AuditLevel(StrEnum):
-    """Which events are recorded: refusals; those and every use of a capability; everything that passes the host."""
+    """Which events are recorded: refusals; those, uses of capabilities and reloads by watchers; everything."""
 
     DENIED = "denied"
     USES = "uses"

@@ -118,6 +118,7 @@ class PluginMetrics:
         self._loads = _Histogram(LOAD_BUCKETS)
         self._unloads = 0
         self._errors: dict[str, int] = {}
+        self._reloads: dict[tuple[str, str], int] = {}  # by plugin and outcome
         # By plugin and function; ("", "") when calls are not told apart.
         self._calls: dict[tuple[str, str], _Histogram] = {}
         self._guest: dict[_Key, float | _Histogram] = {}
@@ -139,6 +140,13 @@ class PluginMetrics:
         with self._lock:
             name = plugin if plugin in self._errors or len(self._errors) < self.config.max_series else OTHER
             self._errors[name] = self._errors.get(name, 0) + 1
+
+    def record_watched_reload(self, plugin: str, outcome: str) -> None:
+        """A watcher has attempted to reload a plugin, and this came of it: succeeded, failed, skipped, aborted."""
+        with self._lock:
+            room = (plugin, outcome) in self._reloads or len(self._reloads) < self.config.max_series
+            key = (plugin if room else OTHER, outcome)
+            self._reloads[key] = self._reloads.get(key, 0) + 1
 
     def record_call(self, plugin: str, function: str, seconds: float) -> None:
         """A call of a plugin's function has ended, well or not."""
@@ -221,6 +229,15 @@ class PluginMetrics:
                     "counter",
                     "Errors of plugins.",
                     [Sample("", (("plugin", plugin),), count) for plugin, count in self._errors.items()],
+                ),
+                Family(
+                    "watched_reloads_total",
+                    "counter",
+                    "Reloads that watchers have attempted.",
+                    [
+                        Sample("", (("plugin", plugin), ("outcome", outcome)), count)
+                        for (plugin, outcome), count in self._reloads.items()
+                    ],
                 ),
                 Family(
                     "load_duration_seconds", "histogram", "Seconds to load a plugin.", list(self._loads.samples(()))

@@ -6,16 +6,17 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, final
+from typing import TYPE_CHECKING, Any, Self, TypeVar, final
 
 from ringfence.errors import PluginError
 from ringfence.plugins import discovery
-from ringfence.plugins.audit import AuditLog, JsonlSink
+from ringfence.plugins.audit import AuditEvent, AuditLog, JsonlSink
+from ringfence.plugins.audit_events import RELOAD
 from ringfence.plugins.config import RuntimeConfig
 from ringfence.plugins.dependencies import check
 from ringfence.plugins.discovery import LoadedPlugins
 from ringfence.plugins.errors import InvalidState, ReloadFailed
-from ringfence.plugins.events import LifecycleEvent
+from ringfence.plugins.events import EventBus, LifecycleEvent
 from ringfence.plugins.handle import _UNSET, PluginHandle, Timeout
 from ringfence.plugins.hooks import LifecycleHooks
 from ringfence.plugins.host_functions import HostRegistry
@@ -29,10 +30,14 @@ from ringfence.plugins.records import PluginLog
 from ringfence.plugins.recovery import Recovery
 from ringfence.plugins.registry import PluginRegistry, RegistryStats
 from ringfence.plugins.reload import ReloadResult, diagnostics
-from ringfence.plugins.reload_driver import ReloadKind
+from ringfence.plugins.reload_driver import ReloadAttempt, ReloadKind, ReloadOutcome
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.timetable import Timetable
 from ringfence.sandbox.capabilities import GrantLike
+
+if TYPE_CHECKING:
+    from ringfence.plugins.instance import InstanceContext
+    from ringfence.plugins.watcher import PluginWatcher
 
 __all__ = ["PluginRuntime"]
 
@@ -47,12 +52,14 @@ _runtimes: "weakref.WeakSet[_Core]" = weakref.WeakSet()
 class _Core:
     """What of a runtime lives as long as its plugins do: kept apart, so that a forgotten runtime shuts down."""
 
-    def __init__(self, config: RuntimeConfig) -> None:
-        self.around = Surroundings(config)
+    def __init__(self, config: RuntimeConfig, events: EventBus | None) -> None:
+        self.around = Surroundings(config, events)
         self.registry: PluginRegistry[PluginHandle] = PluginRegistry(config.registry_config, self.around.events)
         self.loader = PluginLoader(config.loader_config, around=self.around)
         self.timetable = Timetable()
         self.recovery = Recovery(self.around, config.restart_policy, config.quarantine_file)
+        # Their threads hold the runtime, as long as they run.
+        self.watchers: weakref.WeakSet[PluginWatcher] = weakref.WeakSet()
         self.closing = False
         self.lock = threading.Lock()
         self.ended = threading.Event()
@@ -75,8 +82,27 @@ class _Core:
         except RuntimeError:  # the interpreter is ending
             self._end_alone()
 
+    def note_reload(self, attempt: ReloadAttempt) -> None:
+        """Count what a watcher has attempted, and put it on record."""
+        if attempt.outcome is ReloadOutcome.IGNORED or self.closing:
+            return
+        self.around.metrics.record_watched_reload(attempt.plugin, attempt.outcome.value)
+        said = "" if attempt.error is None else f": {attempt.error}"
+        self.around.audit.record(
+            AuditEvent(
+                plugin=attempt.plugin,
+                capability=None,
+                operation=RELOAD,
+                target=attempt.kind.value,
+                allowed=attempt.ok,
+                detail=f"attempt {attempt.number + 1} {attempt.outcome.value}{said}",
+            )
+        )
+
     def _end(self) -> None:
         try:
+            for watcher in list(self.watchers):
+                watcher.stop()
             self.timetable.close()
             self.recovery.close()
             try:
@@ -107,6 +133,7 @@ class PluginRuntime:
         config: the settings.
         profile: a host profile, or the name of one; over the one in `config`.
         on_log: called with each record that a plugin logs or prints (in the runtime's own thread: it must not wait).
+        events: the bus of an instance that this runtime belongs to; without one the runtime has its own.
     """
 
     def __init__(
@@ -115,16 +142,18 @@ class PluginRuntime:
         *,
         profile: HostProfile | str | None = None,
         on_log: Callable[[PluginLog], object] | None = None,
+        events: EventBus | None = None,
     ) -> None:
         config = RuntimeConfig() if config is None else config
         if profile is not None:
             config = config.with_profile(profile)
         self.config = config
-        self._core = _Core(config)
+        self._core = _Core(config, events)
         self._around = self._core.around
         if on_log is not None:
             self._around.add_log_sink(on_log)
         self.profiles = ProfileRegistry()
+        self._instance: weakref.ref[InstanceContext] | None = None
         if config.auto_discover:
             self.discover()
 
@@ -207,6 +236,11 @@ class PluginRuntime:
             _log.debug("plugin %r, which did not load, did not unload in good order: %s", handle.name, error)
 
     # What there is
+
+    @property
+    def instance(self) -> "InstanceContext | None":
+        """The instance whose extension this is; None for a runtime that stands alone, or once that is closed."""
+        return None if self._instance is None else self._instance()
 
     @property
     def registry(self) -> PluginRegistry[PluginHandle]:
@@ -502,6 +536,11 @@ class PluginRuntime:
     def add_hooks(self, hooks: LifecycleHooks) -> None:
         """Run `hooks` for every plugin too."""
         self._around.hooks.add_hooks(hooks)
+
+    def adopt_watcher(self, watcher: "PluginWatcher") -> None:
+        """Stop a watcher when this shuts down, and count and audit what it attempts; one made with this asks for it."""
+        self._core.watchers.add(watcher)
+        watcher.on_attempt(self._core.note_reload)
 
     # Its end
 

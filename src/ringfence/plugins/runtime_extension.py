@@ -2,13 +2,23 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from ringfence.plugins.catalog import define_plugin
 from ringfence.plugins.config import RuntimeConfig
+from ringfence.plugins.events import (
+    Created,
+    Error,
+    Initialized,
+    LifecycleEvent,
+    Reloaded,
+    Started,
+    Stopped,
+    Unloaded,
+)
 from ringfence.plugins.extension import PluginEXT, StaticPluginEXT
-from ringfence.plugins.log_message import deliver
+from ringfence.plugins.log_message import InstanceStateEXT, LogLevelEXT, deliver, log
 from ringfence.plugins.opaque import OpaqueList, opaque_object
 
 if TYPE_CHECKING:
@@ -20,6 +30,29 @@ if TYPE_CHECKING:
 __all__ = ["RuntimeEXT"]
 
 opaque_object(name="ringfence.RuntimeConfig")(RuntimeConfig)
+
+# What an instance's log has to say of its plugins.
+_WORDS: Final = {
+    Created: (LogLevelEXT.DEBUG, "created"),
+    Initialized: (LogLevelEXT.DEBUG, "initialized"),
+    Started: (LogLevelEXT.INFO, "started"),
+    Stopped: (LogLevelEXT.INFO, "stopped"),
+    Reloaded: (LogLevelEXT.INFO, "reloaded"),
+    Unloaded: (LogLevelEXT.INFO, "unloaded"),
+}
+
+
+def _tell(state: InstanceStateEXT, extensions: frozenset[str], event: LifecycleEvent) -> None:
+    if event.name in extensions:  # the instance speaks of those itself
+        return
+    if isinstance(event, Error):
+        log(state, LogLevelEXT.ERROR, "plugin {}: {}", event.name, event.message)
+    elif (words := _WORDS.get(type(event))) is not None:
+        log(state, words[0], "plugin {} {}", event.name, words[1])
+
+
+def _nothing() -> None:
+    """Stand in for the end of a subscription that was not made."""
 
 
 @define_plugin
@@ -35,6 +68,7 @@ class RuntimeEXT(StaticPluginEXT, PluginEXT):
         self._instance: weakref.ref[InstanceContext] | None = None
         self._runtime: PluginRuntime | None = None
         self._stopped = False
+        self._tell_no_more: Callable[[], None] = _nothing
         # What other extensions want to do with the runtime as soon as there is one.
         self._waiting: list[Callable[[PluginRuntime], object]] = []
 
@@ -73,7 +107,12 @@ class RuntimeEXT(StaticPluginEXT, PluginEXT):
         from ringfence.plugins.runtime import PluginRuntime
 
         # To the instance's state and not to the instance, which it must not keep alive, nor miss while it ends.
-        self._runtime = PluginRuntime(self._config, on_log=partial(deliver, instance.ext))
+        # Its events go where those of the extensions go: who wants to know what happens subscribes in one place.
+        runtime = PluginRuntime(self._config, on_log=partial(deliver, instance.ext), events=instance.events)
+        runtime._instance = self._instance
+        teller = partial(_tell, instance.ext, frozenset(instance.extensions))
+        self._tell_no_more = instance.events.subscribe(teller)
+        self._runtime = runtime
         while self._waiting:
             self._waiting.pop(0)(self._runtime)
 
@@ -81,7 +120,10 @@ class RuntimeEXT(StaticPluginEXT, PluginEXT):
         """Stop the plugins, while every extension that they use is still there. Raises what the shutdown raises."""
         if self._runtime is not None and not self._stopped:
             self._stopped = True
-            self._runtime.shutdown()
+            try:
+                self._runtime.shutdown()
+            finally:
+                self._tell_no_more()
 
     def teardown(self) -> None:
         """Let go of the runtime."""

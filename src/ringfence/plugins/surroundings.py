@@ -36,17 +36,18 @@ LogSink = Callable[[PluginLog], object]
 class Surroundings:
     """Threads, bus, hooks, host functions, logs, audit and metrics, and how many calls may be under way at once."""
 
-    def __init__(self, config: RuntimeConfig) -> None:
+    def __init__(self, config: RuntimeConfig, events: EventBus | None = None) -> None:
+        """Take the settings, and the bus of whoever owns this; without one it has a bus of its own."""
         self.config = config
         self.board = Switchboard()
-        self.events = EventBus()
+        self.events = EventBus() if events is None else events
         self.hooks = LifecycleHooks()
         level = config.audit_level or (config.profile.audit if config.profile is not None else AuditLevel.USES)
         self.audit = AuditLog(level)
         self.metrics = PluginMetrics()
         self.ledger = Ledger()
         self.host_functions = HostRegistry(audit=self.audit.record)
-        self.events.subscribe(self._count)
+        self._count_no_more = self.events.subscribe(self._count)
         self._slots = threading.BoundedSemaphore(config.max_concurrent_calls)
         self._sinks: tuple[LogSink, ...] = ()
         self._lock = threading.Lock()
@@ -106,6 +107,7 @@ class Surroundings:
 
     def close(self) -> None:
         """End the threads. No plugin may be left."""
+        self._count_no_more()  # what else happens on a bus that is not ours alone is no plugin's end
         self.board.close()
         with self._lock:
             executor, self._executor = self._executor, None

@@ -44,10 +44,10 @@ class PluginWatcher:
     """Watches files and folders from `start` to `stop`; also a context manager that does both.
 
     `runtime`, if given, is asked to reload plugins whose files changed (see `ReloadDriver`), unless the config's
-    `auto_reload` is False. `plugin_of(path)` returns the name of the plugin a path belongs to, or None; without it the
-    nearest manifest says. Two threads
-    run: one listens to the kernel, the other debounces and calls handlers, hooks and the runtime, one at a time and
-    without any lock held. All methods may be called from any thread, handlers and hooks included.
+    `auto_reload` is False; a PluginRuntime also stops its watchers when it shuts down. `plugin_of(path)` returns the
+    name of the plugin a path belongs to, or None; without it the nearest manifest says. Two threads run: one listens to
+    the kernel, the other debounces and calls handlers, hooks and the runtime, one at a time and without any lock held.
+    All methods may be called from any thread, handlers and hooks included.
     """
 
     def __init__(
@@ -86,6 +86,10 @@ class PluginWatcher:
         self._run: _Run | None = None
         # The latest thread that runs, or ran, handlers.
         self._handlers_thread: threading.Thread | None = None
+        # A runtime that can look after its watchers does.
+        adopt = getattr(runtime, "adopt_watcher", None)
+        if adopt is not None:
+            adopt(self)
 
     # What is watched
 

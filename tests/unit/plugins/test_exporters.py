@@ -24,7 +24,7 @@ TEXT = "# TYPE ringfence_plugin_loaded_total counter\nringfence_plugin_loaded_to
 class Runtime:
     """What the exporters use of a plugin runtime."""
 
-    def __init__(self, config: object, *, on_log: Callable[[Any], None]) -> None:
+    def __init__(self, config: object, *, on_log: Callable[[Any], None], events: object) -> None:
         self.metrics = SimpleNamespace(to_prometheus=lambda: TEXT)
         self.audit = AuditLog()
 

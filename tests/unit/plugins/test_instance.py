@@ -357,8 +357,8 @@ class Runtime:
     made: ClassVar["list[Runtime]"] = []
     trace: ClassVar[list[str]] = []
 
-    def __init__(self, config: RuntimeConfig, *, on_log: Callable[[Any], None]) -> None:
-        self.config, self.on_log = config, on_log
+    def __init__(self, config: RuntimeConfig, *, on_log: Callable[[Any], None], events: EventBus) -> None:
+        self.config, self.on_log, self.events = config, on_log, events
         self.metrics = SimpleNamespace(to_prometheus=lambda: "ringfence_plugin_loaded_total 2\n")
         self.made.append(self)
 
