@@ -7,8 +7,9 @@ from typing import Any, Final, final
 from ringfence.errors import PluginError
 from ringfence.ipc.errors import NotSerializable
 from ringfence.plugins.blueprint import Blueprint
-from ringfence.plugins.connection import Connection, Host
+from ringfence.plugins.connection import Connection, Host, Line
 from ringfence.plugins.errors import InitializationFailed, InvalidManifest, IpcError
+from ringfence.plugins.guest_call import GuestCall
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.pool.executor import Pool
 from ringfence.sandbox.report import Report
@@ -40,17 +41,27 @@ class Engine:
         self.ended: Future[PluginError | None] = connection.ended
 
     @classmethod
-    def start(cls, blueprint: Blueprint, pool: Pool, host: Host, around: Surroundings, timeout: float) -> "Engine":
+    def start(
+        cls,
+        blueprint: Blueprint,
+        pool: Pool,
+        host: Host,
+        around: Surroundings,
+        timeout: float,
+        line: Line | None = None,
+    ) -> "Engine":
         """Start a worker, lock it in, and have it load the plugin; `timeout` seconds for all of it.
+
+        With a `line` it runs one call after the other.
 
         Raises:
             CompilationError, InvalidManifest, InitializationFailed, PluginCrashed, LimitExceeded: it did not come up.
         """
         limits = blueprint.effective.limits
         session = blueprint.open_session(pool)
-        connection = Connection(around.board, session, host, memory=limits.memory, output=limits.output)
+        connection = Connection(around.board, session, host, memory=limits.memory, output=limits.output, line=line)
         settings = blueprint.settings(
-            threads=blueprint.threads(around.config.max_concurrent_calls),
+            threads=blueprint.threads(around.config.max_concurrent_calls) if line is None else 1,
             host_functions=around.host_functions.names(blueprint.grants),
             private_root=pool.hides_paths,
         )
@@ -77,6 +88,14 @@ class Engine:
     def call(self, function: str, args: list[Any], kwargs: dict[str, Any], timeout: float | None) -> "Future[Any]":
         """Call a function; see `Connection.call`."""
         return self._connection.call(function, args, kwargs, timeout)
+
+    def begin(self, call: GuestCall) -> None:
+        """Send a call that was made before; see `Connection.begin`."""
+        self._connection.begin(call)
+
+    def recall(self, calls: list[GuestCall]) -> None:
+        """Ask for calls that have not begun; see `Connection.recall`."""
+        self._connection.recall(calls)
 
     def run(self, function: str, args: list[Any], timeout: float) -> Any:
         """Call a function and return its result."""

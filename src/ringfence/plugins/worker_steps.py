@@ -2,16 +2,12 @@
 
 import logging
 import threading
-import time
 import weakref
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
-from typing import Any, Final, final
+from collections.abc import Callable
+from typing import final
 
 from ringfence.errors import PluginError
-from ringfence.plugins.audit import AuditEvent
 from ringfence.plugins.blueprint import PHASES, Blueprint
-from ringfence.plugins.context import ExecutionContext
 from ringfence.plugins.engine import Engine
 from ringfence.plugins.errors import (
     PluginCrashed,
@@ -20,14 +16,13 @@ from ringfence.plugins.errors import (
     ReloadFailed,
 )
 from ringfence.plugins.events import EventBus
+from ringfence.plugins.guest_host import GuestHost
 from ringfence.plugins.hooks import LifecycleHooks
 from ringfence.plugins.lifecycle import PluginLifecycle
-from ringfence.plugins.records import PluginLog
 from ringfence.plugins.states import Crashed, LifecycleState, PluginStatus, Running, Terminated
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.switchboard import close_all
 from ringfence.pool.executor import Pool
-from ringfence.sandbox.capabilities import Capability
 
 __all__ = ["WorkerSteps"]
 
@@ -37,14 +32,6 @@ _log = logging.getLogger("ringfence.plugins")
 _all: "weakref.WeakSet[WorkerSteps]" = weakref.WeakSet()
 
 Redraw = Callable[[], Blueprint]
-
-# What a plugin has to be granted for its lines to be passed on, by the logger's name; None: any other.
-_NEEDED: Final[Mapping[str | None, Capability]] = {
-    "stdout": Capability.STDOUT_WRITE,
-    "stderr": Capability.STDERR_WRITE,
-    "ringfence": Capability.LOGGING,
-    None: Capability.LOGGING,
-}
 
 
 @final
@@ -225,7 +212,7 @@ class WorkerSteps:
     # Workers
 
     def _started(self, blueprint: Blueprint, pool: Pool) -> Engine:
-        guest = _Guest(self, blueprint)
+        guest = GuestHost(blueprint, self.around)
         engine = Engine.start(blueprint, pool, guest, self.around, self.around.config.load_timeout)
         guest.engine_id = engine.pid
         engine.ended.add_done_callback(lambda _: self._died(engine))
@@ -316,90 +303,6 @@ def _run_phase(engine: Engine, phase: str, timeout: float) -> None:
     for name in PHASES.get(phase, (phase,)):
         if name in engine.functions:
             engine.run(name, [], timeout)
-
-
-@final
-class _Guest:
-    """What one worker's connection reaches of the host: see `ringfence.plugins.connection.Host`."""
-
-    def __init__(self, steps: WorkerSteps, blueprint: Blueprint) -> None:
-        self._steps = weakref.ref(steps)
-        self._around = steps.around
-        self._blueprint = blueprint
-        self._muted: set[str] = set()
-        self.engine_id = 0
-
-    @property
-    def name(self) -> str:
-        """The plugin's name."""
-        return self._blueprint.name
-
-    @property
-    def executor(self) -> Executor:
-        """Where host functions run."""
-        return self._around.executor
-
-    def host_call(self, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """Run a host function, if the plugin may have it."""
-        profile = self._around.config.profile
-        context = ExecutionContext(
-            self._blueprint.grants,
-            plugin=self.name,
-            function=inside,
-            engine_id=self.engine_id,
-            sandbox=tuple(box.for_plugin(self._blueprint.folder) for box in self._blueprint.effective.sandboxes),
-            timeout=self._around.config.call_timeout,
-        )
-        context.set_custom("dry_run", profile is not None and profile.dry_run)
-        return self._around.host_functions.invoke(function, args, kwargs, context)
-
-    def on_log(self, level: int, logger: str, message: str, origin: Mapping[str, Any]) -> None:
-        """Pass a record on, if the plugin may log or print."""
-        needed = _NEEDED.get(logger, _NEEDED[None])
-        if not self._blueprint.grants.has(needed):
-            if needed not in self._muted:
-                self._muted.add(needed)
-                self._deny(str(needed), "log" if needed is Capability.LOGGING else "print", logger, str(needed))
-            return
-        line = origin.get("line")
-        self._around.log(
-            PluginLog(
-                plugin=self.name,
-                level=level,
-                message=message,
-                logger=logger,
-                module=_text(origin.get("module")) or "",
-                file=_text(origin.get("file")),
-                line=line if type(line) is int else None,
-                thread=_text(origin.get("thread")),
-                at=time.time(),
-            )
-        )
-
-    def on_metric(self, kind: str, name: str, value: float, tags: Mapping[str, Any]) -> None:
-        """Record a measurement, if the plugin may."""
-        if self._blueprint.grants.has(Capability.METRICS):
-            self._around.metrics.record_guest(self.name, kind, name, value, tags)
-
-    def on_denied(self, capability: str, operation: str, target: str, needs: str) -> None:
-        """Put a refusal on record."""
-        self._deny(capability, operation, target, needs)
-
-    def _deny(self, capability: str, operation: str, target: str, needs: str) -> None:
-        self._around.audit.record(
-            AuditEvent(
-                plugin=self.name,
-                capability=capability,
-                operation=operation,
-                target=target or None,
-                allowed=False,
-                detail=f"needs {needs}",
-            )
-        )
-
-
-def _text(value: object) -> str | None:
-    return value[:1024] if type(value) is str else None
 
 
 def _said(error: BaseException) -> str:
