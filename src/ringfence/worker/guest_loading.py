@@ -154,7 +154,7 @@ def exported(module: ModuleType, exports: list[str] | None) -> dict[str, Callabl
 
     With `exports` those names, as far as they are there and can be called. Without: what `@export` marks, else what
     `__all__` names, else the functions that the module defines and whose names do not begin with an underscore. In
-    each case the functions of the lifecycle besides.
+    each case the functions of the lifecycle besides, and a `main` of its own, which is what a plugin is started by.
     """
     found = vars(module)
     if exports is None:
@@ -168,6 +168,8 @@ def exported(module: ModuleType, exports: list[str] | None) -> dict[str, Callabl
             names = [name for name, value in found.items() if _is_own_function(name, value, module.__name__)]
     else:
         names = exports
+    if "main" in found and _is_own_function("main", found["main"], module.__name__):
+        names = [*names, "main"]
     return {name: found[name] for name in (*names, *LIFECYCLE) if name in found and callable(found[name])}
 
 
