@@ -1,12 +1,14 @@
 """``ringfence plugin``: write, check, install, call and watch plugins."""
 
+import inspect
+import logging
 from importlib import import_module
 from typing import Any, Final
 
 import typer
 from typer.core import TyperGroup
 
-from ringfence.cli.plugin_output import report
+from ringfence.cli.plugin_output import NotStarted, report
 
 __all__ = ["PluginGroup", "register"]
 
@@ -36,6 +38,8 @@ class PluginGroup(TyperGroup):
 
         typed = self._args[: self._args.index("--")] if "--" in self._args else self._args
         as_json = "--json" in typed
+        # What the library logs about a plugin is in the errors that are told here.
+        logging.getLogger("ringfence").addHandler(logging.NullHandler())
         try:
             return super().invoke(ctx)
         except _UsageError as error:
@@ -43,7 +47,7 @@ class PluginGroup(TyperGroup):
                 raise  # typer shows it, with the command's usage
             report(error, as_json=True)
             raise typer.Exit(_USAGE) from None
-        except (RingfenceError, OSError, ExceptionGroup) as error:
+        except (RingfenceError, NotStarted, OSError, ExceptionGroup) as error:
             if isinstance(error, BrokenPipeError):
                 raise  # whoever read our output has gone; typer ends quietly
             raise typer.Exit(report(error, as_json=as_json)) from None
@@ -53,10 +57,20 @@ class PluginGroup(TyperGroup):
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(cls=PluginGroup, no_args_is_help=True, help=_HELP, pretty_exceptions_enable=False)
+    group = typer.Typer(cls=PluginGroup, no_args_is_help=True, help=_flowing(_HELP), pretty_exceptions_enable=False)
     for part in _PARTS:
         import_module(f"ringfence.cli.plugin_{part}").register(group)
+    for command in group.registered_commands:
+        command.help = _flowing(inspect.getdoc(command.callback) or "")
     app.add_typer(group, name="plugin")
+
+
+def _flowing(text: str) -> str:
+    """Return a docstring whose paragraphs are one line each, to be folded to the terminal; but not after a \\b."""
+    paragraphs = text.strip().split("\n\n")
+    return "\n\n".join(
+        each.removeprefix("\b\n") if each.startswith("\b") else " ".join(each.split("\n")) for each in paragraphs
+    )
 
 
 _HELP: Final = """\

@@ -119,24 +119,27 @@ def _show(result: Checked, *, strict: bool) -> None:
 
 
 def _check(path: Path, access: Access, pool: "Pool") -> Checked:
-    from ringfence.errors import PluginError
+    from ringfence.errors import RingfenceError
+    from ringfence.plugins.blueprint import draw
     from ringfence.plugins.folder import read_code
 
     result = Checked(path)
     try:
         manifest = Target(path).manifest()
-    except (PluginError, OSError) as error:
+    except (RingfenceError, OSError) as error:
         result.findings += _of_error(error, path)
         return result
     result.name, result.version = manifest.name, manifest.version
     shown = str(manifest.path or path)
     result.findings += [Finding("warning", text, shown, line) for line, text in map(placed, manifest.lint())]
-    for step in (_fits, _granted, lambda *_: result.findings.extend(_of_code(manifest, read_code(manifest), pool))):
-        # What one of them finds keeps the others from nothing.
-        try:
-            step(manifest, access)
-        except (PluginError, OSError) as error:
-            result.findings += _of_error(error, Path(shown))
+    try:
+        manifest.validate_for()
+        code = read_code(manifest)
+        result.findings += _of_code(manifest, code, pool)
+        # With nothing said about it, everything that is declared is granted: what no worker could be held to is left.
+        draw(manifest, access.loader_config(manifest, strictly=access.is_given), access.profile, code=code)
+    except (RingfenceError, OSError) as error:
+        result.findings += _of_error(error, Path(shown))
     result.findings.sort(key=lambda each: (each.severity, each.path or "", each.line or 0))
     return result
 
@@ -148,20 +151,8 @@ def _of_error(error: Exception, path: Path) -> list[Finding]:
         return [Finding("error", each["message"], place, each["line"]) for each in said["problems"]]
     # Errors that carry their place put it first in their text; here it is told beside it.
     message = getattr(error, "message", None)
-    text = message if isinstance(message, str) and "line" in said else said["message"]
+    text = message if isinstance(message, str) and "path" in said else said["message"]
     return [Finding("error", text, place, said.get("line"), said.get("column"))]
-
-
-def _fits(manifest: "Manifest", _: Access) -> None:
-    manifest.validate_for()
-
-
-def _granted(manifest: "Manifest", access: Access) -> None:
-    """Raise what loading it would raise for want of grants, where the command line says which there are."""
-    from ringfence.plugins.grants import effective
-
-    if access.is_given:
-        effective(manifest, manifest.folder, access.loader_config(manifest, strictly=True), access.profile)
 
 
 def _of_code(manifest: "Manifest", code: "Code", pool: "Pool") -> list[Finding]:
@@ -219,7 +210,7 @@ def _of_suggestions(manifest: "Manifest", seen: "list[Inspection]") -> list[Find
 
 
 def _load(result: Checked, access: Access, home: Home, *, yes: bool) -> None:
-    from ringfence.errors import PluginError
+    from ringfence.errors import RingfenceError
     from ringfence.plugins.runtime import PluginRuntime
 
     target = Target(result.path)
@@ -229,5 +220,5 @@ def _load(result: Checked, access: Access, home: Home, *, yes: bool) -> None:
             result.has_run = True
     except ExceptionGroup as group:
         result.findings += [Finding("error", f"as it ended: {error}", str(result.path)) for error in group.exceptions]
-    except PluginError as error:
+    except RingfenceError as error:
         result.findings += _of_error(error, result.path)

@@ -80,7 +80,9 @@ def compile_plugin(
     for warning in result.warnings:
         note(str(warning))
     stats = result.stats
-    show(f"{file}: {stats.bytecode_size} bytes, {stats.modules} modules, {stats.functions} functions", "bold green")
+    counts = (stats.bytecode_size, "byte"), (stats.modules, "module"), (stats.functions, "function")
+    shown = ", ".join(f"{count} {what}{'s' * (count != 1)}" for count, what in counts)
+    show(f"{file}: {shown}", "bold green")
 
 
 def _compiled(result: "CompileResult", file: Path) -> dict[str, object]:

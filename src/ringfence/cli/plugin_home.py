@@ -119,12 +119,15 @@ def _manifest_at(path: Path) -> "Manifest":
     import warnings
 
     from ringfence.plugins.bytecode import read_header
+    from ringfence.plugins.errors import ManifestNotFound
     from ringfence.plugins.manifest import Manifest
     from ringfence.plugins.versions import HOST_API_VERSION
 
     with warnings.catch_warnings():
         # What is spelt the old way is among the manifest's notes; a warning besides would be a second telling.
         warnings.simplefilter("ignore", DeprecationWarning)
+        if not os.path.lexists(path):
+            raise ManifestNotFound(path)
         if path.is_dir() or path.suffix not in (".py", ".plb"):
             return Manifest.from_file(path)
         if path.suffix == ".py":

@@ -113,8 +113,7 @@ def report(error: Exception, *, as_json: bool) -> int:
     trace = getattr(error, "traceback", "")
     if trace:
         note(trace)  # the plugin's own, as its author knows it
-    first, *rest = _message(error).split("\n") if not trace else [_message(error).partition("\n")[0]]
-    note("\n".join([f"ringfence: {first}", *rest]))
+    note(f"ringfence: {_message(error)}")
     hint = _hint(error)
     if hint:
         note(f"  {hint}")
@@ -162,6 +161,8 @@ def _message(error: Exception) -> str:
         text = f"{error.filename}: {error.strerror}"
     else:
         text = str(error)
+    if getattr(error, "traceback", ""):
+        text = text.partition("\n")[0]  # the rest is the plugin's traceback, which is told apart
     return "\n".join([text or type(error).__name__, *getattr(error, "__notes__", ())])
 
 
