@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -91,7 +90,7 @@ def test_all_four_give_the_same_answers(unload: Callable[..., None]) -> None:
 def test_without_the_capabilities_a_manifest_is_refused() -> None:
     """The default settings allow nothing, and the error says what is missing and where to allow it."""
     loader = PluginLoader(LoaderConfig())
-    with pytest.raises(MissingCapability, match="my-plugin.*fs:read.*EngineConfig") as caught:
+    with pytest.raises(MissingCapability, match=r"my-plugin.*fs:read.*EngineConfig") as caught:
         loader.load_from_manifest("plugin.toml")
     assert caught.value.capability == "fs:read"
 
@@ -167,7 +166,7 @@ def test_another_interpreters_bytecode_is_told_apart(monkeypatch: pytest.MonkeyP
     sections = split(compile_source(SOURCE).bytecode)
     foreign = join("cpython cpython-399 00000d0a", bytes(sections.metadata), bytes(sections.code))
     _no_worker(monkeypatch)
-    with pytest.raises(IncompatibleBytecode, match="cpython-399.*compile it again"):
+    with pytest.raises(IncompatibleBytecode, match=r"cpython-399.*compile it again"):
         PluginLoader().load_bytecode(foreign)
 
 
@@ -211,5 +210,3 @@ def test_code_outside_the_plugins_folder_is_refused(
     _no_worker(monkeypatch)
     with pytest.raises(InvalidManifest, match=inside):
         PluginLoader(ALLOWED).load_from_manifest("plugin.toml")
-
-

@@ -246,7 +246,8 @@ class RuntimeConfig(FrozenModel):
         load_timeout: for a plugin to come up. drain_timeout: for calls under way when a plugin is to stop.
         plugin_dirs, plugin_patterns, auto_discover: where plugins are looked for, by which file names, and whether at
             the start.
-        restart_policy: what to do when a plugin crashes; None leaves it crashed.
+        restart_policy: what to do when a plugin's worker dies; None leaves a plugin crashed, and starts one again whose
+            worker was killed because a call went beyond its limits.
         quarantine_file: where plugins that crash too often are noted, with the reason; None notes them in memory.
         audit_file: where uses of capabilities are written, one JSON object a line. audit_level: which of them; None
             leaves it to the profile.

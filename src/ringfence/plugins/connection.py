@@ -331,6 +331,7 @@ class Connection:
             self._host.name, f"its worker was killed because {call.function} ran out of time", None, 9,
             self._stderr(), outcomes.stack_in(self._stderr()),
         )  # fmt: skip
+        others.__cause__ = self._timed_out(call)  # it did not die by itself
         self.kill(others)  # and this call gets its own error once the worker is gone
 
     def _timed_out(self, call: GuestCall) -> CallTimeout:

@@ -23,7 +23,7 @@ from ringfence.plugins.programs import describe_end
 from ringfence.pool import outcome
 from ringfence.pool.errors import BrokenPool, ProtocolViolation, WorkerCrashed
 
-__all__ = ["call_error", "death", "load_error", "stack_in"]
+__all__ = ["call_error", "death", "is_limit", "load_error", "stack_in"]
 
 # Limits that the guest keeps: kind of the record to class and words.
 _LIMITS: Final[Mapping[str, tuple[type[LimitExceeded], str]]] = {
@@ -47,8 +47,11 @@ def call_error(record: Mapping[str, Any], plugin: str, function: str, memory: in
     if kind in _LIMITS:
         cls, words = _LIMITS[kind]
         limit, measured = _number(record.get("limit")), _number(record.get("measured"))
-        error = cls(f"{what} {words.format(limit=limit, measured=measured)}", limit, measured)
-    elif isinstance(cause, CapabilityDenied | MemoryExceeded):
+        text = f"{what} {words.format(limit=limit, measured=measured)}; a larger limits.{kind} allows more"
+        error = cls(text, limit, measured)
+    elif isinstance(cause, MemoryExceeded):
+        error = _named(cause, what)
+    elif isinstance(cause, CapabilityDenied):
         error = cause
     elif kind == "unserializable":
         error = ValueConversionError(f"the result of {what} cannot cross to the host: {record['message']}")
@@ -88,7 +91,9 @@ def death(error: BaseException | None, plugin: str, stderr: str, result: object 
     The result of a program's session says how the program ended.
     """
     made: PluginError
-    if isinstance(error, PluginError):
+    if isinstance(error, LimitExceeded):
+        made = _named(error, f"plugin {plugin!r}")
+    elif isinstance(error, PluginError):
         made = error
     elif isinstance(error, WorkerCrashed):
         text = error.message.replace(" in the middle of a task", "")
@@ -108,6 +113,18 @@ def death(error: BaseException | None, plugin: str, stderr: str, result: object 
         made.__cause__ = error
     made.plugin = plugin
     return made
+
+
+def _named(error: LimitExceeded, what: str) -> LimitExceeded:
+    """Return a pool's error about "the task" as one about `what`."""
+    if error.plugin is not None or not error.message.startswith("the task"):
+        return error
+    return type(error)(what + error.message.removeprefix("the task"), error.limit, error.measured)
+
+
+def is_limit(error: BaseException) -> bool:
+    """Whether a worker that ended with `error` was killed because a call went beyond a limit."""
+    return isinstance(error, LimitExceeded) or isinstance(error.__cause__, LimitExceeded)
 
 
 def stack_in(stderr: str) -> str:

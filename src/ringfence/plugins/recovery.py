@@ -44,10 +44,13 @@ class Recovery:
         if history is not None:
             history.forget()
 
-    def crashed(self, steps: WorkerSteps, error: PluginError) -> None:
-        """A worker has died by itself: decide what comes of it. Does not wait."""
-        if self._policy is None or self._closed:
-            return
+    def crashed(self, steps: WorkerSteps, error: PluginError) -> bool:
+        """A worker has died: decide what comes of it; return False if that is not for us. Does not wait."""
+        if self._policy is None:
+            return False
+        if self._closed:
+            steps.recovering(False)
+            return True
         with self._lock:
             history = self._histories.setdefault(steps.name, CrashHistory(self._policy))
         decision = history.crashed()
@@ -59,13 +62,14 @@ class Recovery:
             except (PluginError, OSError) as failed:
                 _log.error("the quarantine of plugin %r cannot be written down: %s", steps.name, failed)
             steps.recovering(False)
-            return
+            return True
         _log.warning(
             "plugin %r is started again in %g s (attempt %d): %s",
             steps.name, decision.delay, decision.attempt, str(error).splitlines()[0],
         )  # fmt: skip
         steps.recovering(True)
         self._around.board.at(time.monotonic() + decision.delay, lambda: self._restart_soon(steps))
+        return True
 
     def _restart_soon(self, steps: WorkerSteps) -> None:
         self._around.executor.submit(self._restart, steps)

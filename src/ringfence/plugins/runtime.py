@@ -216,10 +216,12 @@ class PluginRuntime:
     def _watch_over(self, handle: PluginHandle) -> None:
         core, steps = weakref.ref(self._core), handle.steps
 
-        def died(error: PluginError) -> None:
+        def died(error: PluginError) -> bool:
             own = core()
-            if own is not None and not own.closing:
-                own.recovery.crashed(steps, error)
+            if own is None or own.closing:
+                steps.recovering(False)
+                return True
+            return own.recovery.crashed(steps, error)
 
         steps.on_death = died
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import final
 
 from ringfence.errors import PluginError
+from ringfence.plugins import outcomes
 from ringfence.plugins.blueprint import PHASES, Blueprint
 from ringfence.plugins.engine import Engine
 from ringfence.plugins.errors import (
@@ -43,7 +44,8 @@ class WorkerSteps:
         lifecycle: whose steps these are.
         crashes: how often the worker died by itself.
         last_crash: the error of the last time, or None.
-        on_death: called with the error when the worker has died by itself, in the switchboard's thread.
+        on_death: called with the error when the worker has died, in the switchboard's thread; returns whether it sees
+            to it that the worker comes back, or is not to. Nobody does: it is started again if a limit was the reason.
     """
 
     def __init__(self, blueprint: Blueprint, redraw: Redraw, around: Surroundings) -> None:
@@ -63,7 +65,7 @@ class WorkerSteps:
         self._recovered.set()
         self.crashes = 0
         self.last_crash: PluginError | None = None
-        self.on_death: Callable[[PluginError], object] | None = None
+        self.on_death: Callable[[PluginError], bool] | None = None
         _all.add(self)
 
     # What a lifecycle asks for
@@ -226,9 +228,35 @@ class WorkerSteps:
         self.crashes += 1
         self.last_crash = error
         self.around.metrics.record_error(self.name, error)
-        self.lifecycle.fail(error, current=lambda: engine is self._engine)
-        if self.on_death is not None:
-            self.on_death(error)
+        self.recovering(True)  # whoever calls meanwhile waits until it is decided
+        comes_back = False
+        try:
+            failed = self.lifecycle.fail(error, current=lambda: engine is self._engine)
+            if self.on_death is not None and self.on_death(error):
+                comes_back = True
+            elif failed and outcomes.is_limit(error):
+                comes_back = self._renew_soon()
+        finally:
+            if not comes_back:
+                self.recovering(False)
+
+    def _renew_soon(self) -> bool:
+        """Start the worker again, which was killed because a call went too far; return whether that is under way."""
+        try:
+            threading.Thread(target=self._renew, name="ringfence-renew").start()
+        except RuntimeError:  # the interpreter is ending
+            return False
+        return True
+
+    def _renew(self) -> None:
+        try:
+            if self.lifecycle.state is LifecycleState.FAILED:
+                self.use_next(self.blueprint)
+                self.lifecycle.restart(hooks=False)
+        except (PluginError, ExceptionGroup) as error:
+            _log.warning("plugin %r could not be started again after a limit: %s", self.name, error)
+        finally:
+            self.recovering(False)
 
     def _end_pool(self) -> None:
         pool, self._pool = self._pool, None
