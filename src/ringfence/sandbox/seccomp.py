@@ -93,6 +93,12 @@ def build_program(machine: str, bundles: Iterable[Bundle], *, pid: int | None = 
         pid: the pid of every process that will load it, if that is known (1 in a pid namespace); else the
             loader fills the program's pid slots.
     """
+    return _build(machine, tuple(bundles), pid)
+
+
+# A host with a pool for each plugin asks for the same few programs again and again; one takes 2 ms.
+@lru_cache(maxsize=32)
+def _build(machine: str, bundles: tuple[Bundle, ...], pid: int | None) -> Program:
     table = syscall_table(machine)
     decisions = {table[call]: decision for call, decision in decide(bundles).items() if call in table}
     program = assemble(machine, decisions, DEFAULT, max(table.values()))
