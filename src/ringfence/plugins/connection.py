@@ -436,6 +436,11 @@ class Connection:
             _set(self._loaded, None, outcomes.load_error(message[1], self._host.name, self._memory))
 
     def _answered(self, number: int, value: Any, record: dict[str, Any] | None) -> None:
+        known = self._calls.get(number)
+        error: PluginError | None = None
+        if record is not None and known is not None:
+            # Before the call counts as answered: of a record that is none it is told when the guest is buried.
+            error = outcomes.call_error(record, self._host.name, known.function, self._memory)
         with self._lock:
             call = self._calls.pop(number, None)
             self._session.end(number)
@@ -449,11 +454,8 @@ class Connection:
         if call.recalled and record is not None and record.get("kind") == "cancelled":
             self._unbegun.append(call)
             return
-        error: PluginError | None = None
         if call.expired:
             value, error = None, self._timed_out(call)
-        elif record is not None:
-            error = outcomes.call_error(record, self._host.name, call.function, self._memory)
         with self._lock:
             self._ended(call, value, error)
 

@@ -1,0 +1,397 @@
+"""A connection believes its guest nothing: what breaks the protocol costs the guest, and nobody waits for ever."""
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from waiting import wait_until
+
+from ringfence.errors import PluginError
+from ringfence.ipc import guest_messages as g
+from ringfence.ipc.channel import Channel
+from ringfence.ipc.codec import Codec
+from ringfence.plugins.connection import Connection
+from ringfence.plugins.errors import (
+    CallTimeout,
+    ExecutionFailed,
+    OutputExceeded,
+    PluginCrashed,
+    ProtocolMismatch,
+    ValueConversionError,
+)
+from ringfence.plugins.switchboard import Switchboard
+from ringfence.pool.errors import WorkerCrashed
+from ringfence.pool.future import PoolFuture
+
+FAILURE = {
+    "kind": "exception", "module": "builtins", "type": "ValueError", "bases": ["ValueError"], "args": ["bad"],
+    "message": "bad", "traceback": "Traceback", "notes": [],
+}  # fmt: skip
+
+
+class FakeSession:
+    """A session whose worker is this test: it is gone as soon as it is killed."""
+
+    def __init__(self) -> None:
+        near, far = socket.socketpair()
+        self.fd = near.detach()
+        self.far = far
+        self.ended = PoolFuture()
+        self.on_output: Any = None
+        self.killed: list[BaseException | None] = []
+        self.under_way: set[int] = set()
+        self._is_gone = False
+
+    def begin(self, work: int) -> None:
+        """As Session."""
+        self.under_way.add(work)
+
+    def end(self, work: int) -> None:
+        """As Session."""
+        self.under_way.discard(work)
+
+    def kill(self, error: BaseException | None = None) -> None:
+        """As Session: the worker's end is told by `ended`."""
+        self.killed.append(error)
+        self.gone(error or WorkerCrashed("killed", None, 9))
+
+    def gone(self, error: BaseException | None) -> None:
+        """The worker ends."""
+        with contextlib.suppress(OSError):
+            self.far.close()
+        if not self._is_gone:
+            self._is_gone = True
+            threading.Thread(target=self.ended.resolve, args=(None, error)).start()
+
+
+class FakeHost:
+    """A host that notes what it is told."""
+
+    name = "p"
+
+    def __init__(self) -> None:
+        self.executor = ThreadPoolExecutor(4)
+        self.logs: list[tuple[int, str, str]] = []
+        self.metrics: list[tuple[str, str, float]] = []
+        self.denied: list[tuple[str, str, str, str]] = []
+
+    def host_call(self, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Echo, or fail."""
+        if function == "fail":
+            raise KeyError("no")
+        if function == "odd":
+            return object()
+        return [inside, function, args, kwargs]
+
+    def on_log(self, level: int, logger: str, message: str, origin: Mapping[str, Any]) -> None:
+        """Note it."""
+        self.logs.append((level, logger, message))
+
+    def on_metric(self, kind: str, name: str, value: float, tags: Mapping[str, Any]) -> None:
+        """Note it."""
+        self.metrics.append((kind, name, value))
+
+    def on_denied(self, capability: str, operation: str, target: str, needs: str) -> None:
+        """Note it."""
+        self.denied.append((capability, operation, target, needs))
+
+
+class Talk:
+    """A connection, its host, and the guest's end, played by the test."""
+
+    def __init__(self, **options: Any) -> None:
+        self.board = Switchboard()
+        self.session = FakeSession()
+        self.host = FakeHost()
+        self.connection = Connection(self.board, self.session, self.host, **options)  # type: ignore[arg-type]
+        self.guest = Channel(os.dup(self.session.far.fileno()), blocking=True)
+        self.codec = Codec()
+
+    def say(self, *message: Any) -> None:
+        """Say a message as the guest; that the host has hung up is no error."""
+        with contextlib.suppress(Exception):
+            self.guest.send(self.codec.pack(list(message)))
+
+    def hear(self) -> list[Any]:
+        """Return the next message of the host."""
+        found: list[Any] = self.codec.unpack(self.guest.recv())
+        return found
+
+    def serve(self) -> None:
+        """Greet and load."""
+        loading = self.connection.load({"name": "p"})
+        self.say(g.HELLO, g.PROTOCOL_VERSION, {})
+        self.say(g.LOADED, {"functions": {}})
+        assert loading.result(10) == {"functions": {}}
+        assert self.hear()[0] == g.LOAD
+
+    def close(self) -> None:
+        """End everything."""
+        self.session.gone(None)
+        self.connection.ended.result(10)
+        self.guest.close()
+        self.board.close()
+        self.host.executor.shutdown()
+
+
+@pytest.fixture
+def talk() -> Iterator[Talk]:
+    """A guest that has loaded its plugin."""
+    made = Talk(output=1000)
+    made.serve()
+    yield made
+    made.close()
+
+
+def test_answers_go_to_their_calls_in_any_order(talk: Talk) -> None:
+    """Calls overlap."""
+    first, second = (talk.connection.call("f", [n], {}, 10) for n in (1, 2))
+    calls = [talk.hear(), talk.hear()]
+    assert [call[3] for call in calls] == [[1], [2]]
+    talk.say(g.RESULT, calls[1][1], "two")
+    talk.say(g.ERROR, calls[0][1], FAILURE)
+    assert second.result(10) == "two"
+    with pytest.raises(ExecutionFailed, match="ValueError: bad"):
+        first.result(10)
+    wait_until(lambda: not talk.session.under_way)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [g.RESULT, 77, None],
+        [g.RESULT, -1, None],
+        [g.RESULT, 1],
+        [g.RESULT, "1", None],
+        [g.ERROR, 1, {"kind": "exception"}],
+        [g.LOADED, {}],
+        [g.HELLO, 1, {}],
+        [g.CALL, 1, "f", [], {}],
+        [999, 1],
+        ["text"],
+        [],
+        7,
+        {"tag": 23},
+        [g.LOG, 1, "logger", 5, {}],
+        [g.HOST_CALL, 1, 0, "f", [], {1: 2}],
+        [g.METRIC, "counter", "n", 1, {}],
+    ],
+    ids=str,
+)
+def test_what_the_protocol_does_not_allow_ends_the_guest(talk: Talk, message: Any) -> None:
+    """Its worker is killed, and the call that waits fails."""
+    waiting = talk.connection.call("f", [], {}, 30)
+    number = talk.hear()[1]
+    if isinstance(message, list) and message[:2] == [g.ERROR, 1]:
+        message = [g.ERROR, number, message[2]]
+    with contextlib.suppress(Exception):
+        talk.guest.send(talk.codec.pack(message))
+    with pytest.raises(PluginCrashed, match="protocol"):
+        waiting.result(10)
+    assert talk.session.killed
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"\xff\xff\xff\xff", struct.pack("<I", 0), b"\x00\x00\x00\x01\xc1", os.urandom(64), b"GET / HTTP/1.1\r\n\r\n"],
+    ids=["huge", "empty", "no msgpack", "noise", "http"],
+)
+def test_bytes_that_are_no_frame_end_the_guest(talk: Talk, raw: bytes) -> None:
+    """Or the call's time does, where they promise a frame that never comes."""
+    waiting = talk.connection.call("f", [], {}, 1.0)
+    talk.hear()
+    talk.session.far.sendall(raw)
+    with pytest.raises((PluginCrashed, CallTimeout)):
+        waiting.result(10)
+    assert talk.session.killed
+
+
+def test_one_answer_is_enough(talk: Talk) -> None:
+    """A second one is dropped where it may have crossed a cancellation, and never resolves another call."""
+    one = talk.connection.call("f", [], {}, 10)
+    number = talk.hear()[1]
+    talk.say(g.RESULT, number, "first")
+    assert one.result(10) == "first"
+    two = talk.connection.call("f", [], {}, 10)
+    other = talk.hear()[1]
+    talk.say(g.RESULT, number, "again")
+    talk.say(g.RESULT, other, "second")
+    assert two.result(10) == "second"
+
+
+def test_a_time_out_asks_for_the_stack_and_then_kills(talk: Talk) -> None:
+    """CANCEL first; an answer after that is too late."""
+    waiting = talk.connection.call("slow", [], {}, 0.1)
+    number = talk.hear()[1]
+    assert talk.hear() == [g.CANCEL, number]
+    talk.session.on_output("stderr", b"--- stacks ---\n  File main.py, line 3, in slow\n--- end of stacks ---\n")
+    with pytest.raises(CallTimeout) as caught:
+        waiting.result(10)
+    assert "line 3, in slow" in "".join(caught.value.__notes__)
+    assert talk.session.killed
+
+
+def test_a_call_that_never_began_costs_no_worker(talk: Talk) -> None:
+    """The guest says so when it is cancelled, and lives on."""
+    waiting = talk.connection.call("late", [], {}, 0.1)
+    number = talk.hear()[1]
+    assert talk.hear() == [g.CANCEL, number]
+    talk.say(g.ERROR, number, {**FAILURE, "kind": "cancelled"})
+    with pytest.raises(CallTimeout):
+        waiting.result(10)
+    assert not talk.session.killed
+    after = talk.connection.call("f", [], {}, 10)
+    talk.say(g.RESULT, talk.hear()[1], 1)
+    assert after.result(10) == 1
+
+
+def test_all_that_wait_are_told_when_the_worker_dies(talk: Talk) -> None:
+    """With how it died."""
+    waiting = [talk.connection.call("f", [], {}, 30) for _ in range(5)]
+    talk.session.gone(WorkerCrashed("worker 5 exited with code 3", 3))
+    for future in waiting:
+        error = future.exception(10)
+        assert isinstance(error, PluginCrashed)
+        assert error.exit_code == 3
+    with pytest.raises(PluginCrashed):
+        talk.connection.call("f", [], {}, 1).result(10)
+
+
+def test_answers_sent_before_death_count(talk: Talk) -> None:
+    """What was said was said."""
+    waiting = talk.connection.call("f", [], {}, 30)
+    talk.say(g.RESULT, talk.hear()[1], "last words")
+    talk.session.gone(WorkerCrashed("gone", 1))
+    assert waiting.result(10) == "last words"
+
+
+def test_arguments_that_cannot_cross_are_named_and_nothing_is_sent(talk: Talk) -> None:
+    """The guest does not hear of it."""
+    with pytest.raises(ValueConversionError, match="argument 2"):
+        talk.connection.call("f", [1, object()], {}, 10)
+    with pytest.raises(ValueConversionError, match="key"):
+        talk.connection.call("f", [], {"key": {"a": lambda: 1}}, 10)
+    assert not talk.session.under_way
+
+
+def test_host_functions_answer_by_number_and_leak_no_traceback(talk: Talk) -> None:
+    """Also when they fail, or return what cannot cross."""
+    talk.say(g.HOST_CALL, 5, 0, "echo", [1], {"a": 2})
+    assert talk.hear() == [g.HOST_RESULT, 5, ["", "echo", [1], {"a": 2}]]
+    for name in ("fail", "odd"):
+        talk.say(g.HOST_CALL, 6, 0, name, [], {})
+        answer = talk.hear()
+        assert answer[:2] == [g.HOST_ERROR, 6]
+        assert answer[2]["traceback"] == ""
+        assert __file__ not in str(answer)
+
+
+def test_a_flood_of_host_calls_ends_the_guest() -> None:
+    """So many at once are nobody's need; the host's threads are bounded anyway."""
+    talk = Talk()
+    talk.serve()
+    gate = threading.Event()
+    talk.host.host_call = lambda *_: gate.wait(10)  # type: ignore[method-assign,assignment,return-value]
+    for number in range(1, 2000):
+        talk.say(g.HOST_CALL, number, 0, "wait", [], {})
+        if talk.session.killed:
+            break
+    wait_until(lambda: talk.session.killed)
+    gate.set()
+    talk.close()
+
+
+def test_a_flood_of_records_is_cut_and_said_to_be(talk: Talk) -> None:
+    """The host's log is not the plugin's to fill."""
+    for _ in range(8000):
+        talk.say(g.LOG, 2, "noise", "x", {})
+    talk.say(g.METRIC, "counter", "n", 1.0, {})
+    call = talk.connection.call("f", [], {}, 10)
+    talk.say(g.RESULT, talk.hear()[1], None)
+    call.result(10)
+    assert 0 < len(talk.host.logs) <= 6000
+
+
+def test_output_beyond_the_limit_of_a_call_ends_the_worker(talk: Talk) -> None:
+    """Bytes of both streams during one call; between calls there is some room for what was buffered."""
+    talk.session.on_output("stdout", b"x" * 5000)
+    assert not talk.session.killed
+    waiting = talk.connection.call("print", [], {}, 10)
+    talk.hear()
+    talk.session.on_output("stdout", b"line\n" * 100)
+    talk.session.on_output("stderr", b"y" * 600)
+    with pytest.raises(OutputExceeded) as caught:
+        waiting.result(10)
+    assert caught.value.limit == 1000
+    assert (2, "stdout", "line") in talk.host.logs
+
+
+def test_long_and_binary_lines_are_passed_on_in_pieces(talk: Talk) -> None:
+    """As text whatever the bytes are, cut to a bearable length."""
+    talk.session.on_output("stderr", b"\xff\x1b[31m" + b"a" * 10000 + b"\n")
+    assert all(len(message) <= 4096 * 4 for _, _, message in talk.host.logs)
+    assert "\\xff" in talk.host.logs[0][2]
+
+
+def test_another_version_of_the_protocol_is_said_to_be_one() -> None:
+    """Before anything is loaded."""
+    talk = Talk()
+    loading = talk.connection.load({})
+    talk.say(g.HELLO, 99, {})
+    with pytest.raises(ProtocolMismatch, match="99"):
+        loading.result(10)
+    talk.close()
+
+
+def test_stop_waits_for_the_guest_and_then_kills_it(talk: Talk) -> None:
+    """One that does not leave is ended; `ended` says so."""
+    stopping = threading.Thread(target=talk.connection.stop, args=(0.1,))
+    stopping.start()
+    assert talk.hear() == [g.STOP]
+    stopping.join(10)
+    assert talk.session.killed
+    assert isinstance(talk.connection.ended.result(10), PluginCrashed)
+
+
+def test_leaving_in_good_order_is_no_crash(talk: Talk) -> None:
+    """BYE, and the worker's function returns."""
+    stopping = threading.Thread(target=talk.connection.stop, args=(10,))
+    stopping.start()
+    assert talk.hear() == [g.STOP]
+    talk.say(g.BYE)
+    talk.session.gone(None)
+    stopping.join(10)
+    assert talk.connection.ended.result(10) is None
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.lists(st.integers(0, 40) | _values, max_size=7), max_size=6))
+def test_no_message_whatever_leaves_a_call_waiting(messages: list[list[Any]]) -> None:
+    """Each call ends with its answer or with a PluginError, and the connection with its guest."""
+    talk = Talk()
+    talk.serve()
+    waiting = talk.connection.call("f", [], {}, 30)
+    number = talk.hear()[1]
+    for message in messages:
+        talk.say(*message)
+    talk.say(g.RESULT, number, "answer")
+    try:
+        waiting.result(10)
+    except PluginError:
+        pass
+    talk.close()
