@@ -18,12 +18,12 @@ from ringfence.plugins import outcomes
 from ringfence.plugins.errors import (
     CallTimeout,
     HostFunctionError,
-    OutputExceeded,
     PluginCrashed,
     ProtocolMismatch,
 )
 from ringfence.plugins.guest_call import CODEC, GuestCall, make_call
 from ringfence.plugins.host_functions import record_for_guest
+from ringfence.plugins.printed import Printed
 from ringfence.plugins.switchboard import Switchboard
 from ringfence.pool.session import Session
 
@@ -42,9 +42,6 @@ _MAX_RECORDS: Final = 5000
 _LAST_WORDS: Final = 0.25
 # Seconds after the guest closed its socket within which its worker has to be gone.
 _LEAVING: Final = 2.0
-_TAIL: Final = 8 * 1024
-# Bytes that a plugin may print while none of its calls is under way, beyond what a call may.
-_IDLE_OUTPUT: Final = 1024 * 1024
 _MAX_LINE: Final = 4096
 
 
@@ -109,7 +106,6 @@ class Connection:
         self._session = session
         self._host = host
         self._memory = memory
-        self._output_limit = output
         self._channel = Channel(session.fd, DEFAULT_LIMITS, max_outgoing=MAX_FRAME)
         self._line = line
         self._dialogue = g.Dialogue()
@@ -135,10 +131,7 @@ class Connection:
         self._check_at: float | None = None
         self._host_calls: set[int] = set()
         self._records = (0.0, 0)
-        # What it printed: the end of stderr, unfinished lines, and how much during the oldest call.
-        self._tail = b""
-        self._lines = {"stdout": b"", "stderr": b""}
-        self._printed, self._printed_in = 0, 0
+        self._printed = Printed(host.name, output, self._say)
         session.on_output = self._print
         board.watch(self._channel.fileno(), self._ready)
         session.ended.add_done_callback(lambda _: self._bury())
@@ -518,34 +511,18 @@ class Connection:
     # What it prints
 
     def _print(self, stream: str, data: bytes) -> None:
-        """Take what the worker printed, in the pool's thread: pass it on by lines, and count it."""
-        if stream == "stderr":
-            self._tail = (self._tail + data)[-_TAIL:]
+        """Take what the worker printed, in the pool's thread."""
         with self._lock:
             oldest = next(iter(self._calls), 0)
-        if oldest != self._printed_in:
-            self._printed, self._printed_in = 0, oldest
-        self._printed += len(data)
-        limit = self._output_limit
-        if limit is not None and self._printed > limit + (0 if oldest else _IDLE_OUTPUT):
-            text = f"plugin {self._host.name!r} printed {self._printed} bytes during one call, limit {limit}"
-            error = OutputExceeded(text, limit, self._printed)
-            error.plugin = self._host.name
+        error = self._printed.take(stream, data, oldest)
+        if error is not None:
             self.kill(error)
-            return
-        *lines, rest = (self._lines[stream] + data).split(b"\n")
-        while len(rest) > _MAX_LINE:
-            lines.append(rest[:_MAX_LINE])
-            rest = rest[_MAX_LINE:]
-        self._lines[stream] = rest
-        for line in lines:
-            self._say(stream, line)
 
-    def _say(self, stream: str, line: bytes) -> None:
-        self._host.on_log(2 if stream == "stdout" else 3, stream, line.decode("utf-8", "backslashreplace"), {})
+    def _say(self, stream: str, line: str) -> None:
+        self._host.on_log(2 if stream == "stdout" else 3, stream, line, {})
 
     def _stderr(self) -> str:
-        return self._tail.decode("utf-8", "backslashreplace")
+        return self._printed.stderr
 
     # Its end
 
@@ -564,9 +541,7 @@ class Connection:
                     self._channel.shutdown()  # a caller reads, and closes it
                 else:
                     self._channel.close()
-        for stream, rest in self._lines.items():
-            if rest:
-                self._say(stream, rest)
+        self._printed.finish()
         failure = self._doom or self._session.ended.exception()
         result = None if failure is not None else self._session.ended.result()
         error = outcomes.death(failure, self._host.name, self._stderr(), result)
