@@ -447,5 +447,6 @@ def record_for_guest(error: BaseException) -> dict[str, Any]:
     if isinstance(error, OSError):
         made["filename"] = made["filename2"] = None
     if isinstance(error, CapabilityDenied):
+        made["kind"] = "denied"  # by which the guest knows that it may raise it as what it is
         made["denied"] = [error.capability, error.operation or "", error.target, error.needs]
     return made

@@ -340,3 +340,10 @@ def test_whatever_is_passed_fits_or_is_an_arg_error(args: list[Any], kwargs: dic
         assert registry.invoke("typed", args, kwargs) == "ok"
     except ArgError as error:
         assert len(str(error)) < 5000
+
+
+def test_a_refusal_is_told_as_one() -> None:
+    """By its kind: else the plugin could not tell it from any other error."""
+    told = record_for_guest(CapabilityDenied("fs:write", "host.save", None))
+    assert (told["kind"], told["denied"]) == ("denied", ["fs:write", "host.save", None, "fs:write"])
+    assert record_for_guest(ValueError("x"))["kind"] == "exception"
