@@ -1,5 +1,6 @@
 """``ringfence plugin watch``: a plugin that is loaded again whenever its files change, one line for each time."""
 
+import logging
 import queue
 import signal
 import time
@@ -12,7 +13,7 @@ import typer
 from ringfence.cli.plugin_access import Access, AllowOption, Approver, ProfileOption, YesOption
 from ringfence.cli.plugin_call import print_result, running, seconds_of
 from ringfence.cli.plugin_home import Home, JsonOption, StoreOption, Target
-from ringfence.cli.plugin_output import NotStarted, error_document, report, show
+from ringfence.cli.plugin_output import NotStarted, error_document, note, report, show
 from ringfence.cli.plugin_values import as_data, value_of
 
 if TYPE_CHECKING:
@@ -66,12 +67,26 @@ def watch(
     except Exception as error:
         raise NotStarted(error) from error
     before = signal.signal(signal.SIGTERM, _interrupt)
+    heard = _Heard()
+    logging.getLogger("ringfence.plugins").addHandler(heard)
     try:
         _watch(target, config, approver, _Reporter(function, values, as_json=as_json))
     except KeyboardInterrupt:
         pass  # which is how it ends
     finally:
+        logging.getLogger("ringfence.plugins").removeHandler(heard)
         signal.signal(signal.SIGTERM, before)
+
+
+class _Heard(logging.Handler):
+    """Passes on what goes wrong by itself, such as a daemon's round; reloads are told of in lines of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.module not in ("reload_driver", "watcher"):
+            note(f"ringfence: {record.getMessage()}")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -79,6 +94,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _watch(target: Target, config: Any, approver: Approver, reporter: "_Reporter") -> None:
+    from ringfence.plugins.backoff import BackoffConfig
     from ringfence.plugins.watch_config import WatchConfig
     from ringfence.plugins.watcher import PluginWatcher
 
@@ -86,11 +102,14 @@ def _watch(target: Target, config: Any, approver: Approver, reporter: "_Reporter
     attempts: queue.SimpleQueue[ReloadAttempt] = queue.SimpleQueue()
     with running(target, config) as (runtime, handle):
         approver.remember(handle.steps.blueprint.effective.declared)
-        reporter.loaded(handle)
-        watcher = PluginWatcher(WatchConfig.development(), runtime, plugin_of=lambda _: handle.name)
+        # Whoever edits is there to see what is wrong: nothing is tried again before the next change, and each counts.
+        once = BackoffConfig.exponential(max_retries=0)
+        watching = WatchConfig.development().with_backoff(once).with_breaker(threshold=1_000_000)
+        watcher = PluginWatcher(watching, runtime, plugin_of=lambda _: handle.name)
         watcher.on_attempt(attempts.put)
         folder = target.path if target.path.is_dir() else target.path.parent
         with watcher.watch(folder if target.suffix != ".py" else target.path):
+            reporter.loaded(handle)  # now: whoever reads that and edits is seen
             while True:
                 reporter.attempted(handle, attempts.get())
 
@@ -117,11 +136,11 @@ class _Reporter:
             self._call(handle)
             return
         error = attempt.error
-        said = error_document(error)["error"] if isinstance(error, Exception) else None
-        why = f": {said['message']}" if said else ""
-        again = f"; again in {attempt.retry_in:g} s" if attempt.retry_in is not None else ""
-        self._say({"event": attempt.outcome.value, "plugin": handle.name, "error": said, "retry_in": attempt.retry_in},
-                  " ".join(f"{handle.name} is not reloaded{why}{again}".split("\n")), "red")  # fmt: skip
+        document = error_document(error) if isinstance(error, Exception) else {}
+        # What a ReloadFailed says besides is said here already.
+        why = " ".join((getattr(error, "message", None) or str(error or attempt.outcome.value)).split())
+        self._say({"event": attempt.outcome.value, "plugin": handle.name, "version": handle.version, **document},
+                  f"{handle.name} is not reloaded, {handle.version} goes on: {why}", "red")  # fmt: skip
 
     def _call(self, handle: "PluginHandle") -> None:
         from ringfence.errors import RingfenceError
