@@ -147,16 +147,16 @@ def migrate(
       ringfence plugin migrate greeter/plugin.toml
       ringfence plugin migrate --in-place greeter
     """
-    from ringfence.plugins.errors import ManifestParse
+    from ringfence.plugins.beneath import read_inside
+    from ringfence.plugins.errors import ManifestNotFound, ManifestParse
     from ringfence.plugins.manifest import find_manifest
     from ringfence.plugins.manifest_text import MAX_MANIFEST_BYTES
     from ringfence.plugins.migrate import migrate_manifest
 
     path = find_manifest(file)
-    with path.open("rb") as opened:
-        raw = opened.read(MAX_MANIFEST_BYTES + 1)
-    if len(raw) > MAX_MANIFEST_BYTES:
-        raise ManifestParse(f"larger than {MAX_MANIFEST_BYTES >> 10} KiB", str(path))
+    if not os.path.lexists(path):
+        raise ManifestNotFound(path)
+    raw = read_inside(path.parent, path.name, MAX_MANIFEST_BYTES, "manifest")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

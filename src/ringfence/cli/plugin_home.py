@@ -43,6 +43,7 @@ PluginArgument = Annotated[
     ),
 ]
 
+_MAX_BYTECODE: Final = 64 * 1024 * 1024
 # What a plugin's file may end in; anything else that is no file is meant as a name.
 _SUFFIXES: Final = (".py", ".plb", ".toml", ".json")
 
@@ -118,6 +119,7 @@ def _manifest_at(path: Path) -> "Manifest":
     """Return the manifest of a folder, a manifest's file, a Python file or a compiled plugin; see `Target.manifest`."""
     import warnings
 
+    from ringfence.plugins.beneath import read_inside
     from ringfence.plugins.bytecode import read_header
     from ringfence.plugins.errors import ManifestNotFound
     from ringfence.plugins.manifest import Manifest
@@ -132,7 +134,8 @@ def _manifest_at(path: Path) -> "Manifest":
             return Manifest.from_file(path)
         if path.suffix == ".py":
             return Manifest.from_source(path)
-    header = read_header(path.read_bytes(), any_interpreter=True)
+    code = read_inside(path.parent, path.name, _MAX_BYTECODE, "bytecode")
+    header = read_header(code, any_interpreter=True)
     data: dict[str, Any] = {
         "name": header.name, "version": header.version, "api_version": HOST_API_VERSION, "bytecode": path.name,
         "capabilities": header.capabilities, "exports": [name for name in header.exports if name],

@@ -149,7 +149,8 @@ def _show(data: dict[str, Any]) -> None:
         if value:
             show(f"  {name:8} {value}")
     _show_table("It wants to", ("capability", "risk", "which is to"),
-                [(each["grant"], each["risk"], each["means"]) for each in data["capabilities"]], 1, _RISKS,
+                [(each["grant"], each["risk"], each["means"] + ("; look twice" if each["dangerous"] else ""))
+                 for each in data["capabilities"]], 1, _RISKS,
                 "It declares no capability: it computes, and reaches nothing.")  # fmt: skip
     _show_table("It offers", ("function", "what its author says"),
                 [((f"{'async ' if each['async'] else ''}{each['name']}{each['signature'] or '(...)'}"),

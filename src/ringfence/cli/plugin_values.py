@@ -15,6 +15,9 @@ __all__ = ["as_data", "as_text", "keywords", "value_of"]
 # What can only be meant as JSON: a slip in it is an error, not a text.
 _JSON_ONLY: Final = ('"', "{", "[")
 
+# Beyond some thousand digits Python refuses to write an integer in decimals.
+_MOST_BITS: Final = 10_000
+
 
 def value_of(text: str, what: str = "ARGS") -> Any:
     """Return the value that an argument means: JSON, and text where it is none. Raises BadParameter."""
@@ -47,13 +50,17 @@ def keywords(given: Iterable[str] | None) -> dict[str, Any]:
 
 
 def as_data(value: Any) -> Any:
-    """Return a result as what JSON has: bytes in base64, dates as ISO 8601, tuples and sets as lists, the rest as text.
+    """Return a result as what JSON has.
+
+    Bytes become base64, dates ISO 8601, huge integers hexadecimal, tuples and sets lists, whatever else there is text.
 
     Results have come over the wire, whose limits hold for them: they are not nested beyond measure.
     """
     match value:
         case enum.Enum():
             return as_data(value.value)
+        case int() if value.bit_length() > _MOST_BITS:
+            return hex(value)
         case None | bool() | int() | str():
             return value
         case float():
