@@ -22,6 +22,7 @@ from ringfence.plugins.log_message import (
     log_record,
 )
 from ringfence.plugins.opaque import OpaqueList, opaque_object
+from ringfence.plugins.records import on_one_line
 
 if TYPE_CHECKING:
     import weakref
@@ -110,13 +111,8 @@ def print_message(message: LogMessageEXT) -> None:
     """Print `[{level}] {timepoint} - {message}`; a plugin's message follows its name, and cannot pass for another's."""
     text = message.message
     if isinstance(message, PluginLogMessageEXT):
-        text = f"{message.plugin}: {_on_one_line(text)}"
+        text = f"{message.plugin}: {on_one_line(text)}"
     print(f"[{message.level.name}] {message.timepoint} - {text}")
-
-
-def _on_one_line(text: str) -> str:
-    """Escape what could move the cursor, recolour the terminal, or begin a line that looks like one of ours."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class InstanceHandler(logging.Handler):
@@ -151,10 +147,9 @@ def to_logging(logger: logging.Logger | str | None = None) -> Callable[[LogMessa
         number = _LEVELS[message.level]
         if not target.isEnabledFor(number):
             return
+        text = on_one_line(message.message) if isinstance(message, PluginLogMessageEXT) else message.message
         # The message is an argument: what looks like a format in it is none.
-        record = target.makeRecord(
-            message.module, number, message.file or "", message.line or 0, "%s", (message.message,), None
-        )
+        record = target.makeRecord(message.module, number, message.file or "", message.line or 0, "%s", (text,), None)
         record.created = message.timepoint.timestamp()
         record.threadName = message.thread_name
         if isinstance(message, PluginLogMessageEXT):

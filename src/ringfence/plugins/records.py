@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["PluginLog"]
+__all__ = ["PluginLog", "on_one_line"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +27,8 @@ class PluginLog:
     line: int | None
     thread: str | None
     at: float
+
+
+def on_one_line(text: str) -> str:
+    """Escape what could move the cursor, recolour a terminal, or begin a line that looks like one of the host's."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

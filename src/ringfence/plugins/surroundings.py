@@ -15,8 +15,9 @@ from ringfence.plugins.hooks import LifecycleHooks
 from ringfence.plugins.host_functions import HostRegistry
 from ringfence.plugins.ledger import Ledger
 from ringfence.plugins.metrics import PluginMetrics
-from ringfence.plugins.records import PluginLog
+from ringfence.plugins.records import PluginLog, on_one_line
 from ringfence.plugins.switchboard import Switchboard
+from ringfence.plugins.wire_trace import switch_on
 
 __all__ = ["Surroundings"]
 
@@ -39,6 +40,8 @@ class Surroundings:
     def __init__(self, config: RuntimeConfig, events: EventBus | None = None) -> None:
         """Take the settings, and the bus of whoever owns this; without one it has a bus of its own."""
         self.config = config
+        if config.loader_config.engine_config.debug:
+            switch_on()
         self.board = Switchboard()
         self.events = EventBus() if events is None else events
         self.hooks = LifecycleHooks()
@@ -94,10 +97,12 @@ class Surroundings:
         return remove
 
     def log(self, record: PluginLog) -> None:
-        """Hand a record to the sinks; without any it goes to the logger ``ringfence.plugin.NAME``."""
+        """Hand a record to the sinks; without any it goes to the logger ``ringfence.plugin.NAME``, on one line."""
         if not self._sinks:
             logger = logging.getLogger(f"ringfence.plugin.{record.plugin}")
-            logger.log(_LEVELS[record.level], "%s: %s", record.logger, record.message)
+            # Its words, in the log of its host: they may not pass for the host's.
+            texts = on_one_line(record.logger), on_one_line(record.message)
+            logger.log(_LEVELS[record.level], "%s: %s", *texts)
             return
         for sink in self._sinks:
             try:
