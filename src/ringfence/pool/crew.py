@@ -423,7 +423,8 @@ class Crew:
     # Ending
 
     def _punish(self, handle: WorkerHandle, error: RemoteProtocolError) -> None:
-        _log.warning("worker %d broke the protocol and is killed: %s", handle.pid, error)
+        if handle.doom is None:  # what it has sent stays unread, and is noticed until it is buried
+            _log.warning("worker %d broke the protocol and is killed: %s", handle.pid, error)
         handle.kill(outcome.violation(error, handle.last_words(), handle.pid))
 
     def _limit(self, handle: WorkerHandle, error: LimitExceeded) -> None:

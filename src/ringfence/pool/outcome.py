@@ -279,7 +279,8 @@ def crash(code: int | None, stderr: str, pid: int) -> WorkerCrashed:
     name = _signal_name(-code)
     hint = {
         signals.SIGSYS: ": it made a system call that no capability grants",
-        signals.SIGKILL: ": killed from outside (the kernel's out-of-memory killer, or somebody's kill -9)",
+        # A worker that is killed closes its connection, too, and which came first is not known.
+        signals.SIGKILL: ": killed by us for closing its connection, or from outside (out of memory, or kill -9)",
         signals.SIGSEGV: ": it crashed in native code",
         signals.SIGABRT: ": it aborted in native code",
     }.get(signals.Signals(-code) if name != str(-code) else signals.SIGHUP, "")
