@@ -57,6 +57,7 @@ class Blueprint:
         effective: what it is held to; `worker` is the same as settings of its worker.
         exports: the functions that may be called; None for all public ones.
         program: how to start it, if it is a program.
+        optimize: how its source is compiled, as `compile` takes it.
     """
 
     manifest: Manifest
@@ -65,6 +66,7 @@ class Blueprint:
     worker: WorkerSettings
     exports: tuple[str, ...] | None
     program: Program | None = None
+    optimize: int = -1
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -119,6 +121,7 @@ class Blueprint:
             "private_root": private_root,
             "host_functions": host_functions,
             "extension": self.manifest.extension,
+            "optimize": self.optimize,
             "working_dir": self.worker.working_dir,
             "config": dict(self.config),
         }
@@ -161,13 +164,18 @@ def draw(
         path = manifest.folder.resolve() / manifest.entry_point()
         program = describe_program(path, held.folder)
         held = _with_program(held, program)
+    worker = worker_settings(held, features=probe())
+    for note in (*held.notes, *worker.unenforced):
+        _log.warning("plugin %r: %s", manifest.name, note)
     return Blueprint(
         manifest=manifest,
         code=code,
         effective=held,
-        worker=worker_settings(held, features=probe()),
+        worker=worker,
         exports=None if all_public and not exports else exports,
         program=program,
+        # Without assertions in production.
+        optimize=1 if config.compile_mode == "production" else -1,
     )
 
 

@@ -4,10 +4,9 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from contextvars import Context, ContextVar
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from ringfence.errors import PluginError
 from ringfence.ipc import guest_messages as g
@@ -23,8 +22,10 @@ from ringfence.plugins.errors import (
 )
 from ringfence.plugins.guest_call import CODEC, GuestCall, make_call
 from ringfence.plugins.host_functions import record_for_guest
+from ringfence.plugins.hosting import Host, Line
 from ringfence.plugins.printed import Printed
 from ringfence.plugins.switchboard import Switchboard
+from ringfence.plugins.wire_trace import is_traced, trace
 from ringfence.pool.session import Session
 
 __all__ = ["CHAIN", "Connection", "Host"]
@@ -43,46 +44,6 @@ _LAST_WORDS: Final = 0.25
 # Seconds after the guest closed its socket within which its worker has to be gone.
 _LEAVING: Final = 2.0
 _MAX_LINE: Final = 4096
-
-
-class Host(Protocol):
-    """What a connection needs of the host's side. Called in the switchboard's thread: nothing here may block."""
-
-    @property
-    def name(self) -> str:
-        """The plugin's name."""
-
-    @property
-    def executor(self) -> Executor:
-        """Where host functions run."""
-
-    def host_call(self, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """Run a host function for the guest, in a thread of `executor`; what it raises goes to the guest.
-
-        `inside` is the plugin's function that asks, empty while it is loaded or when a thread of its own does.
-        """
-
-    def on_log(self, level: int, logger: str, message: str, origin: Mapping[str, Any]) -> None:
-        """Take a log record, or a line that was printed."""
-
-    def on_metric(self, kind: str, name: str, value: float, tags: Mapping[str, Any]) -> None:
-        """Take a measurement."""
-
-    def on_denied(self, capability: str, operation: str, target: str, needs: str) -> None:
-        """Take the report of something that the sandbox refused."""
-
-
-class Line(Protocol):
-    """Whose calls a connection carries one at a time, each sent ahead while the one before it runs.
-
-    Called in the thread that hears the guest; nothing here may block.
-    """
-
-    def answered(self, calls: list[GuestCall]) -> None:
-        """Calls have ended, and there is room for others; their futures are resolved after this."""
-
-    def unbegun(self, calls: list[GuestCall]) -> None:
-        """Calls have come back that never began, in their order: their worker died before, or they were recalled."""
 
 
 class Connection:
@@ -131,6 +92,8 @@ class Connection:
         self._check_at: float | None = None
         self._host_calls: set[int] = set()
         self._records = (0.0, 0)
+        # Asked once: a message is not the place to look for a logger's level.
+        self._traced = is_traced()
         self._printed = Printed(host.name, output, self._say)
         session.on_output = self._print
         board.watch(self._channel.fileno(), self._ready)
@@ -270,6 +233,8 @@ class Connection:
             return len(self._calls)
 
     def _send(self, body: bytes) -> None:
+        if self._traced:
+            trace(f"{self._host.name} hears", CODEC.unpack(body))
         try:
             with self._lock:
                 if self._channel.closed:
@@ -396,10 +361,12 @@ class Connection:
             if unbegun:
                 line.unbegun(unbegun)
             if ended:
-                line.answered([call for call, *_ in ended])
+                line.answered([(call, error) for call, _, _, error in ended])
         for call, wanted, value, error in ended:
             if wanted:
                 call.future.resolve(value, error)
+        if line is not None and ended:
+            line.told([(call, error) for call, _, _, error in ended])
 
     def _overdue(self) -> None:
         if not self._session.ended.done():
@@ -407,6 +374,8 @@ class Connection:
 
     def _heard(self, message: list[Any]) -> None:
         tag = message[0]
+        if self._traced:
+            trace(f"{self._host.name} says", message)
         if tag == g.RESULT:
             self._answered(message[1], message[2], None)
         elif tag == g.ERROR:
@@ -529,7 +498,8 @@ class Connection:
     def _bury(self) -> None:
         """The worker is gone: take in what it said before, then tell everybody who waits."""
         with self._reading:
-            if self._doom is None:
+            # Of calls that go on in another worker it matters which of them had begun, whyever this one was killed.
+            if self._doom is None or (self._line is not None and not self._deaf):
                 while not self._channel.closed and self._unread():
                     pass
             with self._lock:

@@ -7,7 +7,7 @@ from typing import Any, Final, final
 
 from ringfence.plugins.audit import AuditEvent
 from ringfence.plugins.blueprint import Blueprint
-from ringfence.plugins.context import ExecutionContext
+from ringfence.plugins.context import ExecutionContext, HostContext
 from ringfence.plugins.records import PluginLog
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.sandbox.capabilities import Capability
@@ -57,6 +57,7 @@ class GuestHost:
             engine_id=self.engine_id,
             sandbox=tuple(box.for_plugin(self._blueprint.folder) for box in self._blueprint.effective.sandboxes),
             timeout=self._around.config.call_timeout,
+            host=_Ear(self),
         )
         context.set_custom("dry_run", profile is not None and profile.dry_run)
         return self._around.host_functions.invoke(function, args, kwargs, context)
@@ -69,6 +70,10 @@ class GuestHost:
                 self._muted.add(needed)
                 self._deny(str(needed), "log" if needed is Capability.LOGGING else "print", logger, str(needed))
             return
+        self.pass_on(level, logger, message, origin)
+
+    def pass_on(self, level: int, logger: str, message: str, origin: Mapping[str, Any]) -> None:
+        """Hand a record to the runtime's logs."""
         line = origin.get("line")
         self._around.log(
             PluginLog(
@@ -87,7 +92,11 @@ class GuestHost:
     def on_metric(self, kind: str, name: str, value: float, tags: Mapping[str, Any]) -> None:
         """Record a measurement, if the plugin may."""
         if self._blueprint.grants.has(Capability.METRICS):
-            self._around.metrics.record_guest(self.name, kind, name, value, tags)
+            self.measure(kind, name, value, tags)
+
+    def measure(self, kind: str, name: str, value: float, tags: Mapping[str, Any]) -> None:
+        """Record a measurement under the plugin's name."""
+        self._around.metrics.record_guest(self.name, kind, name, value, tags)
 
     def on_denied(self, capability: str, operation: str, target: str, needs: str) -> None:
         """Put a refusal on record."""
@@ -104,6 +113,24 @@ class GuestHost:
                 detail=f"needs {needs}",
             )
         )
+
+
+@final
+class _Ear(HostContext):
+    """Where a host function's own words about a plugin go: to the logs and metrics of that plugin."""
+
+    def __init__(self, guest: GuestHost) -> None:
+        self._guest = guest
+
+    def log(self, level: int, message: str) -> None:
+        """Log it under the plugin's name, with the host as logger."""
+        self._guest.pass_on(level, "host", message, {})
+
+    def record_metric(
+        self, name: str, value: float, tags: Mapping[str, str] | None = None, *, kind: str = "gauge"
+    ) -> None:
+        """Record it with the plugin's own."""
+        self._guest.measure(kind, name, value, tags or {})
 
 
 def _text(value: object) -> str | None:

@@ -135,8 +135,10 @@ class _Guest:
     def _import(self) -> Loaded:
         settings = self._settings
         main = settings.main
+        if settings.working_dir is not None:
+            os.chdir(settings.working_dir)
         if settings.bytecode is None:
-            self._modules = PluginModules(settings.modules)
+            self._modules = PluginModules(settings.modules, settings.optimize)
         else:
             # Not at the top: few plugins come as bytecode.
             from ringfence.worker.container import read_container

@@ -46,7 +46,9 @@ class _Loader(SourceFileLoader):
         if isinstance(self._code, CodeType):
             return self._code
         try:
-            return compile(self._code, self.path, "exec", dont_inherit=True)
+            return compile(
+                self._code, self.path, "exec", dont_inherit=True, optimize=self._finder.optimize
+            )
         except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
             self._finder.failure = error
             raise
@@ -66,7 +68,9 @@ class PluginModules:
     They are found before those that are installed, and never instead of one of the standard library or of ringfence.
     """
 
-    def __init__(self, entries: Iterable[tuple[str, _Code, str, bool]]) -> None:
+    def __init__(self, entries: Iterable[tuple[str, _Code, str, bool]], optimize: int = -1) -> None:
+        """Take the modules, and how sources are compiled (as `compile` takes it)."""
+        self.optimize = optimize
         self._entries = {name: (code, filename, is_package) for name, code, filename, is_package in entries}
         # The error of the module that did not compile, if one did not.
         self.failure: BaseException | None = None

@@ -57,6 +57,8 @@ class Settings:
     private_root: bool = False
     host_functions: list[str] = field(default_factory=list)
     extension: str | None = None
+    optimize: int = -1
+    working_dir: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
