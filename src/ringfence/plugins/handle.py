@@ -131,6 +131,13 @@ class PluginHandle:
         """Return what is the matter with its worker: Running(pid), Crashed(exit_code, signal) or Terminated()."""
         return self._steps.status()
 
+    async def wait(self) -> PluginStatus:
+        """Wait until the worker that is there now has ended, however; return the status then. No polling."""
+        engine = self._steps.engine
+        if engine is not None:
+            await asyncio.shield(asyncio.wrap_future(engine.ended))
+        return self.status()
+
     def info(self) -> PluginInfo:
         """Return a snapshot."""
         blueprint, engine = self._steps.blueprint, self._steps.engine
