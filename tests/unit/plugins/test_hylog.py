@@ -268,6 +268,15 @@ def test_messages_reach_the_logging_module(caplog: pytest.LogCaptureFixture) -> 
     assert heard.__dict__["plugin"] == "p"
 
 
+def test_a_plugins_message_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It can neither begin a line that looks like one of the host's, nor recolour a terminal; ours stay as they are."""
+    callback = to_logging()
+    with caplog.at_level(logging.INFO):
+        callback(message("a\nroot: \x1b[31mb", plugin="p"))
+        callback(message("a\nb"))
+    assert [heard.getMessage() for heard in caplog.records] == [r"a\nroot: \x1b[31mb", "a\nb"]
+
+
 def test_both_bridges_at_once_do_not_go_round(instance: Instance) -> None:
     """A message to logging that comes back is dropped."""
     logger = logging.Logger("ring")
