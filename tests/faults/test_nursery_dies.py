@@ -75,6 +75,21 @@ def test_killed_before_it_answers_and_nobody_asks_again(home: nursery._Home) -> 
     zygote.abandon()
 
 
+def test_an_answer_that_came_before_its_end_and_was_not_fetched(home: nursery._Home) -> None:
+    """A zygote whose owner had not come for it ends with the nursery, and its owner execs another."""
+    first, second = (Zygote(inherit=False, stdin=False, nursing="start") for _ in range(2))
+    second.settle()  # which reads the answer to the first, too
+    assert home._nursery is not None
+    answer = home._nursery._answers[1]
+    assert answer is not None
+    home.lost(home._nursery, OSError("somebody else's trouble"))
+    assert first.settle() is not answer
+    assert is_alive(first.pid)
+    first.end()
+    second.end()
+    wait_until_gone([answer.pid])  # type: ignore[union-attr]
+
+
 def test_given_up_before_it_answers(home: nursery._Home) -> None:
     """A zygote that nobody wants any more ends, and the nursery with it."""
     zygote = Zygote(inherit=False, stdin=False, nursing="start")

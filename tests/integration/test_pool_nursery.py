@@ -23,6 +23,7 @@ from ringfence.ipc.channel import Channel, pipe
 from ringfence.ipc.codec import Codec
 from ringfence.pool import nursery
 from ringfence.pool.process import ByPidfd
+from ringfence.sandbox.features import Features
 
 pytestmark = pytest.mark.as_user
 
@@ -299,6 +300,40 @@ def test_a_host_that_changed_its_limits_gets_another_zygote() -> None:
         print("well")
     """)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "well\n", "")
+
+
+def test_a_host_without_stderr_gets_another_zygote() -> None:
+    """There is nothing to hand down at 2, and what an exec'd zygote has there is left to it."""
+    ended = program("""
+        import os
+        from ringfence import Pool
+        from ringfence.pool import nursery
+        os.close(2)
+        with Pool(1, isolation="session"):
+            assert nursery._home._users == 0
+        print("well")
+    """)
+    assert (ended.returncode, ended.stdout) == (0, "well\n")
+
+
+def test_each_is_in_the_control_group_of_its_pool(plugins: list[Plugin], features: Features) -> None:
+    """Zygote and worker are in it, the nursery is not, and it goes with the pool."""
+    if features.cgroup is None or not features.cgroup.writable:
+        pytest.skip("no cgroup is delegated")
+    paths = set()
+    for plugin in plugins:
+        group = plugin.pool._supervisor._crew._zygote.group  # type: ignore[union-attr]
+        assert group is not None
+        paths.add(group.path)
+        name = os.path.basename(group.path)
+        for pid in descendants(zygote_of(plugin.pool)) | {zygote_of(plugin.pool)}:
+            assert name in Path(f"/proc/{pid}/cgroup").read_text()
+        assert name not in Path(f"/proc/{running()}/cgroup").read_text()
+    assert len(paths) == 3
+    another = Plugin()
+    path = another.pool._supervisor._crew._zygote.group.path  # type: ignore[union-attr]
+    another.close()
+    assert not os.path.exists(path)
 
 
 # Forks and exits

@@ -175,8 +175,10 @@ class _Nursery:
 
     def _drop(self) -> None:
         self._channel.close()
-        for answer in self._answers.values():
+        for number, answer in list(self._answers.items()):
             if isinstance(answer, ByPidfd):
+                # Who has not come for it yet does without it, and it ends with its channel.
+                self._answers[number] = NurseryLost("the nursery has ended")
                 answer.forget()
 
 
