@@ -50,6 +50,7 @@ class Behaviour:
         min_height: rows that it needs.
         read_only: whether it promises to change nothing.
         privileged: whether it needs approval whatever its capabilities are.
+        singleton: whether it is to run in one process at a time, of all that use the store it is installed in.
     """
 
     kind: PluginKind
@@ -63,9 +64,12 @@ class Behaviour:
     min_height: int | None = None
     read_only: bool = False
     privileged: bool = False
+    singleton: bool = False
 
 
-_FLAGS: Final = ("interactive", "requires-terminal", "supports-ui", "supports-daemon", "read-only", "privileged")
+_FLAGS: Final = (
+    "interactive", "requires-terminal", "supports-ui", "supports-daemon", "read-only", "privileged", "singleton",
+)  # fmt: skip
 _COUNTS: Final = ("min-width", "min-height")
 
 

@@ -87,6 +87,11 @@ class PluginLifecycle:
         return self._transitions.state
 
     @property
+    def in_transition(self) -> bool:
+        """Whether a transition is under way: at its end the state may be another."""
+        return self._transitions.is_under_way
+
+    @property
     def failure(self) -> BaseException | None:
         """What made the plugin FAILED, or None."""
         return self._transitions.failure

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, final
 
@@ -78,10 +79,14 @@ class PluginLoader:
     def prepare(self, path: PathLike, profile: HostProfile | None = None) -> PluginHandle:
         """Return the handle of a manifest's plugin, CREATED: nothing of it has run. Raises as `load_from_manifest`."""
         file = self._located(path)
+        return self.prepare_moving(lambda: file, profile)
+
+    def prepare_moving(self, where: Callable[[], Path], profile: HostProfile | None = None) -> PluginHandle:
+        """Do as `prepare`, for a manifest that may be elsewhere at each reload: `where` returns its path."""
         profile = profile or self.around.config.profile
 
         def redraw() -> Blueprint:
-            manifest = Manifest.from_file(file, strict=self.config.strict_validation)
+            manifest = Manifest.from_file(where(), strict=self.config.strict_validation)
             return self._drawn(manifest, None, self.config, profile)
 
         return PluginHandle(redraw(), redraw, self.around)

@@ -15,7 +15,7 @@ from ringfence.plugins.audit_events import RELOAD
 from ringfence.plugins.config import RuntimeConfig
 from ringfence.plugins.dependencies import check
 from ringfence.plugins.discovery import LoadedPlugins
-from ringfence.plugins.errors import InvalidState, ReloadFailed
+from ringfence.plugins.errors import InvalidState, PluginAlreadyLoaded, ReloadFailed
 from ringfence.plugins.events import EventBus, LifecycleEvent
 from ringfence.plugins.handle import _UNSET, PluginHandle, Timeout
 from ringfence.plugins.hooks import LifecycleHooks
@@ -37,6 +37,7 @@ from ringfence.sandbox.capabilities import GrantLike
 
 if TYPE_CHECKING:
     from ringfence.plugins.instance import InstanceContext
+    from ringfence.plugins.store import PluginStore
     from ringfence.plugins.watcher import PluginWatcher
 
 __all__ = ["PluginRuntime"]
@@ -173,6 +174,48 @@ class PluginRuntime:
         """Load a plugin under another profile than the runtime's. Raises as `load_manifest`."""
         chosen = self.profiles.get(profile) if isinstance(profile, str) else profile
         return self._adopt(lambda: self._core.loader.prepare(path, chosen))
+
+    def load_installed(
+        self,
+        name: str,
+        *,
+        store: "PluginStore | PathLike",
+        version: str | None = None,
+        wait: float | None = 0.0,
+        profile: HostProfile | str | None = None,
+    ) -> PluginHandle:
+        """Load and register a plugin that is installed in a store; until it is unloaded its version stays there.
+
+        Args:
+            name: the plugin's.
+            store: a PluginStore, or the folder of one.
+            version: the one to use, at each reload too; None for the current one, to which a reload moves.
+            wait: seconds to wait for a plugin whose metadata say ``singleton = "true"`` while another process has it;
+                None for as long as it takes. When that process ends, however it does, the next one is given it. It is
+                given up when the plugin is unloaded.
+            profile: another profile than the runtime's.
+
+        Raises PluginNotFound, StoreBusy (a singleton that is another process's), and as `load_manifest`.
+        """
+        # Not at the top: who loads from folders does without.
+        from ringfence.plugins.installation import Installation
+        from ringfence.plugins.store import PluginStore
+
+        self._refuse_when_closed()
+        if name in self._core.registry and not self.config.registry_config.allow_duplicates:
+            raise PluginAlreadyLoaded(name)
+        chosen = self.profiles.get(profile) if isinstance(profile, str) else profile
+        core = self._core
+        found = store if isinstance(store, PluginStore) else PluginStore(store, create=False)
+        installation = Installation(found, name, version, lambda: not core.closing)
+        try:
+            installation.take_place(wait)
+            handle = core.loader.prepare_moving(installation.manifest_path, chosen)
+            installation.follow(handle.steps, self._around.events)
+            return self._adopt(lambda: handle)
+        except BaseException:
+            installation.end()
+            raise
 
     def load_source(self, path: PathLike) -> PluginHandle:
         """Load and register a Python file. Raises as `load_manifest`."""

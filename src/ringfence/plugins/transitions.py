@@ -229,6 +229,11 @@ class Transitions:
             self._changed.notify_all()
 
     @property
+    def is_under_way(self) -> bool:
+        """Whether there is one."""
+        return self._doing is not None
+
+    @property
     def worker_died(self) -> bool:
         """Whether a death was reported during the transition under way."""
         return self._death is not None
