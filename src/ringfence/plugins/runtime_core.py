@@ -1,0 +1,115 @@
+"""RuntimeCore: what of a runtime lives as long as its plugins do, and how all of it ends."""
+
+import logging
+import threading
+import weakref
+from typing import TYPE_CHECKING, final
+
+from ringfence.plugins.audit import AuditEvent, JsonlSink
+from ringfence.plugins.audit_events import RELOAD
+from ringfence.plugins.config import RuntimeConfig
+from ringfence.plugins.events import EventBus
+from ringfence.plugins.handle import PluginHandle
+from ringfence.plugins.loader import PluginLoader
+from ringfence.plugins.recovery import Recovery
+from ringfence.plugins.registry import PluginRegistry
+from ringfence.plugins.reload_driver import ReloadAttempt, ReloadOutcome
+from ringfence.plugins.surroundings import Surroundings
+from ringfence.plugins.timetable import Timetable
+
+if TYPE_CHECKING:
+    from ringfence.plugins.watcher import PluginWatcher
+
+__all__ = ["RuntimeCore"]
+
+_log = logging.getLogger("ringfence.plugins")
+
+_runtimes: "weakref.WeakSet[RuntimeCore]" = weakref.WeakSet()
+
+
+@final
+class RuntimeCore:
+    """The parts of one runtime. They do not know it, so that a runtime which is forgotten shuts down."""
+
+    def __init__(self, config: RuntimeConfig, events: EventBus | None) -> None:
+        self.around = Surroundings(config, events)
+        self.registry: PluginRegistry[PluginHandle] = PluginRegistry(config.registry_config, self.around.events)
+        self.loader = PluginLoader(config.loader_config, around=self.around)
+        self.timetable = Timetable()
+        self.recovery = Recovery(self.around, config.restart_policy, config.quarantine_file)
+        # Their threads hold the runtime, as long as they run.
+        self.watchers: weakref.WeakSet[PluginWatcher] = weakref.WeakSet()
+        self.closing = False
+        self.lock = threading.Lock()
+        self.ended = threading.Event()
+        self._sink = None if config.audit_file is None else JsonlSink(config.audit_file)
+        if self._sink is not None:
+            self.around.audit.add_sink(self._sink)
+        _runtimes.add(self)
+
+    def shut_down(self, *, elsewhere: bool = False) -> None:
+        """End everything, unless that was begun already; `elsewhere`: in a thread of its own, and wait for nothing."""
+        with self.lock:
+            if self.closing:
+                return
+            self.closing = True
+        if not elsewhere and not self.around.board.is_current:
+            self._end()
+            return
+        try:
+            threading.Thread(target=self._end_alone, name="ringfence-shutdown").start()
+        except RuntimeError:  # the interpreter is ending
+            self._end_alone()
+
+    def note_reload(self, attempt: ReloadAttempt) -> None:
+        """Count what a watcher has attempted, and put it on record."""
+        if attempt.outcome is ReloadOutcome.IGNORED or self.closing:
+            return
+        self.around.metrics.record_watched_reload(attempt.plugin, attempt.outcome.value)
+        said = "" if attempt.error is None else f": {attempt.error}"
+        self.around.audit.record(
+            AuditEvent(
+                plugin=attempt.plugin,
+                capability=None,
+                operation=RELOAD,
+                target=attempt.kind.value,
+                allowed=attempt.ok,
+                detail=f"attempt {attempt.number + 1} {attempt.outcome.value}{said}",
+            )
+        )
+
+    def _end(self) -> None:
+        try:
+            for watcher in list(self.watchers):
+                watcher.stop()
+            self.timetable.close()
+            self.recovery.close()
+            try:
+                self.registry.unload_all()
+            finally:
+                self.registry.close()
+                self.around.close()
+                if self._sink is not None:
+                    self._sink.close()
+        finally:
+            self.ended.set()
+
+    def _end_alone(self) -> None:
+        try:
+            self._end()
+        except Exception:  # noqa: BLE001  # nobody is there to be told
+            _log.warning("a forgotten runtime did not shut down in good order", exc_info=True)
+
+
+def _end_all() -> None:
+    """At interpreter exit, before threads are waited for: end what nobody has ended."""
+    for core in list(_runtimes):
+        try:
+            core.shut_down()
+        except Exception:  # noqa: BLE001  # nobody is there to be told
+            _log.warning("a runtime that was left to the program's end did not shut down in good order", exc_info=True)
+        core.ended.wait()
+
+
+# Registered after what ends plugins one by one and after the pools' own, so it is called before them.
+threading._register_atexit(_end_all)  # type: ignore[attr-defined]
