@@ -31,6 +31,8 @@ class Recovery:
         self.quarantine = Quarantine(path)
         self._histories: dict[str, CrashHistory] = {}
         self._lock = threading.Lock()
+        # Those that are being started again, each with the death that was reported meanwhile: one crash, not two.
+        self._under_way: dict[WorkerSteps, PluginError | None] = {}
         self._closed = False
 
     def admit(self, name: str) -> None:
@@ -52,6 +54,9 @@ class Recovery:
             steps.recovering(False)
             return True
         with self._lock:
+            if steps in self._under_way:
+                self._under_way[steps] = error
+                return True
             history = self._histories.setdefault(steps.name, CrashHistory(self._policy))
         decision = history.crashed()
         if isinstance(decision, GiveUp):
@@ -75,17 +80,24 @@ class Recovery:
         self._around.executor.submit(self._restart, steps)
 
     def _restart(self, steps: WorkerSteps) -> None:
+        with self._lock:
+            if steps in self._under_way:
+                return
+            self._under_way[steps] = None
+        failure: PluginError | None = None
         try:
             if not self._closed and steps.lifecycle.state is LifecycleState.FAILED:
                 steps.lifecycle.restart(hooks=False)
         except (PluginError, ExceptionGroup) as error:
-            if steps.lifecycle.state is LifecycleState.FAILED:
-                first = error if isinstance(error, PluginError) else PluginError(str(error))
-                self.crashed(steps, first)
-                return
+            failure = error if isinstance(error, PluginError) else PluginError(str(error))
         except Exception:  # noqa: BLE001  # a defect of ours; nobody would hear of it otherwise
             _log.exception("plugin %r could not be started again", steps.name)
-        steps.recovering(False)
+        with self._lock:
+            failure = self._under_way.pop(steps) or failure
+            if failure is None or steps.lifecycle.state is not LifecycleState.FAILED:
+                steps.recovering(False)
+                return
+        self.crashed(steps, failure)
 
     def close(self) -> None:
         """Start nothing any more."""
