@@ -80,9 +80,15 @@ class Birth:
         return process
 
 
-def hold() -> Hold:
-    """Keep the nursery until the hold's `release`, however many zygotes come and go; it starts with the first."""
-    return _home.hold()
+def hold(*, start: bool = False) -> Hold:
+    """Keep the nursery until the hold's `release`, however many zygotes come and go.
+
+    It starts with the first zygote, or with `start` at once: then it gets ready while the caller does other things.
+    """
+    lease = _home.hold()
+    if start:
+        _home.start()
+    return lease
 
 
 def ask(channel: int, *, start: bool) -> Birth | None:
@@ -202,6 +208,16 @@ class _Home:
             self._users += 1
             return Hold(self._generation)
 
+    def start(self) -> _Nursery | None:
+        """Return the nursery that is running, or a new one; None where none can be started."""
+        with self._lock:
+            if self._nursery is None and self._failures < _MOST_FAILURES:
+                try:
+                    self._nursery = _Nursery()
+                except _TROUBLE as error:
+                    self.lost(None, error)
+            return self._nursery
+
     def release(self, lease: Hold) -> None:
         ended = None
         with self._lock:
@@ -220,12 +236,11 @@ class _Home:
         except OSError:
             return None  # it is closed: an exec'd zygote starts without, one from the nursery could not
         with self._lock:
-            if self._nursery is None and (not start or self._failures >= _MOST_FAILURES):
+            nursery = self.start() if start else self._nursery
+            if nursery is None:
                 return None
             lease = self.hold()
-            nursery = None
             try:
-                nursery = self._nursery = self._nursery or _Nursery()
                 if nursery.traits == _traits():
                     return Birth(nursery, nursery.ask(channel, _STDERR), lease)
             except _TROUBLE as error:

@@ -74,6 +74,29 @@ def test_it_starts_with_the_first_request_and_ends_with_its_last_user(made: list
     assert made[0].ended == [False]
 
 
+def test_a_hold_may_start_it_at_once(made: list[_Pretended]) -> None:
+    """What is to be used soon gets ready meanwhile; a second hold starts no second one."""
+    with nursery.hold(start=True), nursery.hold(start=True):
+        assert len(made) == 1
+    assert made[0].ended == [False]
+
+
+def test_one_that_cannot_be_started_is_no_error(made: list[_Pretended], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short of processes or descriptors: whoever asks is sent away, and three times are enough."""
+    attempts = []
+
+    def fail() -> None:
+        attempts.append(1)
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(nursery, "_Nursery", fail)
+    with nursery.hold(start=True):
+        for _ in range(5):
+            assert nursery.ask(0, start=True) is None
+    assert len(attempts) == 3
+    assert nursery._home._users == 0
+
+
 def test_a_zygote_keeps_it_without_a_hold(made: list[_Pretended]) -> None:
     """Pools need no runtime around them."""
     birth = nursery.ask(0, start=True)
