@@ -28,7 +28,7 @@ from ringfence.plugins.switchboard import Switchboard
 from ringfence.plugins.wire_trace import is_traced, trace
 from ringfence.pool.session import Session
 
-__all__ = ["CHAIN", "Connection", "Host"]
+__all__ = ["CHAIN", "Connection", "Host", "Line"]
 
 _log = logging.getLogger("ringfence.plugins")
 

@@ -34,10 +34,12 @@ class GuestCall:
         started: when it began, in seconds of time.monotonic; None while it waits behind another.
         deadline: when it has to have ended. expired: that time is over.
         recalled: it is to come back, unless it has begun.
+        queued: it was handed in to a pool, which chooses its worker.
     """
 
     __slots__ = (
-        "body", "context", "deadline", "expired", "function", "future", "number", "recalled", "started", "timeout",
+        "body", "context", "deadline", "expired", "function", "future", "number", "queued", "recalled", "started",
+        "timeout",
     )  # fmt: skip
 
     def __init__(self, number: int, body: bytes, function: str, timeout: float | None) -> None:
@@ -51,6 +53,7 @@ class GuestCall:
         self.deadline: float | None = None
         self.expired = False
         self.recalled = False
+        self.queued = False
 
     def start(self, now: float) -> None:
         """Its time runs from here."""

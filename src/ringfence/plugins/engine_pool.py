@@ -1,0 +1,771 @@
+"""EnginePool: workers of one plugin that serve one queue: started, fed, replaced and let go.
+
+Calls are sent a little ahead where they are short, so that no worker waits for its host; what has not begun when its
+worker dies, or when another one has nothing to do, goes to another one. Futures are resolved, and hooks called, without
+the lock.
+"""
+
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, final
+
+from ringfence.errors import PluginError
+from ringfence.plugins.blueprint import PHASES, Blueprint
+from ringfence.plugins.connection import CHAIN
+from ringfence.plugins.engine import Engine
+from ringfence.plugins.errors import (
+    EnginePoisoned,
+    FunctionNotFound,
+    InvalidConfig,
+    LimitExceeded,
+    MemoryExceeded,
+    PluginCrashed,
+    PoolExhausted,
+    PoolShutdown,
+    PoolTimeout,
+    ReentrantCall,
+    ValueConversionError,
+)
+from ringfence.plugins.guest_call import GuestCall
+from ringfence.plugins.guest_host import GuestHost
+from ringfence.plugins.handle import Timeout, _Unset
+from ringfence.plugins.leased import LeasedWorker
+from ringfence.plugins.pool_config import PoolConfig, PoolStats
+from ringfence.plugins.pool_worker import PoolWorker, Waiting
+from ringfence.plugins.surroundings import Surroundings
+from ringfence.sandbox.errors import PolicyError
+from ringfence.sandbox.limits import parse_duration
+
+__all__ = ["EnginePool", "end_all"]
+
+_log = logging.getLogger("ringfence.plugins")
+
+# Seconds of work that a worker may have before it, and how many calls at most, the running one among them.
+_AHEAD_TIME: Final = 0.002
+_MOST_AHEAD: Final = 16
+# Seconds that calls sent ahead may wait behind another while some worker has nothing to do.
+_PATIENCE: Final = 0.002
+# How much of the average a single call's time is.
+_WEIGHT: Final = 0.05
+# Seconds after a start that failed before the next one is tried, while there are other workers.
+_START_PAUSE: Final = 1.0
+
+_pools: "weakref.WeakSet[EnginePool]" = weakref.WeakSet()
+
+
+@final
+class EnginePool:
+    """The workers and the queue of one pool; `PluginPool` and `WorkerPool` are what users see of it."""
+
+    def __init__(
+        self, blueprint: Blueprint, around: Surroundings, config: PoolConfig, on_close: Callable[[], None] | None = None
+    ) -> None:
+        """Start the workers, unless they start when they are needed. `on_close` is called when all are gone.
+
+        Raises what the start of the first worker that failed raised; then there are none.
+        """
+        self.blueprint = blueprint
+        self.name = blueprint.name
+        self.config = config
+        self.around = around
+        self._on_close = on_close
+        times = (config.call_timeout, blueprint.worker.call_timeout)
+        given = [each for each in times if each is not None]
+        self._timeout = min(given) if given else around.config.call_timeout
+        self._changed = threading.Condition(threading.Lock())
+        self._workers: list[PoolWorker] = []
+        # Workers that are being started; threads that start or end one.
+        self._starting = 0
+        self._threads: set[threading.Thread] = set()
+        self._failed_start: tuple[float, BaseException] | None = None
+        self._queue: deque[GuestCall | Waiting] = deque()
+        # What was accepted and has not ended, leases apart; those are counted in `_leases`.
+        self._pending = 0
+        self._leases = 0
+        self._blocked = 0
+        # It takes no more; its workers are killed; it has no more workers; nothing of it is left.
+        self._closing = self._killed = self._closed = self._finished = False
+        self._shut_down_text = f"the pool of plugin {self.name!r} was shut down"
+        self._ahead, self._average = 1, _AHEAD_TIME
+        self._acquisitions = self._releases = self._timeouts = 0
+        self._executions, self._execution_time = 0, 0.0
+        self._started = self._crashes = self._recycled = 0
+        self._looks_at: float | None = None
+        self._rebalances = False
+        self._pool = blueprint.open_pool(config.size)
+        self._runners = ThreadPoolExecutor(config.size, "ringfence-plugin-pool")
+        _pools.add(self)
+        if not config.lazy_init:
+            self._start_all()
+
+    # Starting
+
+    def _start_all(self) -> None:
+        with self._changed:
+            for _ in range(self.config.size):
+                self._start()
+            self._changed.wait_for(lambda: not self._starting)
+            failed = self._failed_start
+        if failed is not None:
+            self.shut_down(kill=True)
+            raise failed[1]
+
+    def _start(self) -> None:
+        """Start a worker in a thread of its own. Called with the lock."""
+        self._starting += 1
+        self._spawn(self._bring_up)
+
+    def _spawn(self, function: Callable[..., None], *args: Any) -> None:
+        def run() -> None:
+            try:
+                function(*args)
+            finally:
+                with self._changed:
+                    self._threads.discard(threading.current_thread())
+                    self._changed.notify_all()
+
+        thread = threading.Thread(target=run, name="ringfence-pool-worker")
+        self._threads.add(thread)
+        thread.start()
+
+    def _bring_up(self) -> None:
+        worker = PoolWorker(self)
+        guest = GuestHost(self.blueprint, self.around)
+        try:
+            engine = Engine.start(self.blueprint, self._pool, guest, self.around, self.config.load_timeout, worker)
+            worker.engine = engine
+            guest.engine_id = engine.pid
+            try:
+                for phase in ("init", "start"):
+                    self._run_phase(engine, phase, self.config.load_timeout)
+            except BaseException:
+                engine.kill(PluginCrashed(self.name, "it did not come up", None, 9))
+                raise
+        except BaseException as error:  # noqa: BLE001  # whoever waits for the worker is told
+            self._not_started(error)
+            return
+        with self._changed:
+            self._starting -= 1
+            self._started += 1
+            self._failed_start = None
+            closed = self._closed
+            if not closed:
+                worker.serving = True
+                worker.idle_since = time.monotonic()
+                self._workers.append(worker)
+                self._feed(worker)
+            self._changed.notify_all()
+        if closed:
+            self._end(worker)
+        # Last: it may be dead by now, and then is found among the workers.
+        engine.ended.add_done_callback(lambda done: self._died(worker, done.result()))
+
+    def _not_started(self, error: BaseException) -> None:
+        with self._changed:
+            self._starting -= 1
+            self._failed_start = (time.monotonic(), error)
+            hopeless = not self._workers and not self._starting
+            lost = self._drain() if hopeless else []
+            self._changed.notify_all()
+        if lost:
+            self._fail(lost, error)
+        else:
+            _log.warning("a worker of plugin %r could not be started: %s", self.name, error)
+
+    def _run_phase(self, engine: Engine, phase: str, timeout: float) -> None:
+        for name in PHASES[phase]:
+            if name in engine.functions:
+                engine.run(name, [], timeout)
+
+    def _grow(self) -> None:
+        """Start another worker if something waits and there may be one more. Called with the lock."""
+        if self._is_full or self._closed or self._killed:
+            return
+        failed = self._failed_start
+        if failed is not None and self._workers and time.monotonic() - failed[0] < _START_PAUSE:
+            return
+        if len(self._queue) + sum(len(worker.line) > 1 for worker in self._workers) > self._starting:
+            self._start()
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether there are as many workers as may be, those that are being started among them."""
+        lost = 0 if self.config.restart_on_crash else self._crashes
+        return len(self._workers) + self._starting >= self.config.size - lost
+
+    @property
+    def _is_hopeless(self) -> bool:
+        """Whether there is no worker, and will be none."""
+        return self._is_full and not self._workers and not self._starting
+
+    # Handing in
+
+    def seconds(self, timeout: Timeout) -> float | None:
+        """Return how long a call may take. Raises InvalidConfig."""
+        if isinstance(timeout, _Unset):
+            return self._timeout
+        if timeout is None:
+            return None
+        value = getattr(timeout, "total_seconds", None)
+        try:
+            return parse_duration(timeout if value is None else value(), what="timeout")
+        except PolicyError as error:
+            raise InvalidConfig(str(error)) from error
+
+    def check_call(self, function: str, args: Sequence[Any]) -> None:
+        """Raise what can be said of a call before it is made: FunctionNotFound, ReentrantCall, ValueConversionError."""
+        chain = CHAIN.get()
+        if self.name in chain:
+            raise ReentrantCall(self.name, chain)
+        exports = self.blueprint.exports
+        if exports is not None and function not in exports and function != "main":
+            raise FunctionNotFound(function, self.name, exports)
+        if isinstance(args, str | bytes):
+            what = f"{self.name}.{function}"
+            raise ValueConversionError(f"args of {what}: a list is needed, not a text; write [{args!r}]")
+
+    def hand_in(self, item: GuestCall | Waiting, *, wait: bool = True) -> bool:
+        """Queue a call, or a function for a leased worker; False when the queue is full and it is not to `wait`.
+
+        Raises PoolShutdown, EnginePoisoned.
+        """
+        bound = self.config.queue_size
+        with self._changed:
+            self._check_open()
+            while bound is not None and len(self._queue) >= bound:
+                if not wait:
+                    return False
+                if self.around.board.is_current:
+                    raise ReentrantCall(self.name, ("a callback of the runtime, which may not wait",))
+                self._blocked += 1
+                try:
+                    self._changed.wait()
+                finally:
+                    self._blocked -= 1
+                self._check_open()
+            self._pending += 1
+            if isinstance(item, GuestCall):
+                item.queued = True
+                item.future._owner = (self, item)
+            self._put(item)
+        return True
+
+    def _put(self, item: GuestCall | Waiting) -> None:
+        """Give it to a worker that has room, or queue it. Called with the lock."""
+        if self._queue:
+            self._queue.append(item)
+        else:
+            worker = self._choose(1 if isinstance(item, Waiting) else self._ahead)
+            if worker is None or not self._give(worker, item):
+                self._queue.append(item)
+            elif len(worker.line) < 2:
+                return
+        self._grow()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise PoolShutdown(self._shut_down_text)
+        if self._is_hopeless:
+            raise self._no_worker()
+
+    def _choose(self, room: int) -> PoolWorker | None:
+        """Return the worker with the least before it, and less than `room`. Called with the lock."""
+        best, least = None, room
+        for worker in self._workers:
+            if worker.leased or not worker.serving or not self._may_take(worker):
+                continue
+            length = len(worker.line)
+            if not length:
+                return worker
+            if length < least:
+                best, least = worker, length
+        return best
+
+    def _may_take(self, worker: PoolWorker) -> bool:
+        most = self.config.recycle_after
+        return not worker.poisoned and (most is None or worker.taken < most)
+
+    def _give(self, worker: PoolWorker, item: GuestCall | Waiting) -> bool:
+        """Have a worker do this; False when it turns out to be dead. Called with the lock."""
+        if isinstance(item, Waiting):
+            if not worker.engine.is_alive:
+                worker.serving = False
+                return False
+            if not item.future.set_running_or_notify_cancel():
+                self._pending -= item.function is not None
+                return True
+            worker.leased = True
+            worker.taken += 1
+            self._leases += 1
+            self._acquisitions += 1
+            if item.function is None:
+                item.future.set_result(worker)
+            else:
+                self._runners.submit(self._run, worker, item)
+            return True
+        if item.future._owner is None:
+            return True  # cancelled
+        try:
+            worker.line[item.number] = item
+            worker.engine.begin(item)
+        except PluginError:
+            del worker.line[item.number]
+            worker.serving = False  # it is about to be buried
+            return False
+        worker.taken += 1
+        self._acquisitions += 1
+        return True
+
+    def _feed(self, worker: PoolWorker) -> None:
+        """Give a worker of what waits. Called with the lock."""
+        queue, line = self._queue, worker.line
+        while queue and worker.serving and not worker.leased and self._may_take(worker):
+            item = queue[0]
+            if len(line) >= (1 if isinstance(item, Waiting) else self._ahead) and line:
+                break
+            if not self._give(worker, item):
+                break
+            queue.popleft()
+        self._make_room()
+        if line or worker.leased or not worker.serving:
+            return
+        worker.idle_since = time.monotonic()
+        if not self._may_take(worker):
+            self._let_go(worker)
+        elif not self._rebalances and any(len(each.line) > 1 for each in self._workers):
+            self._rebalances = True
+            self._at(worker.idle_since + _PATIENCE, "_rebalance")
+        self._look_later(worker.idle_since)
+
+    def _make_room(self) -> None:
+        """Wake those who wait to hand something in, once there is room for some more. Called with the lock."""
+        bound = self.config.queue_size
+        if self._blocked and bound is not None and len(self._queue) <= bound - max(1, bound // 4):
+            self._changed.notify_all()
+
+    # What workers report
+
+    def answered(self, worker: PoolWorker, calls: list[tuple[GuestCall, PluginError | None]]) -> None:
+        """In the thread that hears the worker: calls have ended."""
+        now = time.monotonic()
+        with self._changed:
+            average = self._average
+            for call, error in calls:
+                took = now - (call.started or now)
+                if call.queued or worker.leased:
+                    self._executions += 1
+                    self._execution_time += took
+                if worker.line.pop(call.number, None) is None:
+                    continue  # of a lease, or of its own beginning or end
+                self._releases += 1
+                average += (took - average) * _WEIGHT
+                if isinstance(error, MemoryExceeded):
+                    worker.poisoned = True  # whatever it holds on to, it is better without
+            self._average = average
+            self._ahead = max(1, min(_MOST_AHEAD, int(_AHEAD_TIME / max(average, 1e-6))))
+            if not worker.leased:
+                self._feed(worker)
+
+    def told(self, worker: PoolWorker, calls: list[tuple[GuestCall, PluginError | None]]) -> None:
+        """Their futures are resolved."""
+        metrics, hooks = self.around.metrics, self.around.hooks
+        now = time.monotonic()
+        for call, error in calls:
+            if not call.queued and not worker.leased:
+                continue
+            seconds = now - (call.started or now)
+            metrics.record_call(self.name, call.function, seconds)
+            hooks.called(self.name, call.function, seconds)
+            if error is not None:
+                if not isinstance(error, PluginCrashed | LimitExceeded):
+                    metrics.record_error(self.name, error)
+                hooks.failed(self.name, error)
+        queued = sum(call.queued for call, _ in calls)
+        if queued:
+            self._ended(queued)
+
+    def _ended(self, count: int) -> None:
+        with self._changed:
+            self._pending -= count
+            if not self._pending:
+                self._changed.notify_all()
+
+    def unbegun(self, worker: PoolWorker, calls: list[GuestCall]) -> None:
+        """Calls have come back: another worker takes them, before all others."""
+        with self._changed:
+            for call in reversed(calls):
+                if worker.line.pop(call.number, None) is None:
+                    continue
+                self._releases += 1
+                call.put_back()
+                if call.future._owner is None:
+                    self._pending -= 1
+                else:
+                    call.future._owner = (self, call)
+                    self._queue.appendleft(call)
+            lost = self._drain() if self._is_hopeless or self._killed else []
+            for each in list(self._workers):
+                self._feed(each)
+            self._grow()
+            self._changed.notify_all()
+        self._fail(lost, PoolShutdown(self._shut_down_text) if self._killed else self._no_worker())
+
+    def _died(self, worker: PoolWorker, error: PluginError | None) -> None:
+        """In the switchboard's thread: a worker is gone. Its calls are told, or come back, after this."""
+        with self._changed:
+            worker.serving = False
+            known = worker in self._workers
+            if known:
+                self._workers.remove(worker)
+                self._crashes += 1
+            if not known or self._closed or self._killed:
+                return
+            lost = self._drain() if self._is_hopeless else []
+            if not self._is_full and not self.config.lazy_init:
+                self._start()
+            else:
+                self._grow()
+            self._changed.notify_all()
+        if error is not None:
+            self.around.metrics.record_error(self.name, error)
+        self._fail(lost, self._no_worker())
+
+    def _no_worker(self) -> EnginePoisoned:
+        return EnginePoisoned(f"all workers of plugin {self.name!r} have died, and restart_on_crash is off")
+
+    # What a queued call's future asks (see `ringfence.pool.future.Keeper`)
+
+    def cancel(self, call: GuestCall, *, kill: bool = True) -> bool:
+        """Take a call out of the queue."""
+        with self._changed:
+            owner = call.future._owner
+            if owner is None:
+                return call.future.cancelled()
+            if owner[0] is self:
+                call.future._owner = None
+                self._queue.remove(call)
+                self._pending -= 1
+                self._changed.notify_all()
+        if owner[0] is not self:
+            return owner[0].cancel(call, kill=kill)
+        call.future.settle_cancelled()
+        return True
+
+    def is_running(self, call: GuestCall) -> bool:
+        """Whether it has begun: none in the queue has."""
+        return call.started is not None
+
+    def wait_for(self, call: GuestCall, deadline: float | None) -> None:
+        """There is nothing to hear yet."""
+
+    # Leases
+
+    def acquire(self, timeout: float | None) -> LeasedWorker:
+        """Take a worker. Raises PoolTimeout, PoolShutdown, EnginePoisoned, and why no worker can be started."""
+        chain = CHAIN.get()
+        if self.name in chain or self.around.board.is_current:
+            raise ReentrantCall(self.name, chain)
+        place, begun = Waiting(), time.monotonic()
+        with self._changed:
+            self._check_open()
+            self._put(place)
+        try:
+            return LeasedWorker(self, place.future.result(timeout))
+        except TimeoutError as error:
+            if place.future.done() and not place.future.cancelled() and place.future.exception() is error:
+                raise  # of the start of a worker
+        except BaseException:
+            if not self._take_back(place):
+                self.give_back(place.future.result())
+            raise
+        if not self._take_back(place):
+            return LeasedWorker(self, place.future.result())
+        with self._changed:
+            self._timeouts += 1
+        raise PoolTimeout(round(time.monotonic() - begun, 3), f"a free worker of plugin {self.name!r}")
+
+    def _take_back(self, place: Waiting) -> bool:
+        """Give up a place in the queue; False when its worker has been given."""
+        with self._changed:
+            if not place.future.cancel():
+                return place.future.exception() is not None
+            place.future.set_running_or_notify_cancel()
+            if place in self._queue:
+                self._queue.remove(place)
+            return True
+
+    def try_acquire(self) -> LeasedWorker:
+        """Take a worker that is free, or start one if there may be one more. Raises PoolExhausted, and as `acquire`."""
+        with self._changed:
+            self._check_open()
+            starting = self._starting or len(self._workers) < self.config.size
+            free = not self._queue and self._choose(1) is not None
+            if not free and (not starting or len(self._queue) >= self.config.size - len(self._workers)):
+                raise PoolExhausted(len(self._workers))
+        return self.acquire(self.config.load_timeout)
+
+    def give_back(self, worker: PoolWorker) -> None:
+        """A lease has ended."""
+        with self._changed:
+            self._returned(worker)
+
+    def _returned(self, worker: PoolWorker) -> None:
+        self._releases += 1
+        self._leases -= 1
+        worker.leased = False
+        if worker.poisoned and worker.serving:
+            self._let_go(worker)
+        else:
+            self._feed(worker)
+        self._changed.notify_all()
+
+    def _run(self, worker: PoolWorker, item: Waiting) -> None:
+        """In a thread of the pool's: run functions with a leased worker, one after the other."""
+        todo: Waiting | None = item
+        while todo is not None:
+            lease = LeasedWorker(self, worker)
+            value, failure = None, None
+            try:
+                assert todo.function is not None
+                value = todo.function(lease, *todo.args, **todo.kwargs)
+            except BaseException as error:  # noqa: BLE001  # it goes to whoever waits for the future
+                failure = error
+            done, todo = todo, None
+            with self._changed:
+                lease.close()
+                fit = worker.serving and worker.engine.is_alive and self._may_take(worker)
+                if fit and self._queue and isinstance(self._queue[0], Waiting) and self._queue[0].function is not None:
+                    following = self._queue.popleft()
+                    assert isinstance(following, Waiting)
+                    if following.future.set_running_or_notify_cancel():
+                        todo = following
+                        worker.taken += 1
+                        self._acquisitions += 1
+                        self._releases += 1
+                    else:
+                        self._pending -= 1
+                    self._make_room()
+                if todo is None:
+                    self._returned(worker)
+            if failure is None:
+                done.future.set_result(value)
+            else:
+                done.future.set_exception(failure)
+            self._ended(1)
+            del done, failure, value, lease
+
+    # Letting workers go
+
+    def _let_go(self, worker: PoolWorker) -> None:
+        """End a worker that nobody uses, and replace it if something waits. Called with the lock."""
+        worker.serving = False
+        self._workers.remove(worker)
+        self._recycled += 1
+        self._spawn(self._end, worker)
+        if not self._may_take(worker) and not self._closing and not self._is_full and not self.config.lazy_init:
+            self._start()
+        else:
+            self._grow()
+
+    def _end(self, worker: PoolWorker) -> None:
+        """Let a worker leave in good order."""
+        engine = worker.engine
+        if worker.poisoned:
+            engine.kill(PluginCrashed(self.name, "its worker was of no use any more", None, 9))
+            return
+        for phase in ("stop", "cleanup"):
+            try:
+                if engine.is_alive:
+                    self._run_phase(engine, phase, self.config.drain_timeout)
+            except PluginError as error:
+                _log.warning("%s of a worker of plugin %r raised: %s", phase, self.name, error)
+        engine.stop(self.config.drain_timeout)
+
+    def _look_later(self, since: float) -> None:
+        """See to it that idle workers are looked at when the next one's time is up. Called with the lock."""
+        longest = self.config.max_idle_time
+        if longest is None or self._looks_at is not None or len(self._workers) <= self.config.min_size:
+            return
+        self._looks_at = since + longest
+        self._at(self._looks_at, "_look_at_idle")
+
+    def _look_at_idle(self) -> None:
+        longest = self.config.max_idle_time
+        assert longest is not None
+        now = time.monotonic()
+        with self._changed:
+            self._looks_at = None
+            if self._closed:
+                return
+            idle = [worker for worker in self._workers if not worker.leased and not worker.line]
+            for worker in sorted(idle, key=lambda worker: worker.idle_since):
+                if len(self._workers) <= self.config.min_size:
+                    return
+                if worker.idle_since + longest > now:
+                    self._look_later(worker.idle_since)
+                    return
+                self._let_go(worker)
+
+    def _rebalance(self) -> None:
+        """A worker has nothing to do while calls wait behind others: have those back that have not begun."""
+        recalled: list[tuple[PoolWorker, list[GuestCall]]] = []
+        with self._changed:
+            self._rebalances = False
+            if self._choose(1) is None:
+                return
+            for worker in self._workers:
+                waiting = [call for call in worker.line.values() if call.started is None and not call.recalled]
+                if waiting:
+                    recalled.append((worker, waiting))
+        for worker, calls in recalled:
+            worker.engine.recall(calls)
+
+    def _at(self, when: float, method: str) -> None:
+        """Have a method called by the switchboard, unless we are forgotten until then."""
+        weak = weakref.ref(self)
+
+        def call() -> None:
+            own = weak()
+            if own is not None:
+                getattr(own, method)()
+
+        self.around.board.at(when, call)
+
+    # What it is
+
+    def stats(self) -> PoolStats:
+        """Return the numbers of this moment."""
+        with self._changed:
+            busy = sum(1 for worker in self._workers if worker.leased or worker.line)
+            return PoolStats(
+                total=len(self._workers),
+                available=len(self._workers) - busy,
+                in_use=busy,
+                queued=len(self._queue),
+                acquisitions=self._acquisitions,
+                releases=self._releases,
+                timeouts=self._timeouts,
+                executions=self._executions,
+                total_execution_time=self._execution_time,
+                started=self._started,
+                crashes=self._crashes,
+                recycled=self._recycled,
+            )
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the workers."""
+        with self._changed:
+            return [worker.engine.pid for worker in self._workers]
+
+    def is_healthy(self) -> bool:
+        """Whether it takes calls, and has workers or can start some; busy ones are well."""
+        with self._changed:
+            if self._closing or self._is_hopeless:
+                return False
+            return bool(self._workers) or self._starting > 0 or self._failed_start is None
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether it takes no more calls."""
+        return self._closing
+
+    # Its end
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until all that was handed in has ended. Raises PoolTimeout."""
+        begun = time.monotonic()
+        if self.around.board.is_current:
+            raise ReentrantCall(self.name, ("a callback of the runtime, which may not wait",))
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._pending, timeout):
+                waited = round(time.monotonic() - begun, 3)
+                raise PoolTimeout(waited, f"{self._pending} calls of plugin {self.name!r} to end")
+
+    def _drain(self) -> list[GuestCall | Waiting]:
+        """Take what waits out of the queue. Called with the lock."""
+        waiting = list(self._queue)
+        self._queue.clear()
+        for item in waiting:
+            if isinstance(item, GuestCall):
+                item.future._owner = None
+        return waiting
+
+    def _fail(self, lost: Sequence[GuestCall | Waiting], error: BaseException) -> None:
+        """Tell those whose turn will not come."""
+        ended = 0
+        for item in lost:
+            if isinstance(item, GuestCall):
+                item.future.resolve(None, error)
+                ended += 1
+            else:
+                ended += item.function is not None
+                if item.future.set_running_or_notify_cancel():
+                    item.future.set_exception(error)
+        if ended:
+            self._ended(ended)
+
+    def shut_down(self, *, wait: bool = True, cancel: bool = False, kill: bool = False) -> None:
+        """Take no more calls, let those that were accepted end, then end the workers.
+
+        `cancel`: those that have not begun fail with PoolShutdown. `kill`: those that run, too.
+        """
+        with self._changed:
+            again, self._closing = self._closing, True
+            self._killed = self._killed or kill
+            if cancel or kill:
+                lost = self._drain()
+            else:
+                lost = [item for item in self._queue if isinstance(item, Waiting) and item.function is None]
+                self._queue = deque(item for item in self._queue if item not in lost)
+            self._changed.notify_all()
+        self._fail(lost, PoolShutdown(self._shut_down_text))
+        wait = wait and not self.around.board.is_current
+        if not wait:
+            threading.Thread(target=self._finish, args=(again,), name="ringfence-pool-shutdown").start()
+        else:
+            self._finish(again)
+
+    def _finish(self, again: bool) -> None:
+        if self._killed:
+            with self._changed:
+                engines = [worker.engine for worker in self._workers]
+            for engine in engines:
+                engine.kill(PluginCrashed(self.name, "its pool was shut down", None, 9))
+        with self._changed:
+            if again:
+                self._changed.wait_for(lambda: self._finished)
+                return
+            self._changed.wait_for(lambda: not self._pending)
+            self._changed.wait_for(lambda: not self._leases, self.config.drain_timeout)
+            self._closed = True
+            workers, self._workers = self._workers, []
+            for worker in workers:
+                worker.poisoned = worker.poisoned or worker.leased
+                worker.serving = False
+                self._spawn(self._end, worker)
+            self._changed.wait_for(lambda: not self._threads)
+        try:
+            self._pool.kill_workers()
+            self._pool.shutdown()
+            self._runners.shutdown(wait=True)
+            if self._on_close is not None:
+                self._on_close()
+        finally:
+            with self._changed:
+                self._finished = True
+                self._changed.notify_all()
+
+
+def end_all() -> None:
+    """At the program's end, before threads are waited for: let every pool finish what it has accepted, and end it."""
+    for pool in list(_pools):
+        pool.shut_down()
+
+
+# After those of the pools and executors that are used here, so it is called before them.
+threading._register_atexit(end_all)  # type: ignore[attr-defined]
