@@ -49,6 +49,97 @@ def test_poke_around(granted: bool) -> None:
     assert seen["a sum"] == "'45'"
 
 
+def example(name: str) -> list[str]:
+    """Run an example; return what it prints."""
+    return run("-W", "error", str(EXAMPLES / name))
+
+
+def test_plugins_quick_start() -> None:
+    """As the guide prints it."""
+    assert example("plugins_quick_start.py") == ["Result: 'DATA'", "Another process than this one: True"]
+
+
+def test_plugins_pipeline() -> None:
+    """Dependencies come first, what is wrong is said, and each plugin has a part in the result."""
+    assert example("plugins_pipeline.py") == [
+        "Loaded 3 plugins",
+        "- row-reader",
+        "- column-sums",
+        "- data-processor",
+        "Not loaded: 4-unsound: InvalidManifest",
+        "Processing result: {'apples': 13, 'pears': 5}",
+    ]
+
+
+def test_hot_reload() -> None:
+    """New code answers, broken code changes nothing."""
+    assert example("hot_reload.py") == [
+        "before: DATA",
+        "reload of example: succeeded",
+        "changed: data",
+        "reload of example: failed, '(' was never closed",
+        "broken: data",
+        "reload of example: succeeded",
+        "mended: Data",
+    ]
+
+
+def test_foo_extension() -> None:
+    """Its steps come in their order."""
+    lines = example("foo_extension.py")
+    steps = [line.partition(":")[0] for line in lines]
+    assert steps == ["new", "attach_to", "initialize", "in between", "teardown", "new", "by its name alone"]
+    assert lines[2].endswith("True")
+
+
+def test_logger_from_python() -> None:
+    """What is above the level is heard."""
+    assert example("logger_from_python.py") == [
+        "INFO  extension __EXT_hyperion_logger initialized",
+        "INFO  instance of Notebook 0.1.0 on Hyperion 0.1.1 created with __EXT_hyperion_logger",
+        "DEBUG 3 of 4",
+        "INFO  said by {name}, with no arguments: nothing is filled in",
+    ]
+
+
+def test_host_profiles() -> None:
+    """The collector runs, the deployer does not, and the daemon's work is done."""
+    assert example("host_profiles.py") == [
+        "loaded: log-processor with fs:read, net:request, time:read",
+        "refused: plugin 'deployer' requires fs:write, which the profile 'observability' does not allow",
+        "counted: {'GET': 2, 'POST': 1}",
+        "collected by itself: True",
+        "by name: deployer",
+    ]
+
+
+def test_flaky_retry() -> None:
+    """It crashes twice, and then it works."""
+    first, second, third = example("flaky_retry.py")
+    for line in (first, second):
+        assert "SIGSEGV" in line
+    assert third == "Success: 'done'"
+
+
+def test_both_seeds() -> None:
+    """Plugins and extensions end in their order, with everything in the log."""
+    lines = example("both_seeds.py")
+    for line in ("answer: DATA", "published: 1 ['the news']", "the same steps: True", "[talker] INFO working on data"):
+        assert line in lines
+    assert lines[lines.index("and now the end:") + 1 :] == [
+        "[host] WARN closing with live plugins: talker, counter",
+        "[counter] INFO counted new, attach_to, initialize, teardown",
+        "[host] INFO plugin counter stopped",
+        "[host] INFO plugin counter unloaded",
+        "[talker] INFO goodbye",
+        "[host] INFO plugin talker stopped",
+        "[host] INFO plugin talker unloaded",
+        "[host] INFO counted new, attach_to, initialize, teardown",
+        "[host] INFO extension __EXT_COUNTER torn down",
+        "[host] INFO extension __EXT_ringfence_plugin_runtime torn down",
+    ]
+
+
 def test_every_example_has_a_test() -> None:
     """Nothing lies in examples/ that no test runs."""
     source = Path(__file__).read_text()

@@ -54,6 +54,8 @@ class Surroundings:
         self._slots = threading.BoundedSemaphore(config.max_concurrent_calls)
         self._sinks: tuple[LogSink, ...] = ()
         self._lock = threading.Lock()
+        # What is printed comes by another thread than what is logged; sinks are told one thing at a time.
+        self._telling = threading.RLock()
         self._executor: ThreadPoolExecutor | None = None
 
     @property
@@ -104,11 +106,12 @@ class Surroundings:
             texts = on_one_line(record.logger), on_one_line(record.message)
             logger.log(_LEVELS[record.level], "%s: %s", *texts)
             return
-        for sink in self._sinks:
-            try:
-                sink(record)
-            except Exception:  # noqa: BLE001  # the host's own function
-                _log.exception("a log sink raised")
+        with self._telling:
+            for sink in self._sinks:
+                try:
+                    sink(record)
+                except Exception:  # noqa: BLE001  # the host's own function
+                    _log.exception("a log sink raised")
 
     def close(self) -> None:
         """End the threads. No plugin may be left."""

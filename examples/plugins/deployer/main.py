@@ -1,0 +1,2 @@
+def deploy(what):
+    return f"{what} is everywhere"

@@ -1,0 +1,2 @@
+def process(data):
+    return data

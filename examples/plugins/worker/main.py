@@ -1,0 +1,7 @@
+import os
+
+PID = os.getpid()
+
+
+def process(number):
+    return [number * number, PID]
