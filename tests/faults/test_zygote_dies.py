@@ -7,7 +7,7 @@ from typing import Any
 
 import pool_tasks as tasks
 import pytest
-from waiting import wait_for_cpu_use, wait_until
+from waiting import wait_for_cpu_use, wait_until, wait_until_gone
 
 from ringfence import BrokenPool, Pool, WorkerCrashed
 from ringfence.ipc import messages as m
@@ -58,6 +58,7 @@ def test_after_it_said_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
         if message[0] == m.SPAWNED and not said:
             said.append(1)
             os.kill(zygote.pid, signal.SIGKILL)
+            wait_until_gone([message[2]])  # or it may be given the task in what is left of its life
 
     monkeypatch.setattr(crew.Crew, "_zygote_said", said_then_kill)
     with Pool(1) as pool:
