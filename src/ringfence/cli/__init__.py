@@ -23,9 +23,11 @@ def main() -> None:
         return
     import typer
 
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
     app = typer.Typer(
         no_args_is_help=True,
-        add_completion=True,
+        # Its two options stand before any command; a shell that asks what there is names none.
+        add_completion=asked not in _COMMANDS,
         # A traceback with all local variables would print what people pass in: secrets among it.
         pretty_exceptions_enable=False,
     )
@@ -44,7 +46,6 @@ def main() -> None:
     ) -> None:
         """Run code you do not trust, locked in."""
 
-    asked = sys.argv[1] if len(sys.argv) > 1 else ""
     for name, module in _COMMANDS.items():
         if asked == name or asked not in _COMMANDS:
             import_module(module).register(app)

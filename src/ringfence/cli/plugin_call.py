@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ringfence.plugins.records import PluginLog
     from ringfence.plugins.runtime import PluginRuntime
 
-__all__ = ["print_result", "register", "running", "seconds_of", "show_log"]
+__all__ = ["call_until_interrupted", "print_result", "register", "running", "seconds_of", "show_log"]
 
 _LEVELS: Final = ("trace", "debug", "info", "warn", "error")
 _DEBUG: Final = 1
@@ -72,12 +72,28 @@ def call(
         except Exception as error:
             raise NotStarted(error) from error
         with running(target, config) as (_, handle):
-            result = handle.call(function, values, named)
+            result = call_until_interrupted(handle, function, values, named)
             if as_json:
                 print_json({"plugin": handle.name, "version": handle.version, "function": function,
                             "result": as_data(result)})  # fmt: skip
             else:
                 print_result(result)
+
+
+def call_until_interrupted(
+    handle: "PluginHandle", function: str, args: list[Any], kwargs: dict[str, Any] | None = None
+) -> Any:
+    """Call a function as `PluginHandle.call` does; Ctrl-C ends it at once, and its worker with it."""
+    from ringfence.plugins.errors import Cancelled
+
+    try:
+        return handle.call(function, args, kwargs)
+    except KeyboardInterrupt:
+        # Not asked to end: whoever presses Ctrl-C does not wait for what may never come.
+        engine = handle.steps.engine
+        if engine is not None:
+            engine.kill(Cancelled(f"{handle.name}.{function} was interrupted"))
+        raise
 
 
 def seconds_of(text: str | None) -> float | None:

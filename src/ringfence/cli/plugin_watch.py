@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from ringfence.cli.plugin_access import Access, AllowOption, Approver, ProfileOption, YesOption
-from ringfence.cli.plugin_call import print_result, running, seconds_of
+from ringfence.cli.plugin_call import call_until_interrupted, print_result, running, seconds_of
 from ringfence.cli.plugin_home import Home, JsonOption, StoreOption, Target
 from ringfence.cli.plugin_output import NotStarted, error_document, note, report, show
 from ringfence.cli.plugin_values import as_data, value_of
@@ -148,7 +148,7 @@ class _Reporter:
         if self._function is None:
             return
         try:
-            result = handle.call(self._function, self._args)
+            result = call_until_interrupted(handle, self._function, self._args)
         except RingfenceError as error:
             if self._as_json:
                 self._say({"event": "failed call", "plugin": handle.name, **error_document(error)}, "", None)

@@ -1,0 +1,689 @@
+"""`ringfence plugin`: each command as somebody types it, and what it says when they are wrong."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ringfence import PluginStore
+from ringfence.cli import plugin as plugin_commands
+from ringfence.cli.plugin_home import Home
+from ringfence.cli.plugin_output import error_document, safe_lines
+from ringfence.cli.plugin_values import as_data, as_text, keywords, value_of
+from ringfence.cli.plugin_words import meaning
+from ringfence.plugins.errors import InvalidManifest
+from ringfence.plugins.lockfile import LockFile
+from ringfence.plugins.quarantine import Quarantine
+from ringfence.sandbox.capabilities import Capability, Grant
+
+MAIN = "from ringfence.cli import main; main()"
+
+PLAIN = """\
+name = "plain"
+version = "1.0.0"
+description = "A plugin of these tests"
+api-version = { major = 0, minor = 21, patch = 0 }
+source = "plain.py"
+exports = ["echo", "boom", "spin", "die", "loud", "date", "wait"]
+"""
+
+CODE = '''\
+import datetime, os, time
+
+def echo(*args, **kwargs): return [list(args), kwargs]
+def boom(): raise ValueError("no \\x1b[31m good")
+def spin():
+    while True: pass
+def die(): os._exit(3)
+def loud():
+    print("printed \\x1b[31mred")
+    return "a\\x1b[31mb\\nc"
+def date(): return {"at": datetime.datetime(2020, 1, 2), "raw": b"\\xff", "nan": float("nan"), 1: {2, 1},
+                     "n": 1 << 99999}
+def wait():
+    print("up", flush=True)
+    time.sleep(60)
+def main(): return None
+'''
+
+NEEDY = PLAIN.replace("plain", "needy") + 'capabilities = ["fs:read", "net:request"]\nscopes."net:request" = [":443"]\n'
+
+
+class Cli:
+    """The commands, with a home of their own, in a folder that workers can read."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.home = Home(folder / "home" / "plugins")
+        monkeypatch.setenv("RINGFENCE_HOME", str(folder / "home"))
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.chdir(folder)
+        self._app = typer.Typer(pretty_exceptions_enable=False)
+        self._app.callback()(lambda: None)
+        plugin_commands.register(self._app)
+
+    def write(self, manifest: str = PLAIN, code: str = CODE) -> Path:
+        """Write a plugin; return its folder."""
+        name = re.findall('"(.*?)"', manifest)[0]
+        (self.folder / name).mkdir(exist_ok=True)
+        (self.folder / name / "plugin.toml").write_text(manifest)
+        (self.folder / name / f"{name}.py").write_text(code)
+        return self.folder / name
+
+    def __call__(self, *args: str, code: int = 0) -> Any:
+        """Run a command in this process; it has to end with `code`. Nobody is at its stdin."""
+        done = CliRunner().invoke(self._app, ["plugin", *args], prog_name="ringfence")
+        assert done.exit_code == code, f"{done.stdout}\n{done.stderr}\n{done.exception!r}"
+        assert done.exception is None or isinstance(done.exception, SystemExit)
+        return done
+
+    def json(self, *args: str, code: int = 0) -> Any:
+        """Run a command with --json; return its one document."""
+        return json.loads(self(*args, "--json", code=code).stdout)
+
+    def error(self, *args: str, code: int = 1) -> dict[str, Any]:
+        """Run a command that fails, with --json and without: return the error of the first, having compared."""
+        said: dict[str, Any] = self.json(*args, code=code)["error"]
+        assert set(said) >= {"type", "category", "message"}
+        if code != 2:
+            first = said["message"].partition("\n")[0]
+            assert next(safe_lines(first))[:30] in self(*args, code=code).stderr
+        return said
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """The commands, in an empty folder."""
+    tmp_path.chmod(0o755)
+    return Cli(tmp_path, monkeypatch)
+
+
+def command(*args: str) -> list[str]:
+    """Return the command line of ``ringfence *args``."""
+    return [sys.executable, "-P", "-c", MAIN, *args]
+
+
+def run(*args: str, **more: Any) -> "subprocess.CompletedProcess[str]":
+    """Run ``ringfence *args`` as a process."""
+    return subprocess.run(command(*args), capture_output=True, text=True, timeout=60, check=False, **more)
+
+
+# new
+
+
+def test_each_new_plugin_passes_check_and_its_own_test(cli: Cli) -> None:
+    """Every kind, as a module, a package or a program, is in order, and its test passes under pytest."""
+    names = ["module-generic", "module-ui", "module-daemon", "module-hybrid", "package-hybrid", "executable-generic",
+             "executable-hybrid"]  # fmt: skip
+    for name in names:
+        form, kind = name.split("-")
+        cli("new", name, "--kind", kind, *([] if form == "module" else [f"--{form}"]))
+    checked = cli.json("check", *names, "--strict")
+    assert [each["name"] for each in checked["plugins"]] == names
+    assert checked["ok"]
+    tests = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--import-mode=importlib",
+         f"--rootdir={cli.folder}", *names],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert tests.returncode == 0, tests.stdout
+    assert "10 passed" in tests.stdout
+
+
+def test_new_overwrites_nothing(cli: Cli) -> None:
+    """A folder that is there stays as it is, even an empty one."""
+    (cli.folder / "mine").mkdir()
+    assert "nothing is overwritten" in cli.error("new", "mine")["message"]
+    assert list((cli.folder / "mine").iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "near"), [("My_Plugin", "'my-plugin'"), ("../x", "'x'"), ("a\n", "'a'"), ("", "")])
+def test_new_refuses_what_is_no_name(cli: Cli, name: str, near: str) -> None:
+    """A wrong name is a wrong command line; one that would do is offered."""
+    assert near in cli.error("new", name, code=2)["message"]
+    assert list(cli.folder.iterdir()) == []
+
+
+def test_a_package_is_never_called_as_a_module_of_the_library(cli: Cli) -> None:
+    """A plugin may be called json; its package may not."""
+    made = cli.json("new", "json", "--package", "--dir", "deep/er")
+    assert "json_plugin/__init__.py" in made["files"]
+    assert cli.json("check", "deep/er/json")["ok"]
+
+
+# check
+
+
+def test_check_tells_all_problems_of_a_manifest_with_their_lines(cli: Cli) -> None:
+    """One run shows everything that has to be mended, and where."""
+    folder = cli.write('name = "Bad"\nversion = "1"\ncolour = 3\nsource = "x.py"\n')
+    found = cli.json("check", str(folder), code=1)["plugins"][0]["problems"]
+    assert {each["line"] for each in found if each["line"]} == {1, 2, 3}
+    assert len(found) == 4  # and the API version, which is not there
+    shown = cli("check", str(folder), code=1).stdout
+    assert f"{folder}/plugin.toml:2: error: version:" in shown
+
+
+def test_check_finds_what_is_wrong_with_code_without_running_it(cli: Cli) -> None:
+    """Syntax, missing exports and undeclared needs are found; the code does not run."""
+    mark = cli.folder / "ran"
+    cli.write(PLAIN.replace("plain", "syntax"), "def f(:\n")
+    lacking = f"import socket\nopen({str(mark)!r}, 'w')\nfrom os import getpid as echo\n"
+    cli.write(PLAIN.replace("plain", "lacking"), lacking)
+    first, second = cli.json("check", "syntax", "lacking", code=1)["plugins"]
+    assert (first["problems"][0]["line"], first["problems"][0]["column"]) == (1, 7)
+    texts = [each["message"] for each in second["problems"]]
+    assert "exports: 'boom' is not defined" in texts
+    assert not any("'echo'" in text for text in texts)  # it is imported, which is as good
+    assert any("needs net:request" in text for text in texts)
+    assert not mark.exists()
+
+
+def test_check_compares_with_what_a_host_grants(cli: Cli) -> None:
+    """With --allow or --profile a plugin that asks for more is told of; without, what no worker can be held to is."""
+    cli.write(NEEDY)
+    assert cli.json("check", "needy")["ok"]
+    assert cli.json("check", "needy", "--allow", "fs:read", "--allow", "net:request")["ok"]
+    assert "requires net:request=:443" in cli("check", "needy", "--allow", "fs:read", code=1).stdout
+    assert "profile 'untrusted'" in cli("check", "needy", "--profile", "untrusted", code=1).stdout
+    cli.write(NEEDY.replace('":443"', '"example.org:443"'))
+    assert "cannot be enforced" in cli("check", "needy", code=1).stdout
+
+
+def test_check_can_run_it_locked_in(cli: Cli) -> None:
+    """--run finds what only running can find; it asks for approval as every start does."""
+    cli.write(PLAIN, CODE + "raise RuntimeError('on import')\n")
+    assert cli.json("check", "plain")["ok"]
+    assert "on import" in cli("check", "plain", "--run", code=1).stdout
+    cli.write(NEEDY)
+    assert "needs approval" in cli("check", "needy", "--run", code=1).stdout
+    checked = cli.json("check", "needy", "--run", "--allow", "fs:read", "--allow", "net:request=:443")
+    assert checked["plugins"][0]["loaded"]
+
+
+def test_check_strictly(cli: Cli) -> None:
+    """--strict lets warnings count."""
+    cli.write(PLAIN.replace('description = "A plugin of these tests"\n', ""))
+    assert cli("check", "plain").stdout.endswith("plain 1.0.0: 1 warning\n")
+    cli("check", "plain", "--strict", code=1)
+
+
+@pytest.mark.parametrize("path", ["missing", "missing.py", "missing.plb", "missing.toml", "home"])
+def test_a_path_that_is_no_plugin(cli: Cli, path: str) -> None:
+    """Whatever is not there is told in a sentence, by every command that takes a path."""
+    (cli.folder / "home").mkdir()
+    assert "manifest not found" in cli("check", path, code=1).stdout
+    for name in ("compile", "hash", "migrate"):
+        assert cli.error(name, path)["type"] in ("ManifestNotFound", "ManifestParse")
+    assert cli.error("watch", path, code=125)["type"] == "ManifestNotFound"
+
+
+# inspect, compile, hash, migrate, schema
+
+
+def test_inspect_says_what_a_plugin_is_wants_and_offers(cli: Cli) -> None:
+    """Risks in words, signatures, the digest, and what this host enforces; and a stub where one is wanted."""
+    echo = 'def echo(text: str, times: int = 1) -> list[str]:\n    """Repeat."""\n'
+    cli.write(NEEDY, echo + CODE.replace("def echo", "def _"))
+    said = cli.json("inspect", "needy", "--stub", "needy.pyi")
+    assert [(each["grant"], each["risk"]) for each in said["capabilities"]] == [
+        ("fs:read", "low"), ("net:request=:443", "medium")]  # fmt: skip
+    assert "leave this machine" in said["capabilities"][1]["means"]
+    assert said["exports"][0] == {
+        "name": "echo", "signature": "(text: str, times: int = ...) -> list[str]", "doc": "Repeat.", "async": False,
+    }  # fmt: skip
+    assert said["hash"] == cli.json("hash", "needy")["code"]
+    assert {each["layer"] for each in said["host"]} >= {"seccomp", "landlock"}
+    assert "def echo(self, text: str, times: int = ...) -> list[str]" in (cli.folder / "needy.pyi").read_text()
+    shown = cli("inspect", "needy").stdout
+    assert "connect to :443" in shown and "\x1b" not in shown
+
+
+def test_every_capability_has_words() -> None:
+    """Nobody is asked to grant what is not explained."""
+    for capability in Capability.__members__.values():
+        assert meaning(Grant(capability))
+    assert meaning(Grant.parse("fs:write=/data")) == "write below /data"
+
+
+def test_a_compiled_plugin_is_inspected_checked_and_called(cli: Cli) -> None:
+    """One file, from any folder, without its source."""
+    cli.write()
+    made = cli.json("compile", "plain", "-o", "out.plb", "--mode", "production")
+    assert made["exports"][0] == "echo"
+    assert [each["name"] for each in cli.json("inspect", "out.plb")["exports"]] == made["exports"]
+    assert cli.json("check", "out.plb")["ok"]
+    assert cli.json("call", "out.plb", "echo", "1")["result"] == [[1], {}]
+    assert "compiled already" in cli.error("compile", "out.plb")["message"]
+    Path("out.plb").write_bytes(b"no bytecode")
+    assert cli.error("inspect", "out.plb")["type"] == "InvalidBytecode"
+
+
+def test_the_hash_is_what_a_manifest_takes(cli: Cli) -> None:
+    """A manifest with the hash that is printed loads; with another one the right one can still be asked for."""
+    folder = cli.write()
+    digest = cli("hash", "plain").stdout.strip()
+    manifest = folder / "plugin.toml"
+    manifest.write_text(PLAIN + f'hash = "{digest}"\n')
+    assert cli.json("hash", "plain")["matches"] is True
+    assert cli.json("check", "plain")["ok"]
+    manifest.write_text(PLAIN + f'hash = "sha256:{"0" * 64}"\n')
+    assert cli.json("hash", "plain")["code"] == digest
+    assert not cli.json("check", "plain", code=1)["ok"]
+
+
+def test_migrate_shows_or_rewrites(cli: Cli) -> None:
+    """The old spelling becomes today's, on stdout or in place; mode and comments stay."""
+    folder = cli.write(re.sub("api-version.*", 'api_version = "0.21.0"  # old', PLAIN))
+    manifest = folder / "plugin.toml"
+    manifest.chmod(0o640)
+    made = cli("migrate", "plain").stdout
+    assert made == PLAIN.replace("patch = 0 }", "patch = 0 }  # old")
+    assert "api_version" in manifest.read_text()
+    assert cli.json("migrate", "plain/plugin.toml", "--in-place")["written"]
+    assert (manifest.read_text(), manifest.stat().st_mode & 0o777) == (made, 0o640)
+    assert "needs no change" in cli("migrate", "-i", "plain").stdout
+
+
+def test_the_schema_is_one(cli: Cli) -> None:
+    """What is printed is the JSON Schema of manifests."""
+    assert json.loads(cli("schema").stdout)["properties"]["name"]["type"] == "string"
+
+
+# call
+
+
+def test_a_call_has_json_arguments_and_a_json_result(cli: Cli) -> None:
+    """Arguments are JSON, or texts; what JSON lacks has a form in it."""
+    cli.write()
+    args = ["1", "two", '{"a": [null]}', "--kwarg", "k=[1]", "--kwarg", "t=x", "--", "-5"]
+    given, named = json.loads(cli("call", "plain", "echo", *args).stdout)
+    assert (given, named) == ([1, "two", {"a": [None]}, -5], {"k": [1], "t": "x"})
+    result = cli.json("call", "plain/plain.py", "date")["result"]
+    assert result.pop("n").startswith("0x8000")
+    assert result == {"at": "2020-01-02T00:00:00", "raw": "/w==", "nan": "nan", "1": [1, 2]}
+    assert cli("call", "plain").stdout == ""  # main, which is not exported and may be called
+
+
+def test_what_goes_wrong_in_a_call_has_its_own_exit_code(cli: Cli) -> None:
+    """The plugin's own traceback, then one sentence; 1 it failed, 124 too long, 125 it did not start."""
+    cli.write()
+    failed = cli("call", "plain", "boom", code=1)
+    assert failed.stderr.splitlines()[-1] == "ringfence: plain.boom raised ValueError: no \\x1b[31m good"
+    assert 'raise ValueError("no' in failed.stderr and "\x1b" not in failed.stderr
+    assert cli.error("call", "plain", "boom")["remote_type"] == "ValueError"
+    assert cli.error("call", "plain", "spin", "--timeout", "500ms", code=124)["type"] == "CallTimeout"
+    assert cli.error("call", "plain", "die")["type"] == "PluginCrashed"
+    assert "exports: echo" in cli.error("call", "plain", "nothing")["message"]
+    cli.write(PLAIN, CODE + "raise RuntimeError('on import')\n")
+    assert cli.error("call", "plain", "echo", code=125)["type"] == "InitializationFailed"
+    cli.write(PLAIN.replace("plain", "other").replace("0.", "x."))
+    assert cli.error("call", "other", "echo", code=125)["category"] == "validation"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["plain", "echo", "[1"],
+        ["plain", "echo", "--kwarg", "no"],
+        ["plain", "echo", "--kwarg", "a=1", "--kwarg", "a=2"],
+        ["plain", "echo", "--timeout", "soon"],
+        ["plain", "echo", "--allow", "fs:raed"],
+        ["plain", "echo", "--profile", "untrustd"],
+        ["plain", "echo", "--nothing"],
+        [],
+    ],
+)
+def test_a_wrong_command_line_runs_nothing(cli: Cli, args: list[str]) -> None:
+    """A slip is 2, as text and as JSON."""
+    cli.write()
+    assert cli.error("call", *args, code=2)["category"] == "usage"
+    assert "Usage:" in cli("call", *args, code=2).stderr
+
+
+def test_what_is_declared_has_to_be_approved(cli: Cli) -> None:
+    """Without a terminal the answer is no, at once; --allow is for one time, --yes is remembered until code changes."""
+    cli.write(NEEDY, CODE)
+    said = cli.error("call", "needy", "echo", code=125)
+    assert (said["type"], said["plugin"]) == ("ApprovalRequired", "needy")
+    assert said["hint"].endswith("--allow fs:read --allow net:request=:443")
+    assert cli.error("call", "needy", "echo", "--allow", "fs:read", code=125)["type"] == "ApprovalRequired"
+    assert cli.json("call", "needy", "echo", "--allow", "fs:read", "--allow", "net:request")["result"] == [[], {}]
+    assert cli.error("call", "needy", "echo", code=125)["type"] == "ApprovalRequired"
+    assert cli.json("call", "needy", "echo", "--yes")["result"] == [[], {}]
+    assert cli.json("call", "needy", "echo")["result"] == [[], {}]
+    assert LockFile(cli.home.approvals).names() == ("needy",)
+    cli.write(NEEDY, CODE + "\n# changed\n")
+    assert "has changed" in cli.error("call", "needy", "echo", code=125)["message"]
+
+
+def test_a_profile_grants_what_it_grants(cli: Cli) -> None:
+    """With --profile nobody is asked, and what the profile lacks is refused, unless --allow adds it."""
+    cli.write(NEEDY)
+    assert cli.error("call", "needy", "echo", "--profile", "untrusted", code=125)["type"] == "IncompatibleProfile"
+    more = ["--allow", "fs:read", "--allow", "net:request=:443"]
+    assert cli.json("call", "needy", "echo", "--profile", "untrusted", *more)["result"] == [[], {}]
+
+
+def test_somebody_at_the_terminal_is_asked(cli: Cli) -> None:
+    """Each capability is asked about, answers are kept as said, and what the plugin says cannot drive the terminal."""
+    more = 'capabilities = ["stdout:write", "net:request"]\nscopes."net:request" = [":443"]\n'
+    cli.write(PLAIN + more)
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        command("plugin", "call", "plain", "loud"), stdin=follower, stdout=follower, stderr=follower,
+        start_new_session=True, env={**os.environ, "TERM": "xterm"}, preexec_fn=take_terminal,
+    )  # fmt: skip
+    os.close(follower)
+    try:
+        shown = ""
+        answers = iter([b"y\n", b"s\n"])
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                shown += os.read(leader, 4096).decode()
+            except OSError:  # the other end is closed
+                break
+            if shown.rstrip(" ").endswith("[y/N/once/session]:") and (answer := next(answers, None)):
+                os.write(leader, answer)
+        assert process.wait(30) == 0, shown
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+    assert "net:request=:443 (medium risk)" in shown
+    assert "printed \\x1b[31mred" in shown and "a\\x1b[31mb" in shown
+    assert "\x1b" not in shown
+    assert not cli.home.approvals.exists()  # for one of them only this session was said
+
+
+def take_terminal() -> None:
+    """Make stdin this process's terminal, as a shell would."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def test_what_a_plugin_prints_goes_to_stderr(cli: Cli) -> None:
+    """stdout has the result alone: into a pipe byte for byte, in JSON as one document."""
+    cli.write(PLAIN + 'capabilities = ["stdout:write"]\n')
+    done = run("plugin", "call", "plain", "loud", "--yes")
+    assert (done.stdout, done.stderr) == ("a\x1b[31mb\nc\n", "printed \\x1b[31mred\n")
+    assert json.loads(run("plugin", "call", "plain", "loud", "--json").stdout)["result"] == "a\x1b[31mb\nc"
+
+
+def test_interrupt_ends_a_call_at_once(cli: Cli) -> None:
+    """Ctrl-C ends the call with 130, and no process of it is left."""
+    cli.write(PLAIN + 'capabilities = ["stdout:write"]\n')
+    with subprocess.Popen(
+        command("plugin", "call", "plain", "wait", "--yes", "--timeout", "none"), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        assert process.stderr.readline() == "up\n"
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")
+    assert not psutil.wait_procs(family, timeout=5)[1]
+
+
+# The store
+
+
+def test_a_plugin_is_installed_called_pinned_and_removed(cli: Cli) -> None:
+    """By name once it is installed; the version that is pinned is the one that is meant."""
+    folder = cli.write()
+    assert cli.json("list")["plugins"] == []
+    assert not cli.home.root.exists()  # who only looks makes nothing
+    digest = cli.json("hash", "plain")["folder"]
+    assert cli.json("install", "plain", "--pin", "--digest", digest)["pinned"]
+    (folder / "plugin.toml").write_text(PLAIN.replace("1.0.0", "1.1.0"))
+    assert not cli.json("install", "plain")["current"]
+    folder.rename(cli.folder / "elsewhere")
+    assert cli.json("call", "plain", "echo")["version"] == "1.0.0"
+    assert cli.json("call", "plain@1.1.0", "echo")["version"] == "1.1.0"
+    with PluginStore(cli.home.root).use("plain", "1.1.0"):
+        assert [(each["version"], each["pinned"], each["in_use"]) for each in cli.json("list")["plugins"]] == [
+            ("1.0.0", True, False), ("1.1.0", False, True)]  # fmt: skip
+        assert "current, pinned" in cli("list").stdout
+    assert cli.json("unpin", "plain")["version"] == "1.1.0"
+    assert cli.json("pin", "plain@1.0.0")["pinned"]
+    assert cli.json("remove", "plain@1.0.0") == {"name": "plain", "removed": ["1.0.0"], "left": ["1.1.0"]}
+    assert cli.json("remove", "plain")["left"] == []
+    assert cli.error("call", "plain", "echo")["type"] == "PluginNotFound"
+
+
+def test_an_archive_is_installed_into_another_store(cli: Cli) -> None:
+    """--store is another place, with its own approvals; an archive that is hostile is refused in a sentence."""
+    folder = cli.write(NEEDY)
+    with zipfile.ZipFile("needy.zip", "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, f"needy/{file.name}")
+    assert cli.json("install", "needy.zip", "--store", "other")["name"] == "needy"
+    assert cli.json("call", "needy", "echo", "--yes", "--store", str(cli.folder / "other"))["result"] == [[], {}]
+    assert cli.json("list", "--store", "other")["plugins"][0]["approved"]
+    folder.rename(cli.folder / "elsewhere")
+    assert cli.error("call", "needy", "echo")["type"] == "PluginNotFound"
+    assert cli.json("remove", "needy", "--purge", "--store", "other")["left"] == []
+    assert LockFile(cli.folder / "other-approvals.toml").names() == ()
+    with zipfile.ZipFile("evil.zip", "w") as archive:
+        archive.writestr("../../evil.py", "")
+    assert cli.error("install", "evil.zip")["type"] == "ArchiveRefused"
+    assert cli.error("install", "elsewhere", "--digest", f"sha256:{'0' * 64}")["type"] == "DigestMismatch"
+
+
+def test_a_quarantine_is_shown_and_lifted(cli: Cli) -> None:
+    """What crashed too often is not started, list says why, and one command lifts it."""
+    cli.write()
+    cli("install", "plain")
+    Quarantine(cli.home.quarantine).add("plain", "crashed 5 times \x1b[31m", 5)
+    assert cli.json("list")["plugins"][0]["quarantine"]["crashes"] == 5
+    assert "plain is in quarantine since" in cli("list").stdout
+    assert cli.error("call", "plain", "echo", code=125)["type"] == "PluginQuarantined"
+    assert cli.json("retry", "plain")["name"] == "plain"
+    assert cli.json("call", "plain", "echo")["result"] == [[], {}]
+    assert cli.error("retry", "plain")["type"] == "PluginNotFound"
+
+
+@pytest.mark.parametrize(
+    ("given", "root"),
+    [
+        ({"RINGFENCE_HOME": "/a/b"}, "/a/b/plugins"),
+        ({"XDG_DATA_HOME": "/data"}, "/data/ringfence/plugins"),
+        ({"XDG_DATA_HOME": "relative"}, "/home/me/.local/share/ringfence/plugins"),
+        ({}, "/home/me/.local/share/ringfence/plugins"),
+    ],
+)
+def test_where_plugins_are_kept(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], root: str) -> None:
+    """RINGFENCE_HOME, else the user's data folder as the XDG specification has it; approvals lie beside."""
+    for name in ("RINGFENCE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    home = Home.of(None)
+    assert (str(home.root), str(home.approvals)) == (root, f"{root}-approvals.toml")
+    assert Home.of(Path("/else")).quarantine == Path("/else-quarantine.json")
+
+
+# watch
+
+
+@pytest.fixture
+def watching(cli: Cli) -> Iterator[Any]:
+    """`ringfence plugin watch plain --call echo`, in lines of JSON."""
+    cli.write(PLAIN, "def echo(word): return word\n" + CODE.replace("def echo", "def _"))
+    with subprocess.Popen(
+        command("plugin", "watch", "plain", "--call", "echo", "one", "--json"), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        yield process
+        process.kill()
+
+
+def test_watch_tells_of_each_reload_until_interrupted(cli: Cli, watching: Any) -> None:
+    """A change is one line, and so is one that fails; the version before goes on; Ctrl-C is a good end."""
+    file = cli.folder / "plain" / "plain.py"
+
+    def heard() -> dict[str, Any]:
+        said: dict[str, Any] = json.loads(watching.stdout.readline())
+        return said
+
+    assert heard()["event"] == "loaded"
+    assert heard() == {"event": "called", "plugin": "plain", "result": "one"}
+    good = file.read_text()
+    file.write_text("def echo(:\n")
+    failed = heard()
+    assert failed["event"] == "failed"
+    assert "plain.py:1" in failed["error"]["message"]
+    file.write_text(good.replace("return word", "return word * 2", 1))
+    assert heard()["event"] == "reloaded"
+    assert heard()["result"] == "oneone"
+    family = psutil.Process(watching.pid).children(recursive=True)
+    os.killpg(watching.pid, signal.SIGINT)
+    out, err = watching.communicate(timeout=30)
+    assert (watching.returncode, out, err) == (0, "", "")
+    assert not psutil.wait_procs(family, timeout=5)[1]
+
+
+# What holds for all of them
+
+
+def test_every_command_and_option_is_described(cli: Cli) -> None:
+    """--help of each command says what it does, what each option is for, and shows an example."""
+    shown = cli("--help").stdout
+    app = typer.main.get_command(cli._app)
+    commands = app.commands["plugin"].commands  # type: ignore[attr-defined]  # it is a group of groups
+    assert set(commands) == {
+        "new", "check", "inspect", "compile", "hash", "migrate", "schema", "call", "watch", "install", "list", "pin",
+        "unpin", "remove", "retry",
+    }  # fmt: skip
+    for name, each in commands.items():
+        assert f" {name} " in shown
+        assert "Example" in cli(name, "--help").stdout
+        assert all(parameter.help for parameter in each.params), name
+        assert any("--json" in parameter.opts for parameter in each.params), name
+
+
+@pytest.mark.parametrize(
+    ("variables", "shell"),
+    [
+        ({"COMP_WORDS": "ringfence plugin ", "COMP_CWORD": "2"}, "bash"),
+        ({"_TYPER_COMPLETE_ARGS": "ringfence plugin "}, "zsh"),
+        ({"_TYPER_COMPLETE_ARGS": "ringfence plugin ", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}, "fish"),
+    ],
+)
+def test_the_shell_completes_commands(variables: dict[str, str], shell: str) -> None:
+    """Each shell is told the commands of the group."""
+    done = run(env={**os.environ, **variables, "_RINGFENCE_COMPLETE": f"complete_{shell}"})
+    for name in ("new", "check", "install", "retry"):
+        assert name in done.stdout, done.stderr
+
+
+def test_bash_completes_commands_and_installed_names(cli: Cli) -> None:
+    """The script that --show-completion prints works in bash: commands, and the names of installed plugins."""
+    cli.write()
+    cli("install", "plain")
+    (cli.folder / "bin").mkdir()
+    launcher = cli.folder / "bin" / "ringfence"
+    launcher.write_text(f"#!/bin/sh\nexec {sys.executable} -P -c '{MAIN}' \"$@\"\n")
+    launcher.chmod(0o755)
+    script = run("--show-completion", env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": ""}).stdout
+    if "complete -o default" not in script:  # these tests' own parent is no shell
+        script = shell_script(cli)
+    asked = (
+        'COMP_WORDS=(ringfence plugin in); COMP_CWORD=2; _ringfence_completion ringfence; echo "${COMPREPLY[*]}";'
+        'COMP_WORDS=(ringfence plugin remove pl); COMP_CWORD=3; _ringfence_completion ringfence; echo "${COMPREPLY[*]}"'
+    )
+    path = f"{cli.folder / 'bin'}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", f"{script}\n{asked}"], env={**os.environ, "PATH": path}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.replace("\n", " ").split() == ["inspect", "install", "plain"], done.stderr
+
+
+def shell_script(cli: Cli) -> str:
+    """Return what --show-completion prints in bash, by asking from bash."""
+    return subprocess.run(
+        ["bash", "-c", "ringfence --show-completion; true"], capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, "PATH": f"{cli.folder / 'bin'}:{os.environ['PATH']}"},
+    ).stdout  # fmt: skip
+
+
+def test_run_imports_nothing_of_the_plugin_commands(cli: Cli) -> None:
+    """`ringfence run` starts as fast as before there were plugins."""
+    (cli.folder / "script.py").write_text("print('ran')")
+    code = (
+        "import atexit, sys\n"
+        "parts = 'ringfence.cli.plugin', 'ringfence.plugins'\n"
+        "atexit.register(lambda: print([name for name in sys.modules if name.startswith(parts)]))\n" + MAIN
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, "run", "script.py"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "ran\n[]\n", done.stderr
+
+
+def test_colours_are_for_terminals(cli: Cli) -> None:
+    """Piped output has none, whatever TERM says; a terminal with NO_COLOR has none either."""
+    cli.write()
+    assert "\x1b" not in run("plugin", "check", "plain", env={**os.environ, "TERM": "xterm-256color"}).stdout
+    for more, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+        leader, follower = pty.openpty()
+        with subprocess.Popen(
+            command("plugin", "check", "plain"), stdout=follower, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+            env={**environment, "TERM": "xterm-256color", **more},
+        ):  # fmt: skip
+            os.close(follower)
+            shown = os.read(leader, 4096)
+        os.close(leader)
+        assert (b"\x1b[" in shown.replace(b"\x1b[0m", b"").replace(b"\x1b[1m", b"")) is coloured, shown
+
+
+def test_foreign_text_is_harmless_and_short() -> None:
+    """What comes from plugins is shown line by line, spelt out, and not without end."""
+    lines = list(safe_lines("a\tb\x1b[31m\r\n" * 300))
+    assert lines[0] == "a    b\\x1b[31m\\r"
+    assert lines[-1] == "… and 100 more lines"
+    assert all(line.isprintable() for line in lines)
+
+
+def test_errors_as_data() -> None:
+    """An error's document has its problems with their lines, and the errors of a group are all told."""
+    said = error_document(InvalidManifest(["line 3: this", "that"], "p.toml"))["error"]
+    assert (said["category"], said["path"]) == ("validation", "p.toml")
+    assert said["problems"] == [{"line": 3, "message": "this"}, {"line": None, "message": "that"}]
+    group = ExceptionGroup("two", [OSError(2, "not there", "f"), ExceptionGroup("one", [ValueError("x")])])
+    assert error_document(group)["error"]["message"] == "two (2 sub-exceptions)\n  - f: not there\n  - x".replace(
+        " (2 sub-exceptions)", ""
+    )
+
+
+def test_values_of_arguments_and_results() -> None:
+    """JSON where it is JSON, text where it is not, an error where it was meant to be."""
+    assert [value_of(text) for text in ("1", "1.5", "true", "null", "x y", "NaN", "007", '"1"', "")] == [
+        1, 1.5, True, None, "x y", "NaN", "007", "1", ""]  # fmt: skip
+    for text in ("[1", '"x', "{'a': 1}", "[" * 100_000):
+        with pytest.raises(typer.BadParameter):
+            value_of(text)
+    assert keywords(["a=1", "b=x=y"]) == {"a": 1, "b": "x=y"}
+    assert as_text("é\x1b") == "é\x1b"
+    assert as_text(("é", b"\0")) == '[\n  "é",\n  "AA=="\n]'
+    assert as_data({(1, 2): {3}, 1.5: float("inf")}) == {"[1, 2]": [3], "1.5": "inf"}
