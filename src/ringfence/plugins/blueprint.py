@@ -1,7 +1,8 @@
 """Blueprint: everything about a plugin that is decided before a worker of it starts."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, final
@@ -10,7 +11,7 @@ from ringfence.errors import PluginError
 from ringfence.plugins.bytecode import BytecodeHeader, read_header
 from ringfence.plugins.compile import read_signatures
 from ringfence.plugins.config import LoaderConfig
-from ringfence.plugins.errors import InvalidManifest
+from ringfence.plugins.errors import InvalidConfig, InvalidManifest, PolicyError
 from ringfence.plugins.folder import Code, read_code
 from ringfence.plugins.grants import Effective, effective
 from ringfence.plugins.manifest import Manifest
@@ -92,9 +93,10 @@ class Blueprint:
         return max(1, min(most, room, _MOST_THREADS))
 
     def open_pool(self, size: int = 1) -> Pool:
-        """Return a pool for `size` workers of this plugin. Raises what `Pool` raises."""
+        """Return a pool for `size` workers of this plugin. Raises what `Pool` raises, PolicyError as InvalidConfig."""
         arguments = self.worker.pool_arguments()
-        return Pool(size, isolation="session", preload=("ringfence.worker.guest",), **arguments)
+        with _told_of(self.manifest):
+            return Pool(size, isolation="session", preload=("ringfence.worker.guest",), **arguments)
 
     def open_session(self, pool: Pool) -> Session:
         """Start one worker that serves as this plugin's guest."""
@@ -149,7 +151,7 @@ def draw(
         all_public: with no exports declared, every public function is one.
 
     Raises:
-        PluginError: one of many ways in which it does not fit this host; PolicyError: it asks for what cannot be kept.
+        PluginError: one of many ways in which it does not fit this host; UnsupportedError: the host lacks a layer.
     """
     manifest.validate_for(config.host_api_version)
     code = read_code(manifest) if code is None else code
@@ -157,14 +159,16 @@ def draw(
     if code.bytecode is not None:
         header = _checked(read_header(code.bytecode), manifest)
         exports = exports or header.exports
-    held = effective(manifest, manifest.folder, config, profile)
+    with _told_of(manifest):
+        held = effective(manifest, manifest.folder, config, profile)
     program = None
     if manifest.runtime == "executable":
         assert manifest.folder is not None
         path = manifest.folder.resolve() / manifest.entry_point()
         program = describe_program(path, held.folder)
         held = _with_program(held, program)
-    worker = worker_settings(held, features=probe())
+    with _told_of(manifest):
+        worker = worker_settings(held, features=probe())
     for note in (*held.notes, *worker.unenforced):
         _log.warning("plugin %r: %s", manifest.name, note)
     return Blueprint(
@@ -177,6 +181,19 @@ def draw(
         # Without assertions in production.
         optimize=1 if config.compile_mode == "production" else -1,
     )
+
+
+@contextmanager
+def _told_of(manifest: Manifest) -> Iterator[None]:
+    """Make of a PolicyError one that is about this plugin, and a PluginError as all that loading raises."""
+    try:
+        yield
+    except PluginError:
+        raise
+    except PolicyError as error:
+        wrong = InvalidConfig(f"plugin {manifest.name!r}: {error}")
+        wrong.plugin = manifest.name
+        raise wrong from error
 
 
 def signatures_of(blueprint: Blueprint) -> Mapping[str, Function]:

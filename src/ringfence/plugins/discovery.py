@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final, final
 
 from ringfence.errors import PluginError
 from ringfence.plugins.dependencies import resolve
-from ringfence.plugins.errors import PluginAlreadyLoaded, PluginIOError
+from ringfence.plugins.errors import InitializationFailed, PluginAlreadyLoaded, PluginIOError
 from ringfence.plugins.handle import PluginHandle
 from ringfence.plugins.manifest import Manifest
+from ringfence.sandbox.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from ringfence.plugins.runtime import PluginRuntime
@@ -86,30 +87,29 @@ def load_all(runtime: "PluginRuntime", paths: Sequence[Path], *, strict: bool = 
     """
     loaded = LoadedPlugins()
     manifests: dict[str, Manifest] = {}
+    files: dict[str, Path] = {}  # as they were given: so they are named
     for path in paths:
         try:
             manifest = Manifest.from_file(path, strict=runtime.config.loader_config.strict_validation)
             if manifest.name in manifests:
                 raise PluginAlreadyLoaded(manifest.name)
-            manifests[manifest.name] = manifest
+            manifests[manifest.name], files[manifest.name] = manifest, path
         except PluginError as error:
             loaded.failures[path] = error
     present = {handle.name: handle.version for handle in runtime.plugins()}
     order, unresolved = resolve(manifests, present)
-    loaded.failures |= {_path_of(manifests[name]): error for name, error in unresolved.items()}
+    loaded.failures |= {files[name]: error for name, error in unresolved.items()}
     for name in order:
         # What it depends on may have failed since: the runtime looks again.
-        file = _path_of(manifests[name])
+        file = files[name]
         try:
-            loaded.append(runtime.load_manifest(file))
+            loaded.append(runtime.load_manifest(file.absolute()))
         except PluginError as error:
             loaded.failures[file] = error
+        except UnsupportedError as error:
+            loaded.failures[file] = failure = InitializationFailed(name, str(error))
+            failure.__cause__ = error
     if strict and loaded.failures:
         text = f"{len(loaded.failures)} of {len(paths)} plugins did not load"
         raise ExceptionGroup(text, list(loaded.failures.values()))
     return loaded
-
-
-def _path_of(manifest: Manifest) -> Path:
-    assert manifest.path is not None  # they were read from files
-    return manifest.path

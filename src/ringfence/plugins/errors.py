@@ -307,8 +307,8 @@ class UndeclaredCapability(PluginValidationError):
         return f"{who} uses {self.capability}, which its manifest does not declare; add it to capabilities"
 
 
-class InvalidConfig(PluginValidationError):
-    """A setting makes no sense."""
+class InvalidConfig(PolicyError, PluginValidationError):
+    """A setting makes no sense, or asks for what cannot be kept."""
 
 
 class DuplicatedKey(PluginValidationError):

@@ -59,7 +59,6 @@ class PluginHandle:
     Attributes:
         id: unique in this process, from 1.
         lifecycle: its states and transitions.
-        exports: its functions as attributes: ``handle.exports.process("x")``.
     """
 
     def __init__(self, blueprint: Blueprint, redraw: Callable[[], Blueprint], around: Surroundings) -> None:
@@ -67,7 +66,6 @@ class PluginHandle:
         self._around = around
         self._steps = WorkerSteps(blueprint, redraw, around)
         self.lifecycle: PluginLifecycle = self._steps.lifecycle
-        self.exports = Exports(self)
         self._loaded_at = time.time()
         self._counter = _Counter()
         self._reading = threading.Lock()
@@ -80,6 +78,11 @@ class PluginHandle:
             steps.abandon_soon()
 
     # What it is
+
+    @property
+    def exports(self) -> Exports:
+        """Its functions as attributes: ``handle.exports.process("x")``."""
+        return Exports(self)  # made anew: a plugin that refers to itself would not go when it is dropped
 
     @property
     def name(self) -> str:

@@ -138,7 +138,6 @@ class PluginCrashed(PluginRuntimeError):
     """
 
     __match_args__ = ("plugin", "exit_code", "signal")
-    should_reload = True
 
     def __init__(
         self,

@@ -156,10 +156,12 @@ class PluginRuntime:
         With `strict` an ExceptionGroup of the failures is raised once all were tried. A folder that is not there raises
         PluginIOError.
         """
+        self._refuse_when_closed()
         return discovery.load_all(self, discovery.manifests_in(path, self.config.plugin_patterns), strict=strict)
 
     def discover(self) -> LoadedPlugins:
         """Load what is in the folders of `plugin_dirs`. A folder that is not there is logged."""
+        self._refuse_when_closed()
         return discovery.load_all(self, discovery.find(self.config.plugin_dirs, self.config.plugin_patterns))
 
     def _adopt(self, prepare: Callable[[], PluginHandle]) -> PluginHandle:
