@@ -278,6 +278,21 @@ def test_a_class_runs_in_process_and_as_a_plugin_with_one_trace(traced: Path) ->
     assert {message.plugin for message in inside} == {"traced"}
 
 
+def test_a_teardown_in_a_worker_that_raises_or_hangs_is_named(tmp_path: Path) -> None:
+    """As a cleanup that does: the error of the runtime's end has the plugin's name and the class of the error."""
+    code = TRACED.replace('self.step("teardown "', 'raise ZeroDivisionError("no"); self.step("teardown "')
+    more = 'extension = "__EXT_S15_TRACED"\n'
+    runtime = PluginRuntime(RuntimeConfig().with_drain_timeout(1.0))
+    runtime.load_manifest(write_plugin(tmp_path / "raises", code, exports=("trace",), more=more))
+    hangs = code.replace('raise ZeroDivisionError("no")', "import time; time.sleep(600)")
+    runtime.load_manifest(write_plugin(tmp_path / "hangs", hangs, exports=("trace",), more=more))
+    with pytest.raises(ExceptionGroup) as caught:
+        runtime.shutdown()
+    errors = {error.plugin: error for error in leaves(caught.value) if isinstance(error, PluginError)}
+    assert sorted(errors) == ["hangs", "raises"]
+    assert "ZeroDivisionError: no" in str(errors["raises"])
+
+
 def test_the_end_has_an_order_and_all_of_it_is_in_the_log(tmp_path: Path) -> None:
     """Plugins stop and clean up, the last one first; then extensions, the last one first, the logger last of all."""
     heard: list[LogMessageEXT] = []

@@ -72,7 +72,7 @@ class _Guest:
         refusals = Refusals(grants, private_root=settings.private_root)
         known = ("call_depth", "instructions", "fs_ops", "net_ops")
         self._limits = Limits(**{name: settings.limits.get(name) for name in known})
-        self._watch = Watch(refusals, self._limits)
+        self._watch = Watch(refusals, self._limits, grants)
         self._refusals = refusals
         self._calls = Calls(self._limits, refusals, self._watch)
         self._talk = self._calls.talk = Talk(
@@ -154,6 +154,8 @@ class _Guest:
             from ringfence.worker.guest_extension import Extension
 
             self._extension = Extension(module, settings.extension)
+            # So that the host waits for the teardown as for any cleanup, and hears what it raises.
+            loaded.functions["cleanup"] = self._extension.cleanup_after(loaded.functions.get("cleanup"))
         self._calls.functions = loaded.functions
         return loaded
 

@@ -5,8 +5,9 @@ have: the host's functions and the log.
 """
 
 import weakref
+from collections.abc import Callable
 from importlib import import_module
-from types import ModuleType
+from types import CoroutineType, ModuleType
 from typing import Any
 
 from ringfence.worker.guest_host import Host
@@ -78,6 +79,19 @@ class Extension:
             except Exception as other:  # noqa: BLE001  # the first error is the one to tell
                 error.add_note(f"teardown raised {type(other).__name__} besides")
             raise
+
+    def cleanup_after(self, own: Callable[[], object] | None) -> Callable[[], None]:
+        """Return what the plugin does when it is to clean up: its own `cleanup`, if it has one, then the teardown."""
+
+        def cleanup() -> None:
+            try:
+                value = own() if own is not None else None
+                if type(value) is CoroutineType:
+                    import_module("asyncio").run(value)
+            finally:
+                self.tear_down()
+
+        return cleanup
 
     def tear_down(self) -> None:
         """Undo it; once. Raises what `teardown` raises."""

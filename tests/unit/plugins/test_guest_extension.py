@@ -53,7 +53,7 @@ _SOURCE = """
 def test_the_steps_are_those_of_an_instance() -> None:
     """new, attach_to, initialize while it is loaded, teardown at the end."""
     with Peer(settings(_SOURCE, extension="__EXT_FOO")) as peer:
-        assert set(peer.loaded[1]["functions"]) == {"steps", "sees", "step"}
+        assert set(peer.loaded[1]["functions"]) == {"steps", "sees", "step", "cleanup"}
         assert peer.call("steps") == ["new", "attach_to", "initialize"]
         assert peer.stop() == ("new\nattach_to\ninitialize\nteardown\n", "")
 
@@ -100,6 +100,15 @@ def test_a_teardown_that_raises_is_told_of() -> None:
         (message,) = peer.heard(g.LOG)
         assert message[1] == 4
         assert "RuntimeError: teardown" in message[3]
+
+
+def test_the_teardown_is_its_cleanup() -> None:
+    """The host asks for it as of any plugin, after the plugin's own, hears what it raises, and it is done once."""
+    source = _SOURCE.replace("FAIL = None", "FAIL = 'teardown'") + "    async def cleanup(): step('own')\n"
+    with Peer(settings(source, extension="__EXT_FOO")) as peer:
+        assert peer.fail("cleanup")["message"] == "teardown"
+        assert peer.stop() == ("new\nattach_to\ninitialize\nown\nteardown\n", "")
+        assert peer.heard(g.LOG) == []
 
 
 def test_an_extension_that_is_not_there_is_said() -> None:
