@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, final
@@ -18,6 +19,7 @@ from ringfence.plugins.metrics import PluginMetrics
 from ringfence.plugins.records import PluginLog, on_one_line
 from ringfence.plugins.switchboard import Switchboard
 from ringfence.plugins.wire_trace import switch_on
+from ringfence.pool import nursery
 
 __all__ = ["Surroundings"]
 
@@ -52,6 +54,9 @@ class Surroundings:
         self.host_functions = HostRegistry(audit=self.audit.record)
         self._count_no_more = self.events.subscribe(self._count)
         self._slots = threading.BoundedSemaphore(config.max_concurrent_calls)
+        # Kept while plugins come and go: the next one starts quickly.
+        hold = nursery.hold()
+        self._nursery = weakref.finalize(self, hold.release)
         self._sinks: tuple[LogSink, ...] = ()
         self._lock = threading.Lock()
         # What is printed comes by another thread than what is logged; sinks are told one thing at a time.
@@ -117,6 +122,7 @@ class Surroundings:
         """End the threads. No plugin may be left."""
         self._count_no_more()  # what else happens on a bus that is not ours alone is no plugin's end
         self.board.close()
+        self._nursery()
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:
