@@ -17,6 +17,7 @@ from ringfence.plugins.grants import Effective, effective
 from ringfence.plugins.manifest import Manifest
 from ringfence.plugins.profiles import HostProfile
 from ringfence.plugins.programs import Program, describe_program
+from ringfence.plugins.sandbox_config import IsolationMode
 from ringfence.plugins.signatures import Function
 from ringfence.plugins.worker_settings import WorkerSettings, worker_settings
 from ringfence.pool.executor import Pool
@@ -121,6 +122,7 @@ class Blueprint:
             "limits": self.worker.guest_limits(),
             "capabilities": self.grants.to_names(),
             "private_root": private_root,
+            "sandboxed": all(box.isolation is not IsolationMode.PROCESS for box in self.effective.sandboxes),
             "host_functions": host_functions,
             "extension": self.manifest.extension,
             "optimize": self.optimize,

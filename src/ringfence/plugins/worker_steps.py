@@ -4,10 +4,12 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
+from signal import SIGSYS
 from typing import final
 
 from ringfence.errors import PluginError
 from ringfence.plugins import outcomes
+from ringfence.plugins.audit import AuditEvent
 from ringfence.plugins.blueprint import PHASES, Blueprint
 from ringfence.plugins.engine import Engine
 from ringfence.plugins.errors import (
@@ -228,6 +230,8 @@ class WorkerSteps:
         self.crashes += 1
         self.last_crash = error
         self.around.metrics.record_error(self.name, error)
+        if isinstance(error, PluginCrashed) and error.signal == SIGSYS:
+            self._record_forbidden()
         self.recovering(True)  # whoever calls meanwhile waits until it is decided
         comes_back = False
         try:
@@ -239,6 +243,15 @@ class WorkerSteps:
         finally:
             if not comes_back:
                 self.recovering(False)
+
+    def _record_forbidden(self) -> None:
+        """Put on record that the kernel has ended the worker for what no capability opens; it does not say what."""
+        detail = "no capability opens it; the kernel ended the worker"
+        self.around.audit.record(
+            AuditEvent(
+                plugin=self.name, capability=None, operation="system call", target=None, allowed=False, detail=detail
+            )
+        )
 
     def _renew_soon(self) -> bool:
         """Start the worker again, which was killed because a call went too far; return whether that is under way."""

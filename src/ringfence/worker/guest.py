@@ -11,7 +11,7 @@ from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
 from ringfence.ipc.types import TypeRegistry
-from ringfence.sandbox.capabilities import Capability
+from ringfence.sandbox.capabilities import Capabilities, Capability
 from ringfence.sandbox.denials import Refusals
 from ringfence.worker.guest_calls import Calls, flush
 from ringfence.worker.guest_failure import failed
@@ -69,10 +69,11 @@ class _Guest:
         grants = settings.capabilities
         if settings.folder is not None and grants.is_unscoped(Capability.FS_READ):
             grants = grants.with_(f"{Capability.FS_READ}={settings.folder}")
-        refusals = Refusals(grants, private_root=settings.private_root)
+        everything = Capabilities.all() | Capabilities(["fs:read=/", "fs:write=/", "fs:delete=/"])
+        refusals = Refusals(grants if settings.sandboxed else everything, private_root=settings.private_root)
         known = ("call_depth", "instructions", "fs_ops", "net_ops")
         self._limits = Limits(**{name: settings.limits.get(name) for name in known})
-        self._watch = Watch(refusals, self._limits, grants)
+        self._watch = Watch(refusals, self._limits, grants if settings.sandboxed else None)
         self._refusals = refusals
         self._calls = Calls(self._limits, refusals, self._watch)
         self._talk = self._calls.talk = Talk(

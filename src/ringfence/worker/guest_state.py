@@ -55,6 +55,8 @@ class Settings:
     limits: Mapping[str, int | None] = field(default_factory=dict)
     capabilities: Capabilities = field(default_factory=Capabilities)
     private_root: bool = False
+    # Whether anything is enforced: for a trusted plugin in a process of its own nothing is.
+    sandboxed: bool = True
     host_functions: list[str] = field(default_factory=list)
     extension: str | None = None
     optimize: int = -1

@@ -1,7 +1,8 @@
 """Hears the operations that Python announces: counts them, and reports those that the grants do not cover.
 
 It reports and explains, it protects nothing; refusing is the kernel's business. What is announced and refused is
-reported even if the plugin swallows the error.
+reported even if the plugin swallows the error. Only a look-up of a C function for which the kernel would end the worker
+is refused here, so that there is an error which says so.
 """
 
 import os
@@ -12,11 +13,13 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from ringfence.ipc import guest_messages as g
+from ringfence.sandbox.capabilities import Capabilities
 from ringfence.sandbox.denials import Event, Refusals
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.sandbox.operations import KEPT
 from ringfence.worker.guest_limits import Limits, reach
 from ringfence.worker.guest_state import CURRENT, Active, Call
+from ringfence.worker.guest_symbols import OPERATION, ends_the_worker, judge_symbol
 
 __all__ = ["Watch"]
 
@@ -54,10 +57,12 @@ class Watch:
     Args:
         refusals: knows what is granted.
         limits: how many operations a call may do.
+        grants: what is granted; None where nothing is enforced, and so nothing is refused.
     """
 
-    def __init__(self, refusals: Refusals, limits: Limits) -> None:
+    def __init__(self, refusals: Refusals, limits: Limits, grants: Capabilities | None = None) -> None:
         self._refusals = refusals
+        self._grants = grants
         self._limits = limits
         self._active: Active | None = None
         # What no call does: the module while it is loaded, threads of the plugin's own.
@@ -123,6 +128,18 @@ class Watch:
         except Exception:  # noqa: BLE001  # an error here would become the plugin's; ChannelClosed, RecursionError
             pass
 
+    def hear_symbol(self, name: object) -> None:
+        """Judge a look-up of a C function. Raises CapabilityDenied when to call it would end the worker."""
+        denied = None if self._grants is None else judge_symbol(name, self._grants)
+        if denied is None:
+            return
+        try:
+            self.report(denied)
+        except Exception:  # noqa: BLE001  # as above
+            pass
+        if ends_the_worker(name):
+            raise denied
+
     def _count(self, kind: str, limit: int | None, args: tuple[Any, ...]) -> None:
         call = None if limit is None else Limits.charged()
         if limit is None or call is None or (kind == "fs_ops" and isinstance(args[0], int)):
@@ -146,11 +163,14 @@ class Watch:
 def _on_event(name: str, args: tuple[Any, ...]) -> None:
     part = KEPT.get(name)
     watch = _watch
-    if part is None or watch is None or _thread.paused:
+    if (part is None and name != OPERATION) or watch is None or _thread.paused:
         return
     _thread.paused = True
     try:
-        watch.hear(name, args[part])
+        if part is None:
+            watch.hear_symbol(args[1])
+        else:
+            watch.hear(name, args[part])
     finally:
         _thread.paused = False
 
