@@ -9,6 +9,7 @@ from benchmarks import (
     lockin_row,
     memory,
     mixed,
+    plugin_calls,
     plugin_start,
     plugins,
     startup,
@@ -31,4 +32,6 @@ ROWS = (
     plugins.LOAD,
     plugins.RELOAD,
     plugin_start.ROW,
+    plugin_calls.CALL,
+    plugin_calls.MANY,
 )
