@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -62,14 +62,17 @@ def call(
 
     Exit code: 0, 1 the function failed, 2 usage, 124 it ran out of time, 125 the plugin could not be started.
     """
+    from ringfence.errors import RingfenceError
+
     values = [value_of(text) for text in args or ()]
     named = keywords(kwarg)
     limit = seconds_of(timeout)
     access, home = Access(allow, profile), Home.of(store)
-    with found(plugin, home) as target:
+    with ExitStack() as stack:
         try:
+            target = stack.enter_context(found(plugin, home))
             config = access.runtime_config(target.manifest(), home, yes=yes, call_timeout=limit)
-        except Exception as error:
+        except (RingfenceError, OSError) as error:
             raise NotStarted(error) from error
         with running(target, config) as (_, handle):
             result = call_until_interrupted(handle, function, values, named)

@@ -54,17 +54,17 @@ def watch(
 
     Exit code: 0 ended by Ctrl-C, 2 usage, 125 the plugin could not be started.
     """
+    from ringfence.errors import RingfenceError
+
     values = [value_of(text) for text in args or ()]
     if values and function is None:
         raise typer.BadParameter("arguments are for --call FUNCTION", param_hint="ARGS")
-    access, home, target = Access(allow, profile), Home.of(store), Target(path)
+    access, home, target, limit = Access(allow, profile), Home.of(store), Target(path), seconds_of(timeout)
     approver = Approver(access, yes=yes)
     try:
-        config = access.runtime_config(target.manifest(), home, yes=yes, call_timeout=seconds_of(timeout))
+        config = access.runtime_config(target.manifest(), home, yes=yes, call_timeout=limit)
         config = config.with_loader_config(config.loader_config.with_approval(approver))
-    except typer.BadParameter:
-        raise
-    except Exception as error:
+    except (RingfenceError, OSError) as error:
         raise NotStarted(error) from error
     before = signal.signal(signal.SIGTERM, _interrupt)
     heard = _Heard()
