@@ -177,6 +177,26 @@ def test_a_daemon_that_is_ended_behind_the_runtimes_back_is_left_alone(folder: P
     assert errors == []
 
 
+def test_a_daemon_that_hangs_holds_up_neither_the_others_nor_the_end(folder: Path) -> None:
+    """Another is called all the while; and the end gives it its grace once."""
+    fast = EVERY_SECOND.replace('"1"', '"0.1"')
+    hangs = DAEMON.replace("    global runs\n", "    import time; time.sleep(600)\n    global runs\n")
+    slow = write_plugin(folder / "slow", hangs, exports=("collect", "report"), more=fast)
+    quick = write_plugin(folder / "quick", DAEMON, exports=("collect", "report"), more=fast)
+    rt = PluginRuntime(RuntimeConfig().with_drain_timeout(1.0))
+    rt.load_manifest(slow)
+    time.sleep(0.3)  # by now it hangs
+    rt.load_manifest(quick)
+    deadline = time.monotonic() + 20
+    while rt.call("quick", "report") < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert rt.call("quick", "report") >= 3
+    began = time.monotonic()
+    with pytest.raises(ExceptionGroup, match="unload"):
+        rt.shutdown()
+    assert time.monotonic() - began < 5
+
+
 def test_a_ui_plugin_is_called_by_its_user_alone(folder: Path) -> None:
     """Its metadata are typed, with a lint warning for booleans that should be text; nothing calls it by itself."""
     path = write_plugin(folder / "face", UI, exports=("render", "on_key", "collect"), more=UI_METADATA)

@@ -3,7 +3,7 @@
 import logging
 import threading
 import weakref
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from ringfence.plugins.audit import AuditEvent, JsonlSink
 from ringfence.plugins.audit_events import RELOAD
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RuntimeCore"]
 
+# Seconds that scheduled runs may take to end once their plugins are gone.
+_PATIENCE: Final = 5.0
+
 _log = logging.getLogger("ringfence.plugins")
 
 _runtimes: "weakref.WeakSet[RuntimeCore]" = weakref.WeakSet()
@@ -35,7 +38,8 @@ class RuntimeCore:
         self.around = Surroundings(config, events)
         self.registry: PluginRegistry[PluginHandle] = PluginRegistry(config.registry_config, self.around.events)
         self.loader = PluginLoader(config.loader_config, around=self.around)
-        self.timetable = Timetable()
+        around = self.around
+        self.timetable = Timetable(lambda job: around.executor.submit(job))
         self.recovery = Recovery(self.around, config.restart_policy, config.quarantine_file)
         # Their threads hold the runtime, as long as they run.
         self.watchers: weakref.WeakSet[PluginWatcher] = weakref.WeakSet()
@@ -82,12 +86,13 @@ class RuntimeCore:
         try:
             for watcher in list(self.watchers):
                 watcher.stop()
-            self.timetable.close()
+            self.timetable.close(0.0)  # runs under way are calls: they are given their time below, and no more
             self.recovery.close()
             try:
                 self.registry.unload_all()
             finally:
                 self.registry.close()
+                self.timetable.close(_PATIENCE)
                 self.around.close()
                 if self._sink is not None:
                     self._sink.close()

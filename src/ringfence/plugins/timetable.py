@@ -2,6 +2,7 @@
 
 import logging
 import weakref
+from collections.abc import Callable
 from typing import final
 
 from ringfence.errors import PluginError
@@ -21,10 +22,12 @@ class Timetable:
     """The schedules of one runtime's daemon (and hybrid) plugins: `collect` every `interval` seconds.
 
     A plugin with a `health_check` is asked before each run; one that says False is restarted. Thread-safe.
+
+    `run` calls what it is given, elsewhere: one plugin that takes its time delays no other.
     """
 
-    def __init__(self) -> None:
-        self._scheduler = IntervalScheduler()
+    def __init__(self, run: Callable[[Callable[[], None]], object]) -> None:
+        self._scheduler = IntervalScheduler(run=run)
 
     def follow(self, handle: PluginHandle) -> None:
         """Begin with a plugin's schedule, if it has one, or take over what has changed of it."""
@@ -57,9 +60,9 @@ class Timetable:
         """Return how a plugin's schedule has gone, or None."""
         return self._scheduler.statistics(name)
 
-    def close(self) -> None:
-        """End all schedules."""
-        self._scheduler.close()
+    def close(self, timeout: float) -> None:
+        """End all schedules, and wait for runs that are under way up to `timeout` seconds. May be repeated."""
+        self._scheduler.close(timeout)
 
 
 def _run(handle: PluginHandle) -> None:
