@@ -70,6 +70,8 @@ class PromptApprover:
             answer = source.readline(100)
         except (OSError, ValueError):
             answer = ""
+        if not answer.endswith("\n"):
+            target.write("\n")  # nobody has ended the question's line, and what comes next is not part of it
         return _ANSWERS.get(answer.strip().lower(), Approval.DENY)
 
 
