@@ -196,6 +196,25 @@ class Channel:
         self._in_doubt = False
         return sent == len(data)
 
+    def write_many_nowait(self, bodies: Sequence[bytes]) -> bool:
+        """Send several frames as `write_nowait` sends one; small ones with one system call.
+
+        Raises FrameTooLarge, before anything is sent, or ChannelClosed.
+        """
+        data = b"".join([part for body in bodies for part in (encode_header(len(body), self._max_outgoing), body)])
+        if self._outbox or len(data) > _WRITE_SIZE:
+            for body in bodies:
+                self._outbox.add_frame(encode_header(len(body), self._max_outgoing), body, ())
+            return self.flush()
+        try:
+            sent = self._write_some(data)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self._outbox.add_rest(memoryview(data)[sent:])
+        self._in_doubt = False
+        return sent == len(data)
+
     def flush(self) -> bool:
         """Write the outbox as far as it goes without waiting; return True if it is empty. Raises
         ChannelClosed."""

@@ -117,21 +117,23 @@ class Connection:
         self.begin(call)
         return call.future
 
-    def begin(self, call: GuestCall) -> None:
-        """Send a call that was made before. Raises PluginCrashed when the guest is gone."""
-        number = call.number
+    def begin(self, *calls: GuestCall) -> None:
+        """Send calls that were made before, in this order. Raises PluginCrashed when the guest is gone."""
+        now, deadline = time.monotonic(), None
         with self._lock:
             if self._over or self._doom is not None:
                 raise self._doom or PluginCrashed(self._host.name, "its worker is gone")
-            if self._line is None or not self._calls:
-                call.start(time.monotonic())
-            self._last_number = max(number, self._last_number)
-            self._calls[number] = call
-            call.future._owner = (self, call)
-            self._session.begin(number)
-        if call.deadline is not None:
-            self._watch_deadline(call.deadline)
-        self._send(call.body)
+            for call in calls:
+                if self._line is None or not self._calls:
+                    call.start(now)
+                    deadline = call.deadline
+                self._last_number = max(call.number, self._last_number)
+                self._calls[call.number] = call
+                call.future._owner = (self, call)
+                self._session.begin(call.number)
+        if deadline is not None:
+            self._watch_deadline(deadline)
+        self._send(*[call.body for call in calls])
 
     def _watch_deadline(self, deadline: float) -> None:
         if self._check_at is None or deadline < self._check_at:
@@ -232,16 +234,16 @@ class Connection:
         with self._lock:
             return len(self._calls)
 
-    def _send(self, body: bytes) -> None:
-        if self._traced:
-            trace(f"{self._host.name} hears", CODEC.unpack(body))
+    def _send(self, *bodies: bytes) -> None:
         try:
             with self._lock:
                 if self._channel.closed:
                     return
-                if self._channel.write_nowait(body):
-                    return
-                self._listen()
+                sent = self._channel.write_nowait(bodies[0]) if len(bodies) == 1 else (
+                    self._channel.write_many_nowait(bodies)
+                )
+                if not sent:
+                    self._listen()
         except ChannelClosed:
             pass  # it is dead: the calls end when it is buried
 

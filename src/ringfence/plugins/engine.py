@@ -89,9 +89,9 @@ class Engine:
         """Call a function; see `Connection.call`."""
         return self._connection.call(function, args, kwargs, timeout)
 
-    def begin(self, call: GuestCall) -> None:
-        """Send a call that was made before; see `Connection.begin`."""
-        self._connection.begin(call)
+    def begin(self, *calls: GuestCall) -> None:
+        """Send calls that were made before; see `Connection.begin`."""
+        self._connection.begin(*calls)
 
     def recall(self, calls: list[GuestCall]) -> None:
         """Ask for calls that have not begun; see `Connection.recall`."""

@@ -308,29 +308,38 @@ class EnginePool:
             else:
                 self._runners.submit(self._run, worker, item)
             return True
-        if item.future._owner is None:
-            return True  # cancelled
+        return self._send(worker, [item])
+
+    def _send(self, worker: PoolWorker, calls: list[GuestCall]) -> bool:
+        """Send calls to a worker; False when it turns out to be dead. Called with the lock."""
+        numbers = {call.number: call for call in calls}
+        worker.line |= numbers
         try:
-            worker.line[item.number] = item
-            worker.engine.begin(item)
+            worker.engine.begin(*calls)
         except PluginError:
-            del worker.line[item.number]
+            for number in numbers:
+                del worker.line[number]
             worker.serving = False  # it is about to be buried
             return False
-        worker.taken += 1
-        self._acquisitions += 1
+        worker.taken += len(calls)
+        self._acquisitions += len(calls)
         return True
 
     def _feed(self, worker: PoolWorker) -> None:
         """Give a worker of what waits. Called with the lock."""
         queue, line = self._queue, worker.line
-        while queue and worker.serving and not worker.leased and self._may_take(worker):
-            item = queue[0]
-            if len(line) >= (1 if isinstance(item, Waiting) else self._ahead) and line:
-                break
-            if not self._give(worker, item):
-                break
-            queue.popleft()
+        if worker.serving and not worker.leased and self._may_take(worker):
+            if queue and not line and isinstance(queue[0], Waiting):
+                while queue and isinstance(queue[0], Waiting) and not worker.leased and self._give(worker, queue[0]):
+                    queue.popleft()
+            room = self._ahead - len(line)
+            if self.config.recycle_after is not None:
+                room = min(room, self.config.recycle_after - worker.taken)
+            calls: list[GuestCall] = []
+            while queue and len(calls) < room and not worker.leased and isinstance(queue[0], GuestCall):
+                calls.append(queue.popleft())  # type: ignore[arg-type]
+            if calls and not self._send(worker, calls):
+                queue.extendleft(reversed(calls))
         self._make_room()
         if line or worker.leased or not worker.serving:
             return

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["PluginPool", "WorkerPool"]
 
 # Calls that `map` has under way for each worker, by default.
-_AHEAD = 16
+_AHEAD = 64
 
 
 class _Leasing:
