@@ -113,6 +113,15 @@ def test_host_profiles() -> None:
     ]
 
 
+def test_pool_1000_items() -> None:
+    """Each item once, and four workers had a part."""
+    assert example("pool_1000_items.py") == [
+        "Processed 1000 items",
+        "Their squares add up to 332833500.0",
+        "Workers: 4",
+    ]
+
+
 def test_flaky_retry() -> None:
     """It crashes twice, and then it works."""
     first, second, third = example("flaky_retry.py")

@@ -1,7 +1,8 @@
 import os
 
-PID = os.getpid()
+# Which process this is: each has its own view of the system, in which its number is 1 as often as not.
+ME = os.urandom(4).hex()
 
 
 def process(number):
-    return [number * number, PID]
+    return [number * number, ME]
