@@ -189,6 +189,24 @@ def test_check_finds_what_is_wrong_with_code_without_running_it(cli: Cli) -> Non
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    ("code", "severity"),
+    [
+        ("echo = print", None),
+        ("from os.path import *", "warning"),
+        ("globals()['echo'] = print", "warning"),
+        ("if True:\n    with open('f') as echo: pass", None),
+        ("class C:\n    def echo(self): pass", "error"),
+        ("def f(echo): echo = 1", "error"),
+    ],
+)
+def test_an_export_is_missing_only_where_nothing_could_define_it(cli: Cli, code: str, severity: str | None) -> None:
+    """What is assigned or imported is there; what may be made by hand is a warning; what is not at the top is not."""
+    cli.write(re.sub("exports = .*", 'exports = ["echo"]', PLAIN), f"def other(): pass\n{code}\n")
+    found = cli.json("check", "plain", code=severity == "error")["plugins"][0]["problems"]
+    assert [each["severity"] for each in found if "echo" in each["message"]] == ([severity] if severity else [])
+
+
 def test_check_compares_with_what_a_host_grants(cli: Cli) -> None:
     """With --allow or --profile a plugin that asks for more is told of; without, what no worker can be held to is."""
     cli.write(NEEDY)

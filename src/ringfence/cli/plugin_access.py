@@ -41,12 +41,12 @@ class Access:
     """
 
     def __init__(self, allow: list[str] | None, profile: str | None) -> None:
-        from ringfence.cli.run import _grant
+        from ringfence.cli.run import grant_of
         from ringfence.plugins.profiles import profile as read_profile
         from ringfence.sandbox.errors import PolicyError
 
         try:
-            self.allowed: list[Grant] = [_grant(text) for text in allow or ()]
+            self.allowed: list[Grant] = [grant_of(text) for text in allow or ()]
         except PolicyError as error:
             raise typer.BadParameter(str(error), param_hint="--allow") from None
         try:

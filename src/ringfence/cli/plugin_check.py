@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Checked", "Finding", "register"]
 
 _FOUND: Final = 1
+_BY_HAND: Final = frozenset({"builtins.globals", "builtins.vars", "builtins.exec", "builtins.setattr", "sys.modules"})
 _STYLES: Final = {"error": "red", "warning": "yellow"}
 
 
@@ -182,11 +183,14 @@ def _of_diagnostic(problem: "Diagnostic") -> Finding:
 
 
 def _of_exports(manifest: "Manifest", main: "Inspection", file: str) -> list[Finding]:
-    found = []
-    for name in manifest.exports:
-        if name not in main.bound and "*" not in main.bound:
-            found.append(Finding("error", f"exports: {name!r} is not defined", file))
-    if not manifest.exports and not main.public:
+    # Whoever writes into the module's names by hand, or imports all of another's, may well define what is not seen.
+    severity = "warning" if "*" in main.bound or main.used & _BY_HAND else "error"
+    found = [
+        Finding(severity, f"exports: {name!r} is not defined", file)
+        for name in manifest.exports
+        if name not in main.bound
+    ]
+    if not manifest.exports and not main.public and manifest.extension is None:
         found.append(Finding("warning", "exports: there is no function that a host could call", file))
     return found
 

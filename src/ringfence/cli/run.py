@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ringfence.sandbox.limits import Limits
     from ringfence.sandbox.policy import Policy
 
-__all__ = ["register"]
+__all__ = ["grant_of", "register"]
 
 _USAGE: Final = 2
 # As env(1), timeout(1) and the shells have them.
@@ -120,7 +120,7 @@ class _Request:
 
         self.profile = load_profile(profile)
         # Whoever runs a script sits at its stdin.
-        self.grants = [_grant(text) for text in (*allow, "stdin:read")]
+        self.grants = [grant_of(text) for text in (*allow, "stdin:read")]
         self.limits = _limits(given)
 
     def policy(self) -> "Policy":
@@ -149,8 +149,8 @@ def _limits(given: dict[str, str | None]) -> "Limits":
         raise PolicyError(f"--{options.get(name, name)}:{rest}") from None
 
 
-def _grant(text: str) -> Any:
-    """Return the grant that an --allow asks for; a path in it may be relative, or begin with ~."""
+def grant_of(text: str) -> Any:
+    """Return the grant that an --allow asks for; a path in it may be relative, or begin with ~. Raises PolicyError."""
     from ringfence.sandbox.capabilities import Capability, Grant
 
     name, equals, scope = text.partition("=")
