@@ -224,8 +224,7 @@ class PluginHandle:
                 led here. CallTimeout, MemoryExceeded and their like, PluginCrashed: it went beyond its limits, or died.
             CapabilityDenied, ExecutionFailed: what the plugin's function raised.
         """
-        seconds = self._seconds(timeout)
-        flight = self._take_off(function, seconds)
+        flight = self._take_off(function, timeout)
         try:
             try:
                 value = flight.begin(args, kwargs).result()
@@ -246,7 +245,7 @@ class PluginHandle:
         timeout: Timeout = _UNSET,
     ) -> "Future[Any]":
         """Call a function and return the future of its result; raises what can be told at once, as `call` does."""
-        flight = self._take_off(function, self._seconds(timeout))
+        flight = self._take_off(function, timeout)
         try:
             future = flight.begin(args, kwargs)
         except BaseException as error:
@@ -298,19 +297,25 @@ class PluginHandle:
         except PolicyError as error:
             raise InvalidConfig(str(error)) from error
 
-    def _take_off(self, function: str, timeout: float | None) -> "_Flight":
+    def _take_off(self, function: str, wanted: Timeout) -> "_Flight":
+        timeout = self._seconds(wanted)
         chain = CHAIN.get()
         if self.name in chain:
             raise ReentrantCall(self.name, chain)
         if self._around.board.is_current:
             raise ReentrantCall(self.name, ("a callback of the runtime, which may not wait",))
-        begun = time.monotonic()
+        deadline = None if timeout is None else time.monotonic() + timeout
         self._around.take_slot(timeout)
         lease: Lease | None = None
         try:
             while True:
-                left = None if timeout is None else max(0.0, timeout - (time.monotonic() - begun))
-                self._steps.wait_recovered(left)
+                left = _until(deadline)
+                # Starting a worker again takes its own time: it counts only where the caller has said how long to wait.
+                patient = left is not None and isinstance(wanted, _Unset)
+                waited = self._steps.wait_recovered(self._around.config.load_timeout if patient else left)
+                if patient and deadline is not None:
+                    deadline += waited
+                left = _until(deadline)
                 lease = self.lifecycle.lease()
                 if not self._steps.is_handing_over:
                     break
@@ -418,3 +423,7 @@ class _Counter:
     def add(self) -> None:
         with self._lock:
             self.value += 1
+
+
+def _until(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

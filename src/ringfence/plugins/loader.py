@@ -36,7 +36,9 @@ class PluginLoader:
     def __init__(self, config: LoaderConfig | None = None, *, around: Surroundings | None = None) -> None:
         """Take the settings. `around` is what a runtime shares with its plugins."""
         self.config = LoaderConfig() if config is None else config
-        self.around = Surroundings(RuntimeConfig(loader_config=self.config)) if around is None else around
+        if around is None:
+            around = Surroundings(RuntimeConfig(loader_config=self.config), is_closed=False)
+        self.around = around
         lockfile = None if self.config.lockfile is None else LockFile(self.config.lockfile)
         self._approvals = Approvals(self.config.approval, lockfile)
 

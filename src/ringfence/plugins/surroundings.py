@@ -39,8 +39,11 @@ LogSink = Callable[[PluginLog], object]
 class Surroundings:
     """Threads, bus, hooks, host functions, logs, audit and metrics, and how many calls may be under way at once."""
 
-    def __init__(self, config: RuntimeConfig, events: EventBus | None = None) -> None:
-        """Take the settings, and the bus of whoever owns this; without one it has a bus of its own."""
+    def __init__(self, config: RuntimeConfig, events: EventBus | None = None, *, is_closed: bool = True) -> None:
+        """Take the settings, and the bus of whoever owns this; without one it has a bus of its own.
+
+        `is_closed`: somebody will see to `close`. Of what is merely forgotten no process may be left till then.
+        """
         self.config = config
         if config.loader_config.engine_config.debug:
             switch_on()
@@ -52,11 +55,10 @@ class Surroundings:
         self.metrics = PluginMetrics()
         self.ledger = Ledger()
         self.host_functions = HostRegistry(audit=self.audit.record)
-        self._count_no_more = self.events.subscribe(self._count)
+        self._count_no_more = self.events.subscribe(_counter(weakref.ref(self)))
         self._slots = threading.BoundedSemaphore(config.max_concurrent_calls)
         # Kept while plugins come and go: the next one starts quickly.
-        hold = nursery.hold()
-        self._nursery = weakref.finalize(self, hold.release)
+        self._nursery = weakref.finalize(self, nursery.hold().release) if is_closed else _nothing
         self._sinks: tuple[LogSink, ...] = ()
         self._lock = threading.Lock()
         # What is printed comes by another thread than what is logged; sinks are told one thing at a time.
@@ -131,3 +133,18 @@ class Surroundings:
             for thread in tuple(executor._threads):
                 if thread is not threading.current_thread():
                     thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _counter(around: "weakref.ref[Surroundings]") -> Callable[[LifecycleEvent], None]:
+    """Return a subscriber that does not lead back to its bus: with a circle nothing would go before it is collected."""
+
+    def count(event: LifecycleEvent) -> None:
+        own = around()
+        if own is not None:
+            own._count(event)
+
+    return count
+
+
+def _nothing() -> None:
+    pass

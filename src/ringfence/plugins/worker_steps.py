@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from signal import SIGSYS
@@ -299,10 +300,14 @@ class WorkerSteps:
         else:
             self._recovered.set()
 
-    def wait_recovered(self, timeout: float | None) -> None:
-        """Wait while a crashed worker is about to be started again. Raises PoolTimeout."""
-        if not self._recovered.is_set() and not self._recovered.wait(timeout):
-            raise PoolTimeout(timeout or 0.0, f"plugin {self.name!r} to be started again after a crash")
+    def wait_recovered(self, timeout: float | None) -> float:
+        """Wait while a worker that died is about to be started again; return for how long. Raises PoolTimeout."""
+        if self._recovered.is_set():
+            return 0.0
+        begun = time.monotonic()
+        if not self._recovered.wait(timeout):
+            raise PoolTimeout(timeout or 0.0, f"plugin {self.name!r} to be started again")
+        return time.monotonic() - begun
 
     def status(self) -> PluginStatus:
         """Return what is the matter with the worker."""
