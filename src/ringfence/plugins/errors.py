@@ -128,6 +128,7 @@ __all__ = [
     "Timeout",
     "UndeclaredCapability",
     "UnknownCapability",
+    "UnknownManifestCapability",
     "ValueConversionError",
     "VersionParseError",
     "WatchError",
@@ -260,6 +261,20 @@ class InvalidManifest(PluginValidationError):
             return f"invalid manifest{place}: {self.problems[0]}"
         listed = "\n".join(f"  - {problem}" for problem in self.problems)
         return f"invalid manifest{place}: {len(self.problems)} problems\n{listed}"
+
+
+class UnknownManifestCapability(InvalidManifest, UnknownCapability):
+    """The one thing wrong with a manifest is a capability that does not exist: `name`, with `suggestions`."""
+
+    __match_args__ = ("name", "path")
+
+    def __init__(self, problem: str, name: str, suggestions: Iterable[str] = (), path: str | None = None) -> None:
+        UnknownCapability.__init__(self, name, suggestions)
+        self.problems = (problem,)
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems[0], self.name, self.suggestions, self.path)
 
 
 class MissingManifestField(InvalidManifest):

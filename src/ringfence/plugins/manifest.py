@@ -23,10 +23,12 @@ from ringfence.plugins.errors import (
     MissingManifestField,
     PluginCompatibilityError,
     PluginIOError,
+    UnknownManifestCapability,
 )
 from ringfence.plugins.kinds import PROFILE_TAGS, Behaviour, PluginKind, behaviour
 from ringfence.plugins.manifest_fields import (
     MOST_NAME,
+    UNKNOWN_CAPABILITY,
     ApiVersionField,
     CapabilityName,
     Counted,
@@ -65,6 +67,7 @@ from ringfence.plugins.manifest_text import (
 )
 from ringfence.plugins.versions import HOST_API_VERSION, ApiVersion
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant
+from ringfence.sandbox.errors import UnknownCapability
 from ringfence.sandbox.limits import Limits
 
 __all__ = [
@@ -96,6 +99,7 @@ class Manifest(BaseModel):
 
     Raises:
         MissingManifestField: exactly one thing is wrong: a required field is not there.
+        UnknownManifestCapability: exactly one thing is wrong: a capability does not exist.
         InvalidManifest: anything else is wrong; `problems` has all of it.
     """
 
@@ -446,9 +450,23 @@ def _invalid(problems: Iterable[Problem], lines: Lines | None, path: Path | None
         return MissingManifestField(placed[0][1].missing, shown)
     found = [problem.text if line is None else f"line {line}: {problem.text}" for line, problem in placed]
     texts = list(dict.fromkeys(found))
+    unknown = _unknown_capability(placed[0][1].text) if len(placed) == 1 else None
+    if unknown is not None:
+        return UnknownManifestCapability(texts[0], unknown.name, unknown.suggestions, shown)
     if len(texts) > _MOST_TOLD:
         texts[_MOST_TOLD:] = [f"and {len(texts) - _MOST_TOLD} more problems"]
     return InvalidManifest(texts, shown)
+
+
+def _unknown_capability(text: str) -> UnknownCapability | None:
+    """Return the error that a problem's text is about, if it is about that."""
+    if not text.startswith(UNKNOWN_CAPABILITY):
+        return None
+    try:
+        Capability.parse(text.removeprefix(UNKNOWN_CAPABILITY).partition(";")[0])
+    except UnknownCapability as error:
+        return error
+    return None
 
 
 def find_manifest(path: "str | os.PathLike[str]") -> Path:

@@ -31,6 +31,7 @@ __all__ = [
     "MOST_ITEMS",
     "MOST_NAME",
     "NAME_PATTERN",
+    "UNKNOWN_CAPABILITY",
     "ApiVersionField",
     "CapabilityName",
     "Counted",
@@ -105,6 +106,10 @@ def check_plain(text: str, most: int, allowed: str = "") -> str:
     return text
 
 
+# How the problem begins; the name follows.
+UNKNOWN_CAPABILITY: Final = "unknown capability: "
+
+
 def _capability(text: str) -> str:
     name, equals, scope = text.partition("=")
     try:
@@ -112,7 +117,7 @@ def _capability(text: str) -> str:
     except UnknownCapability as error:
         near = " or ".join(map(repr, error.suggestions))
         hint = f"; did you mean {near}?" if near else ""
-        raise _reported(f"unknown capability: {shown(text).strip(chr(39))}{hint}") from None
+        raise _reported(f"{UNKNOWN_CAPABILITY}{shown(text).strip(chr(39))}{hint}") from None
     if equals:
         raise _reported(
             f"capabilities: {shown(text)} has a scope; write {found.value!r} here and "

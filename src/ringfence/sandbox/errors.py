@@ -14,7 +14,6 @@ class PolicyError(RingfenceError, ValueError):
     """What was asked for is wrong or cannot be kept: the caller's to mend."""
 
 
-@final
 class UnknownCapability(PolicyError, PluginValidationError):
     """No capability has this name.
 

@@ -378,3 +378,19 @@ class TestSource:
         file.write_text(block.replace('name = "tool"', 'source = "other.py"'))
         with pytest.raises(InvalidManifest, match="describes that file"):
             Manifest.from_source(file)
+
+
+def test_a_single_unknown_capability_is_told_as_that_too(tmp_path: Path) -> None:
+    """Who catches UnknownCapability has it with its suggestions, who catches InvalidManifest with its line."""
+    file = tmp_path / "plugin.toml"
+    text = 'name = "a"\nversion = "1.0.0"\napi-version = "0.18.0"\nsource = "a.py"\n'
+    file.write_text(text + 'capabilities = ["fs:reed"]\n')
+    (tmp_path / "a.py").write_text("")
+    with pytest.raises(UnknownCapability) as caught:
+        Manifest.from_file(file)
+    error = caught.value
+    assert isinstance(error, InvalidManifest)
+    assert (error.name, error.suggestions[0], error.path) == ("fs:reed", "fs:read", str(file))
+    assert "line 5: unknown capability: fs:reed; did you mean 'fs:read'" in str(error)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.name) == (type(error), str(error), "fs:reed")
