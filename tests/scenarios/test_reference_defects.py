@@ -190,9 +190,9 @@ def test_d14_nothing_said_is_nothing_allowed(tmp_path: Path) -> None:
 def test_d15_each_worker_has_a_temporary_folder_of_its_own(tmp_path: Path) -> None:
     """D15: nobody else's, nobody else reads it, and it does not go with another's."""
     code = """\
-import os
+import os, tempfile
 def process(name):
-    folder = os.environ["TMPDIR"]
+    folder = tempfile.gettempdir()
     open(os.path.join(folder, name), "w").close()
     return [folder, os.stat(folder).st_mode & 0o777, sorted(os.listdir(folder))]
 """

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, final
@@ -26,6 +27,9 @@ def empty_environment(plan: DescriptorPlan) -> None:
     """Replace the environment of this process and set its mode mask; inherited by every later fork."""
     os.environ.clear()
     os.environ.update(plan.environment)
+    if "tempfile" in sys.modules:
+        # It keeps what it found in the environment before.
+        vars(sys.modules["tempfile"])["tempdir"] = plan.environment.get("TMPDIR")
     os.umask(plan.umask)
 
 
