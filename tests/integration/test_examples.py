@@ -66,7 +66,7 @@ def test_plugins_pipeline() -> None:
         "- row-reader",
         "- column-sums",
         "- data-processor",
-        "Not loaded: 4-unsound: InvalidManifest",
+        "Not loaded: 4-unsound: UnknownManifestCapability",
         "Processing result: {'apples': 13, 'pears': 5}",
     ]
 

@@ -54,7 +54,8 @@ class PluginRuntime:
     Args:
         config: the settings.
         profile: a host profile, or the name of one; over the one in `config`.
-        on_log: called with each record that a plugin logs or prints (in the runtime's own thread: it must not wait).
+        on_log: called with each record that a plugin logs or prints, one at a time, in threads of the
+            runtime's: it must not wait.
         events: the bus of an instance that this runtime belongs to; without one the runtime has its own.
     """
 
