@@ -20,7 +20,9 @@ from ringfence.plugins.connection import CHAIN
 from ringfence.plugins.engine import Engine
 from ringfence.plugins.errors import (
     EnginePoisoned,
+    ExecutionFailed,
     FunctionNotFound,
+    InitializationFailed,
     InvalidConfig,
     LimitExceeded,
     MemoryExceeded,
@@ -146,6 +148,12 @@ class EnginePool:
             except BaseException:
                 engine.kill(PluginCrashed(self.name, "it did not come up", None, 9))
                 raise
+        except ExecutionFailed as error:
+            failed = f"{error.function} raised {error.remote_type}: {error.message}"
+            failure = InitializationFailed(self.name, failed, error.traceback)
+            failure.__cause__ = error
+            self._not_started(failure)
+            return
         except BaseException as error:  # noqa: BLE001  # whoever waits for the worker is told
             self._not_started(error)
             return
@@ -282,7 +290,7 @@ class EnginePool:
             length = len(worker.line)
             if not length:
                 return worker
-            if length < least:
+            if length < least and not worker.lingers(_AHEAD_TIME):
                 best, least = worker, length
         return best
 
@@ -332,7 +340,7 @@ class EnginePool:
             if queue and not line and isinstance(queue[0], Waiting):
                 while queue and isinstance(queue[0], Waiting) and not worker.leased and self._give(worker, queue[0]):
                     queue.popleft()
-            room = self._ahead - len(line)
+            room = 0 if line and worker.lingers(_AHEAD_TIME) else self._ahead - len(line)
             if self.config.recycle_after is not None:
                 room = min(room, self.config.recycle_after - worker.taken)
             calls: list[GuestCall] = []
@@ -418,7 +426,7 @@ class EnginePool:
                     call.future._owner = (self, call)
                     self._queue.appendleft(call)
             lost = self._drain() if self._is_hopeless or self._killed else []
-            for each in list(self._workers):
+            for each in sorted(self._workers, key=lambda each: len(each.line)):
                 self._feed(each)
             self._grow()
             self._changed.notify_all()

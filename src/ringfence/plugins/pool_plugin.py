@@ -133,6 +133,7 @@ def _find(
             try:
                 found = Manifest.from_file(path, strict=False).name
             except PluginError:
+                known.add(path.parent.name)
                 continue  # no plugin's; if it is the one that is meant, its folder has its name
             if found == name:
                 return path, _nothing

@@ -1,5 +1,6 @@
 """PoolWorker: one worker of a pool, and how much it has before it; Waiting: what takes a worker to itself."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, final
@@ -41,6 +42,11 @@ class PoolWorker:
         self.leased = False
         self.poisoned = False
         self.idle_since = 0.0
+
+    def lingers(self, seconds: float) -> bool:
+        """Whether it has been at its present call for longer than that."""
+        head = next(iter(self.line.values()), None)
+        return head is not None and head.started is not None and time.monotonic() - head.started > seconds
 
     def answered(self, calls: _Ended) -> None:
         """See `ringfence.plugins.connection.Line`."""

@@ -26,6 +26,7 @@ __all__ = ["Talk"]
 # Seconds that a call may last before another thread takes over reading. Less would wake the standby more often in
 # a stream of short calls (at 1 ms it costs them 2 %), more would delay a call that comes meanwhile.
 _TICK: Final = 0.001
+_STDERR: Final = 2
 # Ticks without any call after which the standby sleeps until it is rung.
 _QUIET_TICKS: Final = 20
 
@@ -430,6 +431,10 @@ class Talk(Active):
         """Read one message. Return it if it is a call, else act on it; None too when there is no host any more."""
         try:
             message: _Message = self.codec.unpack(self._channel.recv())
+        except MemoryError:
+            # Whose it was stands in what did not fit: nobody can be answered, and nothing read after it.
+            os.write(_STDERR, b"MemoryError: a message from the host does not fit into this worker's memory limit\n")
+            os._exit(1)
         except (ChannelClosed, RemoteProtocolError, UnregisteredType, OSError):
             with self._state:
                 self._closed = True
