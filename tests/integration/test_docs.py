@@ -39,6 +39,7 @@ def test_block_runs(language: str, code: str, tmp_path: Path) -> None:
     assert _run(language, code, tmp_path), "a block that shows nothing explains nothing"
 
 
+@pytest.mark.timeout(240)  # a dozen programs, one after the other
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if ONE_FOLDER in page.read_text()], ids=lambda page: str(page.relative_to(ROOT))
 )
@@ -78,9 +79,7 @@ def _run(language: str, code: str, folder: Path, where: str = "") -> str:
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     # What a page installs and approves is in its own folder, not in the home of whoever runs the tests.
     environment = {**os.environ, "PATH": path, "RINGFENCE_HOME": str(folder / ".home")}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"{where}\n{done.stdout}{done.stderr}"
     return done.stdout and done.stdout + done.stderr
 
