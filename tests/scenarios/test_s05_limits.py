@@ -47,6 +47,7 @@ def slowly_memory():
     kept = []
     while True: kept.append(bytearray(100_000))
 def recursion(n=0):     return 0 if n == 10_000 else 1 + recursion(n + 1)
+def through_c(n=0):     return max([n], key=lambda m: through_c(m + 1))
 def endless():
     while True: pass
 def prints():           print("x" * 10**8)
@@ -68,8 +69,8 @@ def one_second():
 def the_most():         return most
 """
 EXPORTS = (
-    "small", "memory", "slowly_memory", "recursion", "endless", "prints", "opens", "forks", "threads", "one_second",
-    "the_most",
+    "small", "memory", "slowly_memory", "recursion", "through_c", "endless", "prints", "opens", "forks", "threads",
+    "one_second", "the_most",
 )  # fmt: skip
 
 # The settings of the guide, as printed.
@@ -149,6 +150,26 @@ def test_depth(runtime: PluginRuntime) -> None:
     assert error.limit == 100
     assert "hostile.recursion" in str(error)
     the_next_call_succeeds(runtime)
+
+
+@pytest.mark.usefixtures("manifest")
+@pytest.mark.parametrize(
+    "limits", [Limits(max_memory="10MiB", max_call_depth=100), Limits(max_memory="64MiB")], ids=["10MiB", "64MiB"]
+)
+def test_depth_in_every_thread(limits: Limits) -> None:
+    """The stacks of threads are small where memory is limited, and deep enough for what is allowed."""
+    with with_limits(limits) as runtime:
+        plugin = runtime.load_manifest("hostile/plugin.toml")
+        for function in ("through_c", "recursion"):
+            beside = [plugin.submit("one_second") for _ in range(3)]
+            deep = [plugin.submit(function) for _ in range(6)]
+            for future in deep:
+                with pytest.raises((StackDepthExceeded, ExecutionFailed), match=r"recursion|deep"):
+                    future.result()
+            for future in beside:
+                future.result()
+        assert plugin.call("the_most") == 3
+        the_next_call_succeeds(runtime)
 
 
 def test_instructions(runtime: PluginRuntime) -> None:

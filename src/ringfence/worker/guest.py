@@ -3,7 +3,9 @@
 import atexit
 import faulthandler
 import os
+import resource
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from ringfence.ipc import guest_messages as g
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _STDERR: Final = 2
+# Bytes of stack: what a thread needs besides its calls, what one call of a C function by Python and back may take, and
+# what there is by default.
+_STACK_BASE: Final = 256 * 1024
+_STACK_OF_A_CALL: Final = 2048
+_STACK_USUAL: Final = 8 * 1024 * 1024
+_PAGE: Final = 64 * 1024
 
 
 def serve(fd: int) -> None:
@@ -89,6 +97,7 @@ class _Guest:
         """Put in place what plugin code finds around it."""
         # The libraries' folders are not the plugin's to write to; trying would only look like an attempt.
         sys.dont_write_bytecode = True
+        _small_stacks(self._limits.call_depth)
         set_active(self._talk)
         self._handler.install()
         self._limits.install()
@@ -105,6 +114,7 @@ class _Guest:
         set_active(None)
         _at_fork(None)
         sys.dont_write_bytecode = self._before
+        threading.stack_size(0)
 
     def run(self) -> None:
         """Load, serve, say BYE. Raises ChannelClosed when the host is gone."""
@@ -173,6 +183,18 @@ class _Guest:
     def _on_cancel(self, call: Call, running: list[Call]) -> None:
         with self._watch.paused():
             write_stacks(_STDERR, call, running)
+
+
+def _small_stacks(depth: int | None) -> None:
+    """Let threads reserve no more stack than calls so deep can use: where memory is limited all of it counts at once.
+
+    With the usual 8 MiB a plugin of 10 MiB would have one thread, and calls that could overlap would wait.
+    """
+    if resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY:
+        return
+    wanted = _STACK_BASE + _STACK_OF_A_CALL * (sys.getrecursionlimit() if depth is None else depth)
+    if wanted < _STACK_USUAL:
+        threading.stack_size(-(-wanted // _PAGE) * _PAGE)
 
 
 _talk_of_this_process: Talk | None = None
