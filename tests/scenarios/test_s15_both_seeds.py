@@ -109,6 +109,9 @@ class Traced(StaticPluginEXT, PluginEXT):
     def teardown(self): self.step("teardown " + str(self.instance() is not None))
 
 def trace(): return TRACE
+def of_the_host():
+    import sys
+    return sorted({"pydantic", "ringfence.plugins.runtime", "ringfence.pool.executor"} & set(sys.modules))
 """
 STEPS = ["new with 0", "attach_to", "initialize True True"]
 
@@ -247,7 +250,7 @@ def test_a_host_function_is_for_those_who_hold_its_capability(tmp_path: Path) ->
 def traced(tmp_path: Path) -> Iterator[Path]:
     """The manifest of a plugin whose code is an extension's class; the class is forgotten afterwards."""
     path = write_plugin(
-        tmp_path / "traced", TRACED, exports=("trace",), capabilities=("logging",),
+        tmp_path / "traced", TRACED, exports=("trace", "of_the_host"), capabilities=("logging",),
         more='extension = "__EXT_S15_TRACED"\n',
     )  # fmt: skip
     yield path
@@ -270,11 +273,17 @@ def test_a_class_runs_in_process_and_as_a_plugin_with_one_trace(traced: Path) ->
         # There it is a plugin, in a process of its own.
         plugin = runtime_of(instance).load_manifest(traced)
         assert plugin.call("trace") == STEPS
+        assert plugin.call("of_the_host") == []  # what the class imports is there, the host's machinery is not
+        # New code, or a new worker, is a new extension.
+        plugin.lifecycle.reload()
+        plugin.lifecycle.restart()
+        assert plugin.call("trace") == STEPS
     expected = [", ".join(STEPS), ", ".join([*STEPS, "teardown True"])]
     inside = [message for message in heard if isinstance(message, PluginLogMessageEXT)]
     outside = [message for message in heard if message.module == "traced_here"]
     assert [message.message for message in outside] == expected
-    assert [message.message for message in inside] == expected
+    # A reload proves the new one before the old one goes; a restart ends the old one first.
+    assert [expected.index(message.message) for message in inside] == [0, 0, 1, 1, 0, 1]
     assert {message.plugin for message in inside} == {"traced"}
 
 
