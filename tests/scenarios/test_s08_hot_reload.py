@@ -523,12 +523,6 @@ def reload_often(runtime: PluginRuntime, main: Path, manifest: Path, times: int)
     assert handle.info().reload_count == times
 
 
-def test_forty_reloads_leave_the_host_as_it_was(runtime: PluginRuntime, main: Path, manifest: Path) -> None:
-    """Descriptors, threads and memory stay flat, and there is one worker."""
-    reload_often(runtime, main, manifest, 40)
-
-
-@pytest.mark.soak
 def test_two_hundred_reloads_leave_the_host_as_it_was(runtime: PluginRuntime, main: Path, manifest: Path) -> None:
-    """The same for longer."""
+    """Descriptors, threads and memory stay flat, and there is one worker."""
     reload_often(runtime, main, manifest, 200)
