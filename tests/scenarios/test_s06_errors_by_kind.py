@@ -263,7 +263,7 @@ TRIGGERS: list[tuple[str, str, Callable[[World], object], tuple[str, ...]]] = [
     ("InvalidManifest", "validation", lambda w: w.load("x", exports=("absent",)), ("absent", "plugin.toml")),
     ("MissingManifestField", "validation", lambda w: w.runtime.load_manifest(w.text("x", VERSIONLESS)), ("version",)),
     ("UnknownCapability", "validation", lambda _: Capability.parse("fs:raed"), ("fs:raed", "fs:read")),
-    ("InvalidManifest", "validation", lambda w: w.load("x", capabilities=["fs:raed"]), ("unknown", "fs:read")),
+    ("UnknownManifestCapability", "validation", lambda w: w.load("x", capabilities=["fs:raed"]), ("fs:read",)),
     ("MissingCapability", "validation", lambda w: w.load("x", capabilities=["fs:write"]), ("'x'", "EngineConfig")),
     ("InvalidConfig", "validation", lambda _: RuntimeConfig(max_concurrent_calls=0), ("max_concurrent_calls",)),
     ("ValueConversionError", "validation", lambda w: w.plugin.call("process", [object()]), ("p.process", "object")),
