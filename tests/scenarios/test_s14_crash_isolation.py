@@ -1,5 +1,6 @@
 """S14: a plugin that crashes, however it does, costs its own calls and nothing else; and nobody outlives the host."""
 
+import json
 import logging
 import os
 import signal
@@ -387,7 +388,8 @@ def test_a_circle_of_calls_is_an_error_and_no_hang(tmp_path: Path) -> None:
 
 def test_a_plugin_that_always_crashes_is_quarantined_with_the_reason(flaky: Path, tmp_path: Path) -> None:
     """In the next run too, until somebody says otherwise; its mended code then works."""
-    source, kept = flaky.with_suffix(".py"), tmp_path / "state" / "quarantine.json"
+    # Where the command line looks for it.
+    source, kept = flaky.with_suffix(".py"), tmp_path / "state" / "store-quarantine.json"
     source.write_text("import os\ndef work():\n    os._exit(9)\n")
     config = RuntimeConfig(
         restart_policy=RestartPolicy(max_retries=2, backoff=QUICK, window=60), quarantine_file=kept
@@ -408,6 +410,13 @@ def test_a_plugin_that_always_crashes_is_quarantined_with_the_reason(flaky: Path
         with pytest.raises(PluginQuarantined) as refused:
             runtime.restart_plugin("flaky-plugin")
         assert refused.value.reason == entry.reason
+
+    command = [sys.executable, "-c", "import sys; from ringfence.cli import main; sys.exit(main())"]
+    listed = subprocess.run(
+        [*command, "plugin", "list", "--store", str(kept.with_name("store")), "--json"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert json.loads(listed.stdout)["quarantine"]["flaky-plugin"]["reason"] == entry.reason
 
     with PluginRuntime(config) as runtime:
         with pytest.raises(PluginQuarantined, match="exited with code 9"):
