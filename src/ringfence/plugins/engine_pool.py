@@ -15,15 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, final
 
 from ringfence.errors import PluginError
-from ringfence.plugins.blueprint import PHASES, Blueprint
+from ringfence.plugins.blueprint import Blueprint
 from ringfence.plugins.connection import CHAIN
-from ringfence.plugins.engine import Engine
 from ringfence.plugins.errors import (
     EnginePoisoned,
-    ExecutionFailed,
-    FunctionNotFound,
-    InitializationFailed,
-    InvalidConfig,
     LimitExceeded,
     MemoryExceeded,
     PluginCrashed,
@@ -31,31 +26,26 @@ from ringfence.plugins.errors import (
     PoolShutdown,
     PoolTimeout,
     ReentrantCall,
-    ValueConversionError,
 )
 from ringfence.plugins.guest_call import GuestCall
-from ringfence.plugins.guest_host import GuestHost
-from ringfence.plugins.handle import Timeout, _Unset
+from ringfence.plugins.handle import Timeout
 from ringfence.plugins.leased import LeasedWorker
+from ringfence.plugins.pool_calls import call_seconds, check_call
 from ringfence.plugins.pool_config import PoolConfig, PoolStats
-from ringfence.plugins.pool_worker import PoolWorker, Waiting
+from ringfence.plugins.pool_crew import Crew
+from ringfence.plugins.pool_worker import AHEAD_TIME, PoolWorker, Waiting
 from ringfence.plugins.surroundings import Surroundings
-from ringfence.sandbox.errors import PolicyError
-from ringfence.sandbox.limits import parse_duration
 
 __all__ = ["EnginePool", "end_all"]
 
 _log = logging.getLogger("ringfence.plugins")
 
-# Seconds of work that a worker may have before it, and how many calls at most, the running one among them.
-_AHEAD_TIME: Final = 0.002
+# Calls that a worker may have before it at most, the running one among them.
 _MOST_AHEAD: Final = 16
 # Seconds that calls sent ahead may wait behind another while some worker has nothing to do.
 _PATIENCE: Final = 0.002
 # How much of the average a single call's time is.
 _WEIGHT: Final = 0.05
-# Seconds after a start that failed before the next one is tried, while there are other workers.
-_START_PAUSE: Final = 1.0
 
 _pools: "weakref.WeakSet[EnginePool]" = weakref.WeakSet()
 
@@ -80,162 +70,62 @@ class EnginePool:
         given = [each for each in times if each is not None]
         self._timeout = min(given) if given else around.config.call_timeout
         self._changed = threading.Condition(threading.Lock())
-        self._workers: list[PoolWorker] = []
-        # Workers that are being started; threads that start or end one.
-        self._starting = 0
-        self._threads: set[threading.Thread] = set()
-        self._failed_start: tuple[float, BaseException] | None = None
         self._queue: deque[GuestCall | Waiting] = deque()
         # What was accepted and has not ended, leases apart; those are counted in `_leases`.
         self._pending = 0
         self._leases = 0
         self._blocked = 0
-        # It takes no more; its workers are killed; it has no more workers; nothing of it is left.
-        self._closing = self._killed = self._closed = self._finished = False
+        # It takes no more; its workers are killed; nothing of it is left.
+        self._closing = self._killed = self._finished = False
         self._shut_down_text = f"the pool of plugin {self.name!r} was shut down"
-        self._ahead, self._average = 1, _AHEAD_TIME
+        self._ahead, self._average = 1, AHEAD_TIME
         self._acquisitions = self._releases = self._timeouts = 0
         self._executions, self._execution_time = 0, 0.0
-        self._started = self._crashes = self._recycled = 0
-        self._looks_at: float | None = None
         self._rebalances = False
-        self._pool = blueprint.open_pool(config.size)
+        self._crew = Crew(blueprint, around, config, self._changed, self)
         self._runners = ThreadPoolExecutor(config.size, "ringfence-plugin-pool")
         _pools.add(self)
         if not config.lazy_init:
-            self._start_all()
-
-    # Starting
-
-    def _start_all(self) -> None:
-        with self._changed:
-            for _ in range(self.config.size):
-                self._start()
-            self._changed.wait_for(lambda: not self._starting)
-            failed = self._failed_start
-        if failed is not None:
-            self.shut_down(kill=True)
-            raise failed[1]
-
-    def _start(self) -> None:
-        """Start a worker in a thread of its own. Called with the lock."""
-        self._starting += 1
-        self._spawn(self._bring_up)
-
-    def _spawn(self, function: Callable[..., None], *args: Any) -> None:
-        def run() -> None:
             try:
-                function(*args)
-            finally:
-                with self._changed:
-                    self._threads.discard(threading.current_thread())
-                    self._changed.notify_all()
-
-        thread = threading.Thread(target=run, name="ringfence-pool-worker")
-        self._threads.add(thread)
-        thread.start()
-
-    def _bring_up(self) -> None:
-        worker = PoolWorker(self)
-        guest = GuestHost(self.blueprint, self.around)
-        try:
-            engine = Engine.start(self.blueprint, self._pool, guest, self.around, self.config.load_timeout, worker)
-            worker.engine = engine
-            guest.engine_id = engine.pid
-            try:
-                for phase in ("init", "start"):
-                    self._run_phase(engine, phase, self.config.load_timeout)
+                self._crew.start_all()
             except BaseException:
-                engine.kill(PluginCrashed(self.name, "it did not come up", None, 9))
+                self.shut_down(kill=True)
                 raise
-        except ExecutionFailed as error:
-            failed = f"{error.function} raised {error.remote_type}: {error.message}"
-            failure = InitializationFailed(self.name, failed, error.traceback)
-            failure.__cause__ = error
-            self._not_started(failure)
-            return
-        except BaseException as error:  # noqa: BLE001  # whoever waits for the worker is told
-            self._not_started(error)
-            return
-        with self._changed:
-            self._starting -= 1
-            self._started += 1
-            self._failed_start = None
-            closed = self._closed
-            if not closed:
-                worker.serving = True
-                worker.idle_since = time.monotonic()
-                self._workers.append(worker)
-                self._feed(worker)
-            self._changed.notify_all()
-        if closed:
-            self._end(worker)
-        # Last: it may be dead by now, and then is found among the workers.
-        engine.ended.add_done_callback(lambda done: self._died(worker, done.result()))
 
-    def _not_started(self, error: BaseException) -> None:
-        with self._changed:
-            self._starting -= 1
-            self._failed_start = (time.monotonic(), error)
-            hopeless = not self._workers and not self._starting
-            lost = self._drain() if hopeless else []
-            self._changed.notify_all()
-        if lost:
-            self._fail(lost, error)
-        else:
-            _log.warning("a worker of plugin %r could not be started: %s", self.name, error)
-
-    def _run_phase(self, engine: Engine, phase: str, timeout: float) -> None:
-        for name in PHASES[phase]:
-            if name in engine.functions:
-                engine.run(name, [], timeout)
-
-    def _grow(self) -> None:
-        """Start another worker if something waits and there may be one more. Called with the lock."""
-        if self._is_full or self._closed or self._killed:
-            return
-        failed = self._failed_start
-        if failed is not None and self._workers and time.monotonic() - failed[0] < _START_PAUSE:
-            return
-        if len(self._queue) + sum(len(worker.line) > 1 for worker in self._workers) > self._starting:
-            self._start()
+    # What its crew tells it
 
     @property
-    def _is_full(self) -> bool:
-        """Whether there are as many workers as may be, those that are being started among them."""
-        lost = 0 if self.config.restart_on_crash else self._crashes
-        return len(self._workers) + self._starting >= self.config.size - lost
+    def demand(self) -> int:
+        """How many workers more would have something to do."""
+        return len(self._queue) + sum(len(worker.line) > 1 for worker in self._crew.workers)
 
-    @property
-    def _is_hopeless(self) -> bool:
-        """Whether there is no worker, and will be none."""
-        return self._is_full and not self._workers and not self._starting
+    def joined(self, worker: PoolWorker) -> None:
+        """A worker is up."""
+        self._feed(worker)
+
+    def not_started(self, error: BaseException) -> None:
+        """A worker did not come up: if it was the last hope, those who wait are told why."""
+        with self._changed:
+            lost = [] if self._crew.workers or self._crew.starting else self._drain()
+        self._fail(lost, error)
+
+    def lost(self, error: PluginError | None) -> None:
+        """A worker has died."""
+        if error is not None:
+            self.around.metrics.record_error(self.name, error)
+        with self._changed:
+            lost = self._drain() if self._crew.is_hopeless else []
+        self._fail(lost, self._no_worker())
 
     # Handing in
 
     def seconds(self, timeout: Timeout) -> float | None:
         """Return how long a call may take. Raises InvalidConfig."""
-        if isinstance(timeout, _Unset):
-            return self._timeout
-        if timeout is None:
-            return None
-        value = getattr(timeout, "total_seconds", None)
-        try:
-            return parse_duration(timeout if value is None else value(), what="timeout")
-        except PolicyError as error:
-            raise InvalidConfig(str(error)) from error
+        return call_seconds(timeout, self._timeout)
 
     def check_call(self, function: str, args: Sequence[Any]) -> None:
         """Raise what can be said of a call before it is made: FunctionNotFound, ReentrantCall, ValueConversionError."""
-        chain = CHAIN.get()
-        if self.name in chain:
-            raise ReentrantCall(self.name, chain)
-        exports = self.blueprint.exports
-        if exports is not None and function not in exports and function != "main":
-            raise FunctionNotFound(function, self.name, exports)
-        if isinstance(args, str | bytes):
-            what = f"{self.name}.{function}"
-            raise ValueConversionError(f"args of {what}: a list is needed, not a text; write [{args!r}]")
+        check_call(self.blueprint, function, args)
 
     def hand_in(self, item: GuestCall | Waiting, *, wait: bool = True) -> bool:
         """Queue a call, or a function for a leased worker; False when the queue is full and it is not to `wait`.
@@ -268,35 +158,18 @@ class EnginePool:
         if self._queue:
             self._queue.append(item)
         else:
-            worker = self._choose(1 if isinstance(item, Waiting) else self._ahead)
+            worker = self._crew.choose(1 if isinstance(item, Waiting) else self._ahead)
             if worker is None or not self._give(worker, item):
                 self._queue.append(item)
             elif len(worker.line) < 2:
                 return
-        self._grow()
+        self._crew.grow()
 
     def _check_open(self) -> None:
         if self._closing:
             raise PoolShutdown(self._shut_down_text)
-        if self._is_hopeless:
+        if self._crew.is_hopeless:
             raise self._no_worker()
-
-    def _choose(self, room: int) -> PoolWorker | None:
-        """Return the worker with the least before it, and less than `room`. Called with the lock."""
-        best, least = None, room
-        for worker in self._workers:
-            if worker.leased or not worker.serving or not self._may_take(worker):
-                continue
-            length = len(worker.line)
-            if not length:
-                return worker
-            if length < least and not worker.lingers(_AHEAD_TIME):
-                best, least = worker, length
-        return best
-
-    def _may_take(self, worker: PoolWorker) -> bool:
-        most = self.config.recycle_after
-        return not worker.poisoned and (most is None or worker.taken < most)
 
     def _give(self, worker: PoolWorker, item: GuestCall | Waiting) -> bool:
         """Have a worker do this; False when it turns out to be dead. Called with the lock."""
@@ -306,6 +179,7 @@ class EnginePool:
                 return False
             if not item.future.set_running_or_notify_cancel():
                 self._pending -= item.function is not None
+                self._changed.notify_all()
                 return True
             worker.leased = True
             worker.taken += 1
@@ -336,11 +210,11 @@ class EnginePool:
     def _feed(self, worker: PoolWorker) -> None:
         """Give a worker of what waits. Called with the lock."""
         queue, line = self._queue, worker.line
-        if worker.serving and not worker.leased and self._may_take(worker):
+        if worker.serving and not worker.leased and self._crew.may_take(worker):
             if queue and not line and isinstance(queue[0], Waiting):
                 while queue and isinstance(queue[0], Waiting) and not worker.leased and self._give(worker, queue[0]):
                     queue.popleft()
-            room = 0 if line and worker.lingers(_AHEAD_TIME) else self._ahead - len(line)
+            room = 0 if line and worker.lingers(AHEAD_TIME) else self._ahead - len(line)
             if self.config.recycle_after is not None:
                 room = min(room, self.config.recycle_after - worker.taken)
             calls: list[GuestCall] = []
@@ -352,12 +226,12 @@ class EnginePool:
         if line or worker.leased or not worker.serving:
             return
         worker.idle_since = time.monotonic()
-        if not self._may_take(worker):
-            self._let_go(worker)
-        elif not self._rebalances and any(len(each.line) > 1 for each in self._workers):
+        if not self._crew.may_take(worker):
+            self._crew.let_go(worker)
+        elif not self._rebalances and any(len(each.line) > 1 for each in self._crew.workers):
             self._rebalances = True
-            self._at(worker.idle_since + _PATIENCE, "_rebalance")
-        self._look_later(worker.idle_since)
+            self._rebalance_at(worker.idle_since + _PATIENCE)
+        self._crew.look_later(worker.idle_since)
 
     def _make_room(self) -> None:
         """Wake those who wait to hand something in, once there is room for some more. Called with the lock."""
@@ -384,7 +258,7 @@ class EnginePool:
                 if isinstance(error, MemoryExceeded):
                     worker.poisoned = True  # whatever it holds on to, it is better without
             self._average = average
-            self._ahead = max(1, min(_MOST_AHEAD, int(_AHEAD_TIME / max(average, 1e-6))))
+            self._ahead = max(1, min(_MOST_AHEAD, int(AHEAD_TIME / max(average, 1e-6))))
             if not worker.leased:
                 self._feed(worker)
 
@@ -425,32 +299,12 @@ class EnginePool:
                 else:
                     call.future._owner = (self, call)
                     self._queue.appendleft(call)
-            lost = self._drain() if self._is_hopeless or self._killed else []
-            for each in sorted(self._workers, key=lambda each: len(each.line)):
+            lost = self._drain() if self._crew.is_hopeless or self._killed else []
+            for each in sorted(self._crew.workers, key=lambda each: len(each.line)):
                 self._feed(each)
-            self._grow()
+            self._crew.grow()
             self._changed.notify_all()
         self._fail(lost, PoolShutdown(self._shut_down_text) if self._killed else self._no_worker())
-
-    def _died(self, worker: PoolWorker, error: PluginError | None) -> None:
-        """In the switchboard's thread: a worker is gone. Its calls are told, or come back, after this."""
-        with self._changed:
-            worker.serving = False
-            known = worker in self._workers
-            if known:
-                self._workers.remove(worker)
-                self._crashes += 1
-            if not known or self._closed or self._killed:
-                return
-            lost = self._drain() if self._is_hopeless else []
-            if not self._is_full and not self.config.lazy_init:
-                self._start()
-            else:
-                self._grow()
-            self._changed.notify_all()
-        if error is not None:
-            self.around.metrics.record_error(self.name, error)
-        self._fail(lost, self._no_worker())
 
     def _no_worker(self) -> EnginePoisoned:
         return EnginePoisoned(f"all workers of plugin {self.name!r} have died, and restart_on_crash is off")
@@ -520,10 +374,10 @@ class EnginePool:
         """Take a worker that is free, or start one if there may be one more. Raises PoolExhausted, and as `acquire`."""
         with self._changed:
             self._check_open()
-            starting = self._starting or len(self._workers) < self.config.size
-            free = not self._queue and self._choose(1) is not None
-            if not free and (not starting or len(self._queue) >= self.config.size - len(self._workers)):
-                raise PoolExhausted(len(self._workers))
+            starting = self._crew.starting or len(self._crew.workers) < self.config.size
+            free = not self._queue and self._crew.choose(1) is not None
+            if not free and (not starting or len(self._queue) >= self.config.size - len(self._crew.workers)):
+                raise PoolExhausted(len(self._crew.workers))
         return self.acquire(self.config.load_timeout)
 
     def give_back(self, worker: PoolWorker) -> None:
@@ -536,7 +390,7 @@ class EnginePool:
         self._leases -= 1
         worker.leased = False
         if worker.poisoned and worker.serving:
-            self._let_go(worker)
+            self._crew.let_go(worker)
         else:
             self._feed(worker)
         self._changed.notify_all()
@@ -555,7 +409,7 @@ class EnginePool:
             done, todo = todo, None
             with self._changed:
                 lease.close()
-                fit = worker.serving and worker.engine.is_alive and self._may_take(worker)
+                fit = worker.serving and worker.engine.is_alive and self._crew.may_take(worker)
                 if fit and self._queue and isinstance(self._queue[0], Waiting) and self._queue[0].function is not None:
                     following = self._queue.popleft()
                     assert isinstance(following, Waiting)
@@ -576,92 +430,40 @@ class EnginePool:
             self._ended(1)
             del done, failure, value, lease
 
-    # Letting workers go
-
-    def _let_go(self, worker: PoolWorker) -> None:
-        """End a worker that nobody uses, and replace it if something waits. Called with the lock."""
-        worker.serving = False
-        self._workers.remove(worker)
-        self._recycled += 1
-        self._spawn(self._end, worker)
-        if not self._may_take(worker) and not self._closing and not self._is_full and not self.config.lazy_init:
-            self._start()
-        else:
-            self._grow()
-
-    def _end(self, worker: PoolWorker) -> None:
-        """Let a worker leave in good order."""
-        engine = worker.engine
-        if worker.poisoned:
-            engine.kill(PluginCrashed(self.name, "its worker was of no use any more", None, 9))
-            return
-        for phase in ("stop", "cleanup"):
-            try:
-                if engine.is_alive:
-                    self._run_phase(engine, phase, self.config.drain_timeout)
-            except PluginError as error:
-                _log.warning("%s of a worker of plugin %r raised: %s", phase, self.name, error)
-        engine.stop(self.config.drain_timeout)
-
-    def _look_later(self, since: float) -> None:
-        """See to it that idle workers are looked at when the next one's time is up. Called with the lock."""
-        longest = self.config.max_idle_time
-        if longest is None or self._looks_at is not None or len(self._workers) <= self.config.min_size:
-            return
-        self._looks_at = since + longest
-        self._at(self._looks_at, "_look_at_idle")
-
-    def _look_at_idle(self) -> None:
-        longest = self.config.max_idle_time
-        assert longest is not None
-        now = time.monotonic()
-        with self._changed:
-            self._looks_at = None
-            if self._closed:
-                return
-            idle = [worker for worker in self._workers if not worker.leased and not worker.line]
-            for worker in sorted(idle, key=lambda worker: worker.idle_since):
-                if len(self._workers) <= self.config.min_size:
-                    return
-                if worker.idle_since + longest > now:
-                    self._look_later(worker.idle_since)
-                    return
-                self._let_go(worker)
-
     def _rebalance(self) -> None:
         """A worker has nothing to do while calls wait behind others: have those back that have not begun."""
         recalled: list[tuple[PoolWorker, list[GuestCall]]] = []
         with self._changed:
             self._rebalances = False
-            if self._choose(1) is None:
+            if self._crew.choose(1) is None:
                 return
-            for worker in self._workers:
+            for worker in self._crew.workers:
                 waiting = [call for call in worker.line.values() if call.started is None and not call.recalled]
                 if waiting:
                     recalled.append((worker, waiting))
         for worker, calls in recalled:
             worker.engine.recall(calls)
 
-    def _at(self, when: float, method: str) -> None:
-        """Have a method called by the switchboard, unless we are forgotten until then."""
+    def _rebalance_at(self, when: float) -> None:
+        """Have that done by the switchboard, unless we are forgotten until then."""
         weak = weakref.ref(self)
 
-        def call() -> None:
+        def rebalance() -> None:
             own = weak()
             if own is not None:
-                getattr(own, method)()
+                own._rebalance()
 
-        self.around.board.at(when, call)
+        self.around.board.at(when, rebalance)
 
     # What it is
 
     def stats(self) -> PoolStats:
         """Return the numbers of this moment."""
         with self._changed:
-            busy = sum(1 for worker in self._workers if worker.leased or worker.line)
+            busy = sum(1 for worker in self._crew.workers if worker.leased or worker.line)
             return PoolStats(
-                total=len(self._workers),
-                available=len(self._workers) - busy,
+                total=len(self._crew.workers),
+                available=len(self._crew.workers) - busy,
                 in_use=busy,
                 queued=len(self._queue),
                 acquisitions=self._acquisitions,
@@ -669,22 +471,22 @@ class EnginePool:
                 timeouts=self._timeouts,
                 executions=self._executions,
                 total_execution_time=self._execution_time,
-                started=self._started,
-                crashes=self._crashes,
-                recycled=self._recycled,
+                started=self._crew.started,
+                crashes=self._crew.crashes,
+                recycled=self._crew.recycled,
             )
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers."""
         with self._changed:
-            return [worker.engine.pid for worker in self._workers]
+            return [worker.engine.pid for worker in self._crew.workers]
 
     def is_healthy(self) -> bool:
         """Whether it takes calls, and has workers or can start some; busy ones are well."""
         with self._changed:
-            if self._closing or self._is_hopeless:
+            if self._closing or self._crew.is_hopeless:
                 return False
-            return bool(self._workers) or self._starting > 0 or self._failed_start is None
+            return bool(self._crew.workers) or self._crew.starting > 0 or self._crew.failure is None
 
     @property
     def is_shut_down(self) -> bool:
@@ -734,6 +536,7 @@ class EnginePool:
         with self._changed:
             again, self._closing = self._closing, True
             self._killed = self._killed or kill
+            self._crew.may_start = not self._killed
             if cancel or kill:
                 lost = self._drain()
             else:
@@ -749,26 +552,15 @@ class EnginePool:
 
     def _finish(self, again: bool) -> None:
         if self._killed:
-            with self._changed:
-                engines = [worker.engine for worker in self._workers]
-            for engine in engines:
-                engine.kill(PluginCrashed(self.name, "its pool was shut down", None, 9))
+            self._crew.kill()
         with self._changed:
             if again:
                 self._changed.wait_for(lambda: self._finished)
                 return
             self._changed.wait_for(lambda: not self._pending)
             self._changed.wait_for(lambda: not self._leases, self.config.drain_timeout)
-            self._closed = True
-            workers, self._workers = self._workers, []
-            for worker in workers:
-                worker.poisoned = worker.poisoned or worker.leased
-                worker.serving = False
-                self._spawn(self._end, worker)
-            self._changed.wait_for(lambda: not self._threads)
         try:
-            self._pool.kill_workers()
-            self._pool.shutdown()
+            self._crew.close()
             self._runners.shutdown(wait=True)
             if self._on_close is not None:
                 self._on_close()

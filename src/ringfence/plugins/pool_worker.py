@@ -3,18 +3,33 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from ringfence.errors import PluginError
 from ringfence.plugins.guest_call import GuestCall
 
 if TYPE_CHECKING:
     from ringfence.plugins.engine import Engine
-    from ringfence.plugins.engine_pool import EnginePool
 
-__all__ = ["PoolWorker", "Waiting"]
+__all__ = ["AHEAD_TIME", "PoolWorker", "Reports", "Waiting"]
+
+AHEAD_TIME: Final = 0.002
+"""Seconds of work that a worker may have before it."""
 
 _Ended = list[tuple[GuestCall, PluginError | None]]
+
+
+class Reports(Protocol):
+    """Who hears of a worker's calls: see `ringfence.plugins.connection.Line`."""
+
+    def answered(self, worker: "PoolWorker", calls: _Ended) -> None:
+        """They have ended."""
+
+    def told(self, worker: "PoolWorker", calls: _Ended) -> None:
+        """Their futures have been resolved."""
+
+    def unbegun(self, worker: "PoolWorker", calls: list[GuestCall]) -> None:
+        """They have come back."""
 
 
 @final
@@ -33,7 +48,7 @@ class PoolWorker:
 
     __slots__ = ("_pool", "engine", "idle_since", "leased", "line", "poisoned", "serving", "taken")
 
-    def __init__(self, pool: "EnginePool") -> None:
+    def __init__(self, pool: Reports) -> None:
         self._pool = pool
         self.engine: Engine
         self.serving = False
