@@ -1,6 +1,7 @@
 """Blueprint: everything about a plugin that is decided before a worker of it starts."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from ringfence.errors import PluginError
 from ringfence.plugins.bytecode import BytecodeHeader, read_header
 from ringfence.plugins.compile import read_signatures
 from ringfence.plugins.config import LoaderConfig
-from ringfence.plugins.errors import InvalidConfig, InvalidManifest, PolicyError
+from ringfence.plugins.errors import InvalidConfig, PolicyError, UndeclaredCapability
 from ringfence.plugins.folder import Code, read_code
 from ringfence.plugins.grants import Effective, effective
 from ringfence.plugins.manifest import Manifest
@@ -97,6 +98,7 @@ class Blueprint:
         """Return a pool for `size` workers of this plugin. Raises what `Pool` raises, PolicyError as InvalidConfig."""
         arguments = self.worker.pool_arguments()
         with _told_of(self.manifest):
+            self.effective.require_places()
             return Pool(size, isolation="session", preload=("ringfence.worker.guest",), **arguments)
 
     def open_session(self, pool: Pool) -> Session:
@@ -212,15 +214,12 @@ def signatures_of(blueprint: Blueprint) -> Mapping[str, Function]:
 
 def _with_program(held: Effective, program: Program) -> Effective:
     """A program may be started: that is what loading it means. It is granted nothing else by it."""
-    return replace(held, grants=held.grants.with_all(program.grants).sealed())
+    places = {grant.scope: os.path.realpath(grant.scope) for grant in program.grants if grant.scope is not None}
+    return replace(held, grants=held.grants.with_all(program.grants).sealed(), places={**places, **held.places})
 
 
 def _checked(header: BytecodeHeader, manifest: Manifest) -> BytecodeHeader:
     missing = [name for name in header.capabilities if not manifest.requires_capability(name.partition("=")[0])]
     if missing:
-        raise InvalidManifest(
-            f"the bytecode of plugin {manifest.name!r} was compiled to need {', '.join(missing)}, "
-            "which the manifest does not declare",
-            None if manifest.path is None else str(manifest.path),
-        )
+        raise UndeclaredCapability(missing[0], manifest.name)
     return header

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ringfence.plugins.errors import InvalidConfig
-from ringfence.sandbox.errors import UnknownCapability
+from ringfence.sandbox.errors import PolicyError, UnknownCapability
 from ringfence.sandbox.limits import parse_duration, parse_size
 
-__all__ = ["Bytes", "Count", "Flag", "FrozenModel", "Seconds", "seconds"]
+__all__ = ["Bytes", "Count", "Flag", "FrozenModel", "Seconds", "seconds", "seconds_of"]
 
 
 def seconds(value: object) -> float | None:
@@ -24,6 +24,16 @@ def seconds(value: object) -> float | None:
         value = value.total_seconds()
     # parse_duration says what is wrong with anything that is neither.
     return parse_duration(value)  # type: ignore[arg-type]
+
+
+def seconds_of(timeout: "float | timedelta | str") -> float:
+    """Return the seconds of a timeout that a caller gave. Raises InvalidConfig: it is no duration, or not positive."""
+    try:
+        found = seconds(timeout)
+    except PolicyError as error:
+        raise InvalidConfig(f"timeout: {error}") from error
+    assert found is not None
+    return found
 
 
 def _size(value: object) -> int | None:

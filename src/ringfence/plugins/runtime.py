@@ -4,6 +4,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, final
 
@@ -22,6 +23,7 @@ from ringfence.plugins.inspection import Diagnostic
 from ringfence.plugins.ledger import Ledger
 from ringfence.plugins.loader import PathLike, PluginLoader
 from ringfence.plugins.metrics import PluginMetrics
+from ringfence.plugins.model import seconds_of
 from ringfence.plugins.profiles import HostProfile, ProfileRegistry
 from ringfence.plugins.quarantine import Quarantine
 from ringfence.plugins.records import PluginLog
@@ -509,12 +511,14 @@ class PluginRuntime:
 
     # Its end
 
-    def shutdown(self) -> None:
+    def shutdown(self, timeout: "float | timedelta | str | None" = None) -> None:
         """Take no more calls, let those under way end, stop, clean up and unload every plugin, the last one first.
 
-        May be repeated. Raises an ExceptionGroup of what plugins did wrong on the way, once everything is gone.
+        `timeout`: seconds that each plugin gets for its calls under way, its `stop` and its `cleanup`, by default the
+        drain timeout of the settings; then its worker is killed. May be repeated. Raises an ExceptionGroup of what
+        plugins did wrong on the way, once everything is gone.
         """
-        self._core.shut_down()
+        self._core.shut_down(grace=None if timeout is None else seconds_of(timeout))
 
     close = shutdown
 

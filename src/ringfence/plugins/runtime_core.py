@@ -51,12 +51,19 @@ class RuntimeCore:
             self.around.audit.add_sink(self._sink)
         _runtimes.add(self)
 
-    def shut_down(self, *, elsewhere: bool = False) -> None:
-        """End everything, unless that was begun already; `elsewhere`: in a thread of its own, and wait for nothing."""
+    def shut_down(self, *, elsewhere: bool = False, grace: float | None = None) -> None:
+        """End everything, unless that was begun already; `elsewhere`: in a thread of its own, and wait for nothing.
+
+        `grace`: seconds for calls, `stop` and `cleanup` of each plugin, instead of the drain timeout.
+        """
         with self.lock:
             if self.closing:
                 return
             self.closing = True
+        if grace is not None:
+            self.around.grace = grace
+            for handle in self.registry.all():
+                handle.lifecycle.set_drain_timeout(grace)
         if not elsewhere and not self.around.board.is_current:
             self._end()
             return

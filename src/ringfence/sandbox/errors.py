@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from typing import Any, final
 
-from ringfence.errors import PluginRuntimeError, PluginValidationError, RingfenceError
+from ringfence.errors import PluginCompatibilityError, PluginRuntimeError, PluginValidationError, RingfenceError
 
 __all__ = ["CapabilityDenied", "EnforcementError", "PolicyError", "UnknownCapability", "UnsupportedError"]
 
@@ -34,7 +34,7 @@ class UnknownCapability(PolicyError, PluginValidationError):
 
 
 @final
-class UnsupportedError(RingfenceError):
+class UnsupportedError(PluginCompatibilityError):
     """This host lacks a layer that the policy requires: nothing was started.
 
     `layer` is the layer's name, `reason` what is missing, `fix` what would bring it.
