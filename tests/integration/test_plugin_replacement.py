@@ -12,6 +12,7 @@ from waiting import wait_until
 
 from ringfence import (
     BackoffConfig,
+    EngineConfig,
     LifecycleState,
     LoaderConfig,
     PluginHandle,
@@ -79,6 +80,41 @@ def test_after_a_timeout_there_is_a_fresh_worker(manifest: Path) -> None:
         assert answers == [[1]] * 5
         assert plugin.info().pid not in (None, old)
         assert told == ["created", "initialized", "started", "error", "initialized", "started"]
+
+
+def test_a_granted_path_that_became_a_link_is_not_followed(tmp_path: Path) -> None:
+    """A plugin that may change its folder moves a link to where a scope of its is, and waits to be started again."""
+    secret = tmp_path / "secret"
+    code = """\
+import os, time
+def swap(folder):
+    os.rename(folder + "/work", folder + "/old")
+    os.rename(folder + "/other", folder + "/work")
+def endless(): time.sleep(60)
+def look(folder): return os.listdir(folder + "/work/sub")
+"""
+    scopes = '[scopes]\n"fs:read" = ["work/sub"]\n"fs:write" = ["."]\n"fs:delete" = ["."]\n'
+    capabilities = ("fs:read", "fs:write", "fs:delete")
+    exports = ("swap", "endless", "look")
+    home = tmp_path / "mover"
+    file = write_plugin(home, code, exports=exports, capabilities=capabilities, more=scopes)
+    for folder in (secret, home / "work" / "sub", home / "other"):
+        folder.mkdir(parents=True)
+    (secret / "name").touch()
+    (home / "other" / "sub").symlink_to(secret)
+    for folder in (home, home / "work", home / "other"):
+        folder.chmod(0o777)
+    granted = EngineConfig().with_capabilities(["fs:read", f"fs:write={home}", f"fs:delete={home}"])
+    with PluginRuntime(RuntimeConfig(loader_config=LoaderConfig(engine_config=granted))) as runtime:
+        plugin = runtime.load_manifest(file)
+        assert plugin.call("look", [str(home)]) == []
+        plugin.call("swap", [str(home)])
+        with pytest.raises(CallTimeout):
+            plugin.call("endless", timeout=0.2)
+        with pytest.raises(InvalidState):
+            plugin.call("look", [str(home)])
+        with pytest.raises(PluginError, match="leads"):
+            runtime.restart_plugin("mover")
 
 
 def test_it_is_the_same_for_a_loader_alone(manifest: Path) -> None:

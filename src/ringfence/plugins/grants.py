@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, final
 
 from ringfence.plugins.config import EngineConfig, LoaderConfig
 from ringfence.plugins.errors import ApprovalRequired, IncompatibleProfile, MissingCapability
-from ringfence.plugins.narrowing import FILE_SYSTEM, Gate
+from ringfence.plugins.narrowing import BY_PATH, FILE_SYSTEM, Gate
 from ringfence.plugins.profiles import HostProfile
 from ringfence.plugins.sandbox_config import SandboxConfig
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant
+from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.limits import Limits
 from ringfence.sandbox.policy import Demand, Layer
 
@@ -52,6 +53,8 @@ class Effective:
         call_timeout: seconds a call of it may take, or None where nothing says so.
         sandboxes: the host's and the profile's, each of which holds.
         profile: the profile's name, or None. demands: what it says of the sandbox's layers.
+        places: where the paths of the grants led when this was decided, links followed; what leads elsewhere by the
+            time a worker starts is not what was decided on.
         notes: what the plugin asks for and does not get, without being refused, as text.
     """
 
@@ -64,7 +67,18 @@ class Effective:
     sandboxes: tuple[SandboxConfig, ...] = ()
     profile: str | None = None
     demands: Mapping[Layer, Demand] | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def require_places(self) -> None:
+        """Do nothing while every granted path leads where it led. Raises PolicyError, which names one that does not."""
+        for path, place in self.places.items():
+            real = os.path.realpath(path)
+            if real != place:
+                raise PolicyError(
+                    f"{path!a} led to {place!a} when the plugin was loaded, and leads to {real!a} now: a link was put "
+                    "in its place; load the plugin again if that is meant"
+                )
 
 
 def effective(
@@ -100,6 +114,11 @@ def effective(
     home = None if folder is None else os.path.realpath(folder)
     asked = _in_order(manifest, folder)
     gates = _gates(home, engine, profile)
+    # Before anything is judged: what is judged and what is granted has to be the same place, whoever moves links about.
+    places = _places(asked)
+    for grant in asked:
+        if grant.scope is not None and places.get(grant.scope, grant.scope) != grant.scope:
+            _narrowed(manifest.name, Grant(grant.capability, places[grant.scope]), gates, profile)
     given = [piece for grant in asked for piece in _narrowed(manifest.name, grant, gates, profile)]
     if home is not None and any(grant.capability is Capability.FS_READ for grant in asked):
         given.append(Grant(Capability.FS_READ, home))
@@ -119,6 +138,7 @@ def effective(
         sandboxes=sandboxes,
         profile=None if profile is None else profile.name,
         demands=None if profile is None else profile.demands,
+        places=_places(given) | places,
         notes=_notes(manifest.limits, limits),
     )
 
@@ -126,6 +146,12 @@ def effective(
 def _in_order(manifest: Wishes, folder: "str | os.PathLike[str] | None") -> list[Grant]:
     place = {str(name): at for at, name in enumerate(manifest.capabilities)}
     return sorted(manifest.grants(folder), key=lambda grant: place[grant.capability.value])
+
+
+def _places(grants: Iterable[Grant]) -> dict[str, str]:
+    """Return where the paths of grants lead, links followed."""
+    paths = [grant.scope for grant in grants if grant.capability in BY_PATH and grant.scope is not None]
+    return {path: os.path.realpath(path) for path in paths}
 
 
 def _gates(home: str | None, engine: EngineConfig, profile: HostProfile | None) -> tuple[Gate, ...]:

@@ -11,7 +11,7 @@ from ringfence.sandbox.capabilities import Capabilities, Capability, Grant
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.scopes import path_contains
 
-__all__ = ["FILE_SYSTEM", "Gate"]
+__all__ = ["BY_PATH", "FILE_SYSTEM", "Gate"]
 
 FILE_SYSTEM: Final = frozenset(
     {
@@ -23,7 +23,7 @@ FILE_SYSTEM: Final = frozenset(
     }
 )
 # Whose scopes are paths, where links have to be followed before anything is compared.
-_BY_PATH: Final = FILE_SYSTEM | {Capability.PROCESS_EXEC}
+BY_PATH: Final = FILE_SYSTEM | {Capability.PROCESS_EXEC}
 
 
 @final
@@ -66,7 +66,7 @@ def _held(asked: Grant, held: Capabilities, box: SandboxConfig | None, home: str
         else:
             # Asked for all, granted in part: the part.
             yield from (Grant(capability, part) for part in held.scopes(capability))
-    elif capability in _BY_PATH:
+    elif capability in BY_PATH:
         real = os.path.realpath(scope)
         own = capability is Capability.FS_READ and home is not None and path_contains(home, real)
         # Where the host grants it without naming paths, its SandboxConfig names them.

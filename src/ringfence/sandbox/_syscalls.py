@@ -171,11 +171,11 @@ def set_host_name(name: str) -> None:
     _checked(_setdomainname(raw, len(raw)))
 
 
-def open_tree(path: str) -> int:
-    """Return an fd for a detached copy of the mount tree at ``path``; the caller closes it."""
+def open_tree(place: int) -> int:
+    """Return an fd for a detached copy of the mount tree at the path behind the fd ``place``; the caller closes it."""
     # OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE: without the submounts a user namespace is refused.
-    flags = 1 | os.O_CLOEXEC | _AT_RECURSIVE
-    return _checked(_syscall(_long(_OPEN_TREE), _long(AT_FDCWD), os.fsencode(path), _long(flags)))
+    flags = 1 | os.O_CLOEXEC | _AT_RECURSIVE | _AT_EMPTY_PATH
+    return _checked(_syscall(_long(_OPEN_TREE), _long(place), b"", _long(flags)))
 
 
 class _MountAttr(ctypes.Structure):

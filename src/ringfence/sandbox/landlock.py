@@ -4,12 +4,22 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntFlag
-from stat import S_ISDIR
+from errno import ELOOP
+from stat import S_ISDIR, S_ISLNK
 from typing import Final, NamedTuple, final
 
 from ringfence.sandbox.errors import EnforcementError
 
-__all__ = ["KNOWN_ABI", "Access", "LandlockPlan", "PathGrant", "build_ruleset", "plan_landlock", "weaknesses"]
+__all__ = [
+    "KNOWN_ABI",
+    "Access",
+    "LandlockPlan",
+    "PathGrant",
+    "build_ruleset",
+    "open_place",
+    "plan_landlock",
+    "weaknesses",
+]
 
 # The newest ABI whose rights are listed here. A newer kernel is asked for these and no more.
 KNOWN_ABI: Final = 9
@@ -29,12 +39,19 @@ class PathGrant(NamedTuple):
     """Access to a file or to a tree.
 
     `demanded` says whether the caller named the path: then it must exist, while an absent path of the
-    interpreter's is passed over.
+    interpreter's is passed over. `real` is where links on a demanded path led when it was decided on, None without
+    any: who may write around there could put other links in their place, and those are not followed.
     """
 
     path: str
     access: Access
     demanded: bool = False
+    real: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The path without links that is granted, where it was demanded."""
+        return self.path if self.real is None else self.real
 
 
 @final
@@ -146,11 +163,28 @@ def rights(access: Access, handled: int, *, is_folder: bool) -> int:
     return wanted & handled & (-1 if is_folder else _FILE_RIGHTS)
 
 
+def open_place(path: str) -> int:
+    """Return an O_PATH descriptor of a path on which no link is followed. Raises OSError, ELOOP for a link."""
+    at = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    for part in path.split("/"):
+        if not part:
+            continue
+        try:
+            deeper = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        finally:
+            os.close(at)
+        at = deeper
+        if S_ISLNK(os.fstat(at).st_mode):
+            os.close(at)
+            raise OSError(ELOOP, os.strerror(ELOOP), path)
+    return at
+
+
 def _add_path(ruleset: int, grant: PathGrant, handled: int) -> None:
     from ringfence.sandbox import _syscalls
 
     try:
-        fd = os.open(grant.path, os.O_PATH | os.O_CLOEXEC)
+        fd = open_place(grant.place) if grant.demanded else os.open(grant.path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
         if not grant.demanded and isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
             return

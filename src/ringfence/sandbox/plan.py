@@ -1,5 +1,6 @@
 """Policy and features to plan: what each layer will do on this host, decided without touching it."""
 
+import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -261,7 +262,7 @@ class _Planner:
         if any(caps.has(capability) for capability in _NETWORK):
             yield from (PathGrant(path, _READ) for path in runtime.network)
         for capability, access in _ACCESS.items():
-            yield from (PathGrant(path, access, True) for path in caps.scopes(capability))
+            yield from (PathGrant(path, access, True, _led_to(path)) for path in caps.scopes(capability))
         if caps.has(Capability.PROCESS_EXEC):
             yield from (PathGrant(path, Access.EXECUTE) for path in runtime.loaders)
         if caps.is_unscoped(Capability.PROCESS_EXEC):
@@ -295,6 +296,11 @@ _ACCESS: Final = {
     Capability.FS_EXECUTE: Access.LIST,
     Capability.PROCESS_EXEC: _READ | Access.EXECUTE,
 }
+
+
+def _led_to(path: str) -> str | None:
+    real = os.path.realpath(path)
+    return None if real == path else real
 
 
 def _ports(capabilities: Capabilities, capability: Capability) -> tuple[int, ...] | None:

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from errno import ELOOP
 from stat import S_ISDIR
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ringfence.sandbox.errors import EnforcementError
-from ringfence.sandbox.landlock import Access, PathGrant
+from ringfence.sandbox.landlock import Access, PathGrant, open_place
 
 if TYPE_CHECKING:
     from ringfence.sandbox.namespaces import NamespacePlan
@@ -131,6 +132,8 @@ def _resolve(plan: "NamespacePlan", grants: Iterable[PathGrant]) -> tuple[list[T
             if grant.demanded:
                 raise EnforcementError(f"grant access to {grant.path}", error.errno or 0) from error
             continue
+        if grant.demanded and real != grant.place:
+            raise EnforcementError(f"grant access to {grant.path}: it led to {grant.place} before", ELOOP)
         links.update(found)
         device = grant.path in plan.devices
         trees.append(Tree(real, bool(grant.access & _CHANGES) and not device, device))
@@ -152,7 +155,11 @@ def _spread(grants: Iterable[PathGrant]) -> Iterator[PathGrant]:
 def _open_source(tree: Tree, run_programs: bool) -> _Source:
     from ringfence.sandbox import _syscalls as sys
 
-    fd = sys.open_tree(tree.path)
+    place = open_place(tree.path)
+    try:
+        fd = sys.open_tree(place)
+    finally:
+        os.close(place)
     attributes = sys.MOUNT_ATTR_NOSUID
     if not tree.writable:
         attributes |= sys.MOUNT_ATTR_RDONLY

@@ -331,3 +331,25 @@ def test_what_was_decided_does_not_change() -> None:
     """The grants of a plugin are sealed."""
     with pytest.raises(PolicyError):
         effective(manifest("random"), None, allowed("random")).grants.grant("fs:write=/")
+
+
+def test_a_path_stays_where_it_led(tmp_path: Path) -> None:
+    """A link is judged by its target; a path that leads elsewhere by the time a worker starts is an error."""
+    data, secret = (tmp_path / name for name in ("data", "secret"))
+    for folder in (data, data / "sub", secret):
+        folder.mkdir()
+    wish = manifest("fs:read", scopes={"fs:read": [f"{data}/sub"]})
+    found = effective(wish, None, allowed("fs:read", f"fs:read={data}"))
+    found.require_places()
+    assert found.places == {f"{data}/sub": str((data / "sub").resolve())}
+    (data / "sub").rename(data / "old")
+    (data / "sub").symlink_to(secret)
+    with pytest.raises(PolicyError, match="led to .*/data/sub.* and leads to .*/secret"):
+        found.require_places()
+    with pytest.raises(MissingCapability):
+        effective(wish, None, allowed("fs:read", f"fs:read={data}"))
+    (data / "sub").unlink()
+    (data / "sub").symlink_to("old")
+    linked = effective(wish, None, allowed("fs:read", f"fs:read={data}"))
+    assert linked.places == {f"{data}/sub": str((data / "old").resolve())}
+    linked.require_places()

@@ -1,8 +1,12 @@
 """Landlock plans: the rights asked for are those the kernel has, and no path gets a right it cannot have."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
-from ringfence.sandbox.landlock import KNOWN_ABI, Access, plan_landlock, rights, weaknesses
+from ringfence.sandbox.landlock import KNOWN_ABI, Access, open_place, plan_landlock, rights, weaknesses
 
 ALL_FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 
@@ -72,3 +76,19 @@ def test_older_abis_say_what_they_cannot_refuse() -> None:
     assert weaknesses(7) == weaknesses(6) == ()
     assert "TCP ports" in weaknesses(3)
     assert len(weaknesses(1)) == 4
+
+
+def test_a_link_that_came_into_a_granted_path_is_not_followed(tmp_path: Path) -> None:
+    """Wherever on the path it is; without one the very place is opened."""
+    real = tmp_path.resolve()
+    (real / "folder" / "inner").mkdir(parents=True)
+    (real / "link").symlink_to("folder")
+    place = open_place(f"{real}/folder/inner")
+    assert os.fstat(place).st_ino == (real / "folder" / "inner").stat().st_ino
+    os.close(place)
+    for path in (f"{real}/link", f"{real}/link/inner"):
+        with pytest.raises(OSError) as caught:
+            open_place(path)
+        assert caught.value.errno == errno.ELOOP
+    with pytest.raises(FileNotFoundError):
+        open_place(f"{real}/folder/none")

@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -166,6 +167,16 @@ def test_grants_become_paths() -> None:
     assert PathGrant("/out", Access.DELETE, True) in grants
     assert PathGrant("/opt/python", Access.READ | Access.LIST) in grants
     assert not [g for g in plan(USER).grants if g.access & (Access.DELETE | Access.EXECUTE) or g.demanded]
+
+
+def test_a_grant_knows_where_its_links_led(tmp_path: Path) -> None:
+    """So that no other link can come in between the decision and the worker."""
+    link = tmp_path / "link"
+    link.symlink_to("folder")
+    (tmp_path / "folder").mkdir()
+    real = str((tmp_path / "folder").resolve())
+    (grant,) = [grant for grant in plan(USER, f"fs:read={link}").grants if grant.demanded]
+    assert (grant.path, grant.place) == (str(link), real)
 
 
 def test_name_service_files_come_with_the_network_only() -> None:
