@@ -344,7 +344,7 @@ def test_a_path_stays_where_it_led(tmp_path: Path) -> None:
     assert found.places == {f"{data}/sub": str((data / "sub").resolve())}
     (data / "sub").rename(data / "old")
     (data / "sub").symlink_to(secret)
-    with pytest.raises(PolicyError, match="led to .*/data/sub.* and leads to .*/secret"):
+    with pytest.raises(PolicyError, match=r"led to .*/data/sub.* and leads to .*/secret"):
         found.require_places()
     with pytest.raises(MissingCapability):
         effective(wish, None, allowed("fs:read", f"fs:read={data}"))

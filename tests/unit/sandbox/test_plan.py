@@ -2,8 +2,8 @@
 
 import pickle
 from dataclasses import replace
-from typing import Any
 from pathlib import Path
+from typing import Any
 
 import pytest
 
