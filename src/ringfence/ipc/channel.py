@@ -119,6 +119,11 @@ class Channel:
         """Whether something waits for flush()."""
         return len(self._outbox) > 0
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait for flush()."""
+        return self._outbox.size
+
     def fileno(self) -> int:
         """Return the file descriptor; raises ChannelClosed after close()."""
         if self._fd < 0:

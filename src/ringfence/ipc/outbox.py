@@ -20,12 +20,14 @@ class Outbox:
     """Bytes, and file descriptors that go with the first of them; no I/O, except that it closes its
     descriptors."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_entries", "size")
 
     def __init__(self) -> None:
         # Oldest first; the descriptors are duplicates of our own. Only the first entry can be partly written,
         # and has none then.
         self._entries: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        # How many bytes there are.
+        self.size = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -33,10 +35,12 @@ class Outbox:
     def add_rest(self, data: memoryview) -> None:
         """Queue what a write left over."""
         self._entries.append((data, ()))
+        self.size += len(data)
 
     def add_frame(self, header: bytes, body: bytes, fds: Sequence[int] = ()) -> memoryview:
         """Queue a frame and duplicates of `fds`; return a token for withdraw()."""
         own = duplicate(fds)
+        self.size += len(header) + len(body)
         if len(body) <= _COPIED:
             token = memoryview(header + body)
             self._entries.append((token, own))
@@ -53,6 +57,7 @@ class Outbox:
         data = None
         while data is not token:
             data, fds = self._entries.pop()
+            self.size -= len(data)
             _close(fds)
 
     def head(self) -> tuple[memoryview, tuple[int, ...]]:
@@ -75,6 +80,7 @@ class Outbox:
         data, fds = entries[0]
         entries[0] = (data, ())
         _close(fds)
+        self.size -= sent
         while sent:
             data, _ = entries.popleft()
             if sent < len(data):
@@ -86,6 +92,7 @@ class Outbox:
         """Drop everything."""
         while self._entries:
             _close(self._entries.popleft()[1])
+        self.size = 0
 
 
 def _close(fds: tuple[int, ...]) -> None:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import Context, ContextVar
 from typing import Any, Final
@@ -20,10 +21,11 @@ from ringfence.plugins.errors import (
     PluginCrashed,
     ProtocolMismatch,
 )
-from ringfence.plugins.guest_call import CODEC, GuestCall, make_call
+from ringfence.plugins.guest_call import CODEC, GuestCall, make_call, settle
 from ringfence.plugins.host_functions import record_for_guest
 from ringfence.plugins.hosting import Host, Line
 from ringfence.plugins.printed import Printed
+from ringfence.plugins.rate import Rate
 from ringfence.plugins.switchboard import Switchboard
 from ringfence.plugins.wire_trace import is_traced, trace
 from ringfence.pool.session import Session
@@ -37,13 +39,21 @@ CHAIN: ContextVar[tuple[str, ...]] = ContextVar("ringfence_chain", default=())
 
 # Calls of host functions that one guest may have under way.
 _MAX_HOST_CALLS: Final = 256
-# Log records and metrics a second that one guest may send; more are dropped, and said to be.
+# Bytes of those that have not been answered.
+_MAX_ASKED: Final = 4 * MAX_FRAME
+# Bytes that a guest has not read, from which on its calls of host functions wait until it reads.
+_MAX_UNREAD: Final = MAX_FRAME
+# Log records and metrics, and of both the characters, and refusals that one guest may send in a second; more are
+# dropped, and said to be. Refusals apart: nobody keeps them from the audit log by logging a lot.
 _MAX_RECORDS: Final = 5000
+_MAX_TEXT: Final = 8 * 1024 * 1024
+_MAX_REFUSALS: Final = 1000
 # Seconds that a guest gets, after its call's time is up, to write down where it is; then it is killed.
 _LAST_WORDS: Final = 0.25
 # Seconds after the guest closed its socket within which its worker has to be gone.
 _LEAVING: Final = 2.0
 _MAX_LINE: Final = 4096
+_MAX_MESSAGE: Final = 16 * _MAX_LINE
 
 
 class Connection:
@@ -90,8 +100,11 @@ class Connection:
         self.ended: Future[PluginError | None] = Future()
         self._leaving = False
         self._check_at: float | None = None
-        self._host_calls: set[int] = set()
-        self._records = (0.0, 0)
+        # By their numbers, the bytes of those that have not been answered; those that wait until the guest reads.
+        self._host_calls: dict[int, int] = {}
+        self._parked: list[Callable[[], object]] = []
+        self._records = Rate(_MAX_RECORDS, _MAX_TEXT)
+        self._refusals = Rate(_MAX_REFUSALS)
         # Asked once: a message is not the place to look for a logger's level.
         self._traced = is_traced()
         self._printed = Printed(host.name, output, self._say)
@@ -246,6 +259,7 @@ class Connection:
                     self._listen()
         except ChannelClosed:
             pass  # it is dead: the calls end when it is buried
+        self._resume()
 
     # Deadlines
 
@@ -314,6 +328,7 @@ class Connection:
                     self._listen()
             except ChannelClosed:
                 pass  # whoever reads finds out
+        self._resume()
         self._hear()
 
     def _hear(self) -> None:
@@ -331,7 +346,7 @@ class Connection:
             return
         try:
             for body in self._channel.read_ready():
-                self._heard(self._dialogue.hear(CODEC.unpack(body)))
+                self._heard(self._dialogue.hear(CODEC.unpack(body)), len(body))
         except ChannelClosed:
             self._end_hearing()
             # It is dying, or has closed its end; then it is of no use.
@@ -374,7 +389,7 @@ class Connection:
         if not self._session.ended.done():
             self._session.kill(PluginCrashed(self._host.name, "it closed its connection and did not end", None, 9))
 
-    def _heard(self, message: list[Any]) -> None:
+    def _heard(self, message: list[Any], size: int) -> None:
         tag = message[0]
         if self._traced:
             trace(f"{self._host.name} says", message)
@@ -383,21 +398,21 @@ class Connection:
         elif tag == g.ERROR:
             self._answered(message[1], None, message[2])
         elif tag == g.HOST_CALL:
-            self._called(*message[1:])
+            self._called(size, *message[1:])
         elif tag in (g.LOG, g.METRIC):
             self._recorded(tag, message[1:])
         elif tag == g.DENIED:
-            self._host.on_denied(*(text[:_MAX_LINE] for text in message[1:]))
+            self._refused(message[1:])
         elif tag == g.HELLO:
             if message[1] != g.PROTOCOL_VERSION:
                 error = ProtocolMismatch(f"it speaks protocol {message[1]}, this host {g.PROTOCOL_VERSION}")
                 error.plugin = self._host.name
                 self.kill(error)
         elif tag == g.LOADED:
-            _set(self._loaded, message[1], None)
+            settle(self._loaded, message[1], None)
         elif tag == g.LOAD_FAILED:
             self._leaving = True
-            _set(self._loaded, None, outcomes.load_error(message[1], self._host.name, self._memory))
+            settle(self._loaded, None, outcomes.load_error(message[1], self._host.name, self._memory))
 
     def _answered(self, number: int, value: Any, record: dict[str, Any] | None) -> None:
         known = self._calls.get(number)
@@ -436,17 +451,44 @@ class Connection:
         wanted, call.future._owner = call.future._owner is not None, None
         self._ended_calls.append((call, wanted, value, error))
 
-    def _called(self, number: int, inside: int, function: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+    def _called(
+        self, size: int, number: int, inside: int, function: str, args: list[Any], kwargs: dict[str, Any]
+    ) -> None:
         if number in self._host_calls or len(self._host_calls) >= _MAX_HOST_CALLS:
             raise RemoteProtocolError("too many calls of its host at once, or one number twice")
         if not all(type(key) is str for key in kwargs):
             raise RemoteProtocolError("a keyword that is no text")
         with self._lock:
             call = self._calls.get(inside)
-        self._host_calls.add(number)
+            self._host_calls[number] = size
+            if sum(self._host_calls.values()) > _MAX_ASKED:
+                raise RemoteProtocolError(f"calls of its host with more than {_MAX_ASKED} bytes at once")
         context = call.context.copy() if call is not None else Context()
         name = call.function if call is not None else ""
-        self._host.executor.submit(context.run, self._serve, number, name, function, args, kwargs)
+        executor = self._host.executor(len(context.get(CHAIN, ())))
+
+        def serve() -> None:
+            if not self._parks(lambda: executor.submit(serve)):
+                context.run(self._serve, number, name, function, args, kwargs)
+
+        executor.submit(serve)
+
+    def _parks(self, again: Callable[[], object]) -> bool:
+        """Put off a call whose answer the guest would not read; `again` is called once it has read others."""
+        with self._lock:
+            if self._over or self._channel.unsent < _MAX_UNREAD:
+                return False
+            self._parked.append(again)
+            return True
+
+    def _resume(self) -> None:
+        """Take up the calls that were put off, if the guest has read what it was answered."""
+        with self._lock:
+            if not self._parked or self._channel.unsent >= _MAX_UNREAD:
+                return
+            parked, self._parked = self._parked, []
+        for again in parked:
+            again()
 
     def _serve(self, number: int, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         """Run a host function for the guest, in a thread of the executor and a context of its own."""
@@ -459,22 +501,24 @@ class Connection:
                 raise HostFunctionError(f"{function} returned what cannot cross to a plugin: {error}") from error
         except BaseException as error:  # noqa: BLE001  # whatever it is, the guest waits for an answer
             body = CODEC.pack([g.HOST_ERROR, number, record_for_guest(error)])
-        self._host_calls.discard(number)
+        with self._lock:
+            self._host_calls.pop(number, None)
         self._send(body)
 
+    def _refused(self, texts: list[str]) -> None:
+        if dropped := self._refusals.missed(time.monotonic()):
+            self._host.on_denied("", "report", "", f"to report less: {dropped} in a second were dropped")
+        if self._refusals.take():
+            self._host.on_denied(*(text[:_MAX_LINE] for text in texts))
+
     def _recorded(self, tag: int, fields: list[Any]) -> None:
-        second, count = self._records
-        now = time.monotonic()
-        if now - second >= 1.0:
-            if count > _MAX_RECORDS:
-                self._host.on_log(3, "ringfence", f"{count - _MAX_RECORDS} of its records were dropped", {})
-            second, count = now, 0
-        self._records = (second, count + 1)
-        if count >= _MAX_RECORDS:
+        if dropped := self._records.missed(time.monotonic()):
+            self._host.on_log(3, "ringfence", f"{dropped} of its records were dropped", {})
+        if not self._records.take(min(len(fields[2]), _MAX_MESSAGE) if tag == g.LOG else 0):
             return
         if tag == g.LOG:
             level, logger, text, origin = fields
-            self._host.on_log(min(level, 4), logger[:256], text[: 16 * _MAX_LINE], origin)
+            self._host.on_log(min(level, 4), logger[:256], text[:_MAX_MESSAGE], origin)
         else:
             kind, name, value, tags = fields
             self._host.on_metric(kind, name[:256], value, tags)
@@ -485,7 +529,8 @@ class Connection:
         """Take what the worker printed, in the pool's thread."""
         with self._lock:
             oldest = next(iter(self._calls), 0)
-        error = self._printed.take(stream, data, oldest)
+        with self._board.heard_here():  # no sink may wait for a plugin here: this thread tells of workers' ends
+            error = self._printed.take(stream, data, oldest)
         if error is not None:
             self.kill(error)
 
@@ -509,11 +554,13 @@ class Connection:
                     self._board.forget(self._channel.fileno())
                 self._over = self._deaf = True
                 left, self._calls = self._calls, {}
+                self._parked.clear()
                 if self._watcher:
                     self._channel.shutdown()  # a caller reads, and closes it
                 else:
                     self._channel.close()
-        self._printed.finish()
+        with self._board.heard_here():
+            self._printed.finish()
         failure = self._doom or self._session.ended.exception()
         result = None if failure is not None else self._session.ended.result()
         error = outcomes.death(failure, self._host.name, self._stderr(), result)
@@ -521,8 +568,8 @@ class Connection:
 
         def tell() -> None:
             # First the plugin's state, then its callers: who hears that the plugin has crashed sees that it has.
-            _set(self.ended, None if leaves else error, None)
-            _set(self._loaded, None, error)
+            settle(self.ended, None if leaves else error, None)
+            settle(self._loaded, None, error)
             with self._lock:
                 for call in left.values():
                     if call.started is None:
@@ -539,17 +586,7 @@ class Connection:
         try:
             bodies = self._channel.read_ready()
             for body in bodies:
-                self._heard(self._dialogue.hear(CODEC.unpack(body)))
+                self._heard(self._dialogue.hear(CODEC.unpack(body)), len(body))
         except (ChannelClosed, RemoteProtocolError, NotSerializable):
             return False
         return bool(bodies)
-
-
-def _set(future: "Future[Any]", value: Any, error: BaseException | None) -> None:
-    """Resolve a future, unless that was done, or its caller has given up."""
-    if future.done() or not future.set_running_or_notify_cancel():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(value)

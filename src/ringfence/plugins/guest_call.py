@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextvars import copy_context
 from typing import Any, Final, final
 
@@ -13,7 +14,7 @@ from ringfence.ipc.types import REGISTERED
 from ringfence.plugins.errors import ValueConversionError
 from ringfence.pool.future import PoolFuture
 
-__all__ = ["CODEC", "GuestCall", "make_call"]
+__all__ = ["CODEC", "GuestCall", "make_call", "settle"]
 
 CODEC: Final = Codec(REGISTERED)
 """What hosts speak with: the types that the program has registered are known to it."""
@@ -90,3 +91,13 @@ def _unsendable(plugin: str, function: str, args: Sequence[Any], kwargs: dict[st
         except NotSerializable as error:
             return ValueConversionError(f"{plugin}.{function}: {error}")
     return ValueConversionError(f"{plugin}.{function}: the arguments are too large, or no plain values")
+
+
+def settle(future: "Future[Any]", value: Any, error: BaseException | None) -> None:
+    """Resolve a future, unless that was done, or its caller has given up."""
+    if future.done() or not future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(value)

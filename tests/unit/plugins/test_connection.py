@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -78,10 +79,14 @@ class FakeHost:
     name = "p"
 
     def __init__(self) -> None:
-        self.executor = ThreadPoolExecutor(4)
+        self.threads = ThreadPoolExecutor(4)
         self.logs: list[tuple[int, str, str]] = []
         self.metrics: list[tuple[str, str, float]] = []
         self.denied: list[tuple[str, str, str, str]] = []
+
+    def executor(self, depth: int) -> ThreadPoolExecutor:
+        """The same threads at every depth."""
+        return self.threads
 
     def host_call(self, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Echo, or fail."""
@@ -139,7 +144,7 @@ class Talk:
         self.connection.ended.result(10)
         self.guest.close()
         self.board.close()
-        self.host.executor.shutdown()
+        self.host.threads.shutdown()
 
 
 @pytest.fixture
@@ -318,6 +323,61 @@ def test_a_flood_of_records_is_cut_and_said_to_be(talk: Talk) -> None:
     talk.say(g.RESULT, talk.hear()[1], None)
     call.result(10)
     assert 0 < len(talk.host.logs) <= 6000
+
+
+def test_logs_are_bounded_by_their_length_too(talk: Talk) -> None:
+    """Few long records fill a disk as well as many short ones."""
+    for _ in range(300):
+        talk.say(g.LOG, 2, "x", "a" * 100_000, {})
+    talk.say(g.DENIED, "fs:read", "open", "the last", "fs:read")
+    wait_until(lambda: talk.host.denied, 10, "what came after the flood")
+    assert max(len(text) for _, _, text in talk.host.logs) == 65536
+    assert sum(len(text) for _, _, text in talk.host.logs) < 300 * 65536
+
+
+def test_a_flood_of_refusals_is_cut(talk: Talk) -> None:
+    """The audit log of a host is not the plugin's to fill; what it logs takes nothing from what it reports."""
+    for _ in range(5000):
+        talk.say(g.LOG, 2, "x", "text", {})
+    for _ in range(20_000):
+        talk.say(g.DENIED, "fs:read", "open", "/etc", "fs:read")
+    talk.say(g.LOG, 2, "x", "last", {})
+    time.sleep(1.0)
+    talk.say(g.DENIED, "fs:read", "open", "/last", "fs:read")
+    wait_until(lambda: talk.host.denied and talk.host.denied[-1][2] == "/last", 10, "the last of them")
+    assert 1000 <= len(talk.host.denied) < 20_000
+    assert any("were dropped" in needs for *_, needs in talk.host.denied)
+
+
+def test_what_a_guest_asks_at_once_is_bounded(talk: Talk) -> None:
+    """Few long calls of the host hold as much memory as many short ones."""
+    gate = threading.Event()
+    talk.host.host_call = lambda *_: gate.wait(10)  # type: ignore[method-assign,assignment,return-value]
+    head = bytes([0x96, g.HOST_CALL])
+    for number in range(1, 6):
+        size = 60 << 20
+        tail = bytes([0, 0xA5]) + b"sleep" + bytes([0x91, 0xC6]) + size.to_bytes(4, "big")
+        body = len(head) + 1 + len(tail) + size + 1
+        with contextlib.suppress(OSError):
+            talk.session.far.sendall(struct.pack(">I", body) + head + bytes([number]) + tail)
+            for _ in range(60):
+                talk.session.far.sendall(bytes(1 << 20))
+            talk.session.far.sendall(b"\x80")
+    error = talk.connection.ended.result(10)
+    gate.set()
+    assert "bytes at once" in str(error)
+
+
+def test_calls_wait_until_their_guest_reads(talk: Talk) -> None:
+    """A guest that reads nothing does not have its host keep answers without end; one that reads gets them all."""
+    talk.host.host_call = lambda *_: bytes(8 << 20)  # type: ignore[method-assign,assignment,return-value]
+    for number in range(1, 41):
+        talk.say(g.HOST_CALL, number, 0, "large", [8 << 20], {})
+    wait_until(lambda: talk.connection._parked, 10, "the calls that wait")
+    # What was waiting, and one for each thread that was past the look at it.
+    assert talk.connection._channel.unsent < (64 + 8 * 5) << 20
+    answers = {talk.hear()[1] for _ in range(40)}
+    assert answers == set(range(1, 41))
 
 
 def test_output_beyond_the_limit_of_a_call_ends_the_worker(talk: Talk) -> None:
