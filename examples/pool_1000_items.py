@@ -5,8 +5,7 @@ python examples/pool_1000_items.py
 
 from pathlib import Path
 
-from ringfence.plugins.plugin_pool import PluginPool
-from ringfence.plugins.pool_config import PoolConfig
+from ringfence import PluginPool, PoolConfig
 
 PLUGINS = Path(__file__).parent / "plugins"
 

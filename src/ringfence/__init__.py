@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ringfence._version import __version__
 
 if TYPE_CHECKING:
-    from ringfence.errors import RingfenceError
+    from ringfence.errors import PluginError, RingfenceError
     from ringfence.ipc.types import register_type
     from ringfence.plugins import profiles
     from ringfence.plugins.backoff import BackoffConfig
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from ringfence.plugins.hooks import LifecycleHooks
     from ringfence.plugins.info import PluginInfo
     from ringfence.plugins.kinds import PluginKind
+    from ringfence.plugins.leased import LeasedWorker
     from ringfence.plugins.lifecycle import PluginLifecycle
     from ringfence.plugins.loader import PluginLoader
     from ringfence.plugins.manifest import Manifest
     from ringfence.plugins.manifest_fields import Dependency
     from ringfence.plugins.metrics import MetricsConfig, PluginMetrics
+    from ringfence.plugins.plugin_pool import PluginPool, WorkerPool
+    from ringfence.plugins.pool_config import PoolConfig, PoolStats
     from ringfence.plugins.profiles import HostProfile, ProfileRegistry
     from ringfence.plugins.reach import NetPolicy, PathPolicy
     from ringfence.plugins.records import PluginLog
@@ -72,7 +75,7 @@ if TYPE_CHECKING:
 
 # Name to the module it lives in: nothing is imported, and nothing runs, before it is used.
 _HOMES = {
-    **dict.fromkeys(("RingfenceError",), "errors"),
+    **dict.fromkeys(("PluginError", "RingfenceError"), "errors"),
     **dict.fromkeys(("register_type",), "ipc.types"),
     **dict.fromkeys(
         (
@@ -132,6 +135,9 @@ _HOMES = {
     "WatchConfig": "plugins.watch_config",
     "WatchEvent": "plugins.watch_events",
     "PluginWatcher": "plugins.watcher",
+    "LeasedWorker": "plugins.leased",
+    **dict.fromkeys(("PluginPool", "WorkerPool"), "plugins.plugin_pool"),
+    **dict.fromkeys(("PoolConfig", "PoolStats"), "plugins.pool_config"),
     "Limits": "sandbox.limits",
     "profiles": "plugins.profiles",
     "Policy": "sandbox.policy",
@@ -156,6 +162,7 @@ __all__ = [
     "HostProfile",
     "InitializerFailed",
     "IsolationMode",
+    "LeasedWorker",
     "LifecycleEvent",
     "LifecycleHooks",
     "LifecycleState",
@@ -171,6 +178,7 @@ __all__ = [
     "Output",
     "OutputExceeded",
     "PathPolicy",
+    "PluginError",
     "PluginHandle",
     "PluginInfo",
     "PluginKind",
@@ -178,6 +186,7 @@ __all__ = [
     "PluginLoader",
     "PluginLog",
     "PluginMetrics",
+    "PluginPool",
     "PluginRegistry",
     "PluginRuntime",
     "PluginStatus",
@@ -187,6 +196,8 @@ __all__ = [
     "PolicyError",
     "Pool",
     "PoolClosed",
+    "PoolConfig",
+    "PoolStats",
     "ProfileRegistry",
     "ProtocolViolation",
     "QueueFull",
@@ -210,6 +221,7 @@ __all__ = [
     "WatchConfig",
     "WatchEvent",
     "WorkerCrashed",
+    "WorkerPool",
     "__version__",
     "compile_file",
     "compile_source",
