@@ -139,7 +139,7 @@ class EnginePool:
                 if not wait:
                     return False
                 if self.around.board.is_current:
-                    raise ReentrantCall(self.name, ("a callback of the runtime, which may not wait",))
+                    raise ReentrantCall(self.name, ReentrantCall.CALLBACK)
                 self._blocked += 1
                 try:
                     self._changed.wait()
@@ -499,7 +499,7 @@ class EnginePool:
         """Wait until all that was handed in has ended. Raises PoolTimeout."""
         begun = time.monotonic()
         if self.around.board.is_current:
-            raise ReentrantCall(self.name, ("a callback of the runtime, which may not wait",))
+            raise ReentrantCall(self.name, ReentrantCall.CALLBACK)
         with self._changed:
             if not self._changed.wait_for(lambda: not self._pending, timeout):
                 waited = round(time.monotonic() - begun, 3)

@@ -42,10 +42,9 @@ class GuestHost:
         """The plugin's name."""
         return self._blueprint.name
 
-    @property
-    def executor(self) -> Executor:
-        """Where host functions run."""
-        return self._around.executor
+    def executor(self, depth: int) -> Executor:
+        """Return where host functions run."""
+        return self._around.executor(depth)
 
     def host_call(self, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Run a host function, if the plugin may have it."""

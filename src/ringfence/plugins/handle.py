@@ -14,7 +14,6 @@ from ringfence.plugins.engine import Engine
 from ringfence.plugins.errors import (
     ExecutionFailed,
     FunctionNotFound,
-    InvalidConfig,
     LimitExceeded,
     PluginCrashed,
     PoolTimeout,
@@ -26,13 +25,12 @@ from ringfence.plugins.info import PluginInfo, next_plugin_id
 from ringfence.plugins.leases import Lease
 from ringfence.plugins.lifecycle import PluginLifecycle
 from ringfence.plugins.manifest import Manifest
+from ringfence.plugins.model import seconds_of
 from ringfence.plugins.signatures import Function
 from ringfence.plugins.states import LifecycleState, PluginStatus
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.worker_steps import WorkerSteps
 from ringfence.sandbox.capabilities import Capabilities
-from ringfence.sandbox.errors import PolicyError
-from ringfence.sandbox.limits import parse_duration
 from ringfence.sandbox.report import Report
 
 __all__ = ["PluginHandle"]
@@ -291,11 +289,7 @@ class PluginHandle:
             return min((each for each in (own, general) if each is not None), default=None)
         if timeout is None:
             return None
-        seconds = getattr(timeout, "total_seconds", None)
-        try:
-            return parse_duration(timeout if seconds is None else seconds(), what="timeout")
-        except PolicyError as error:
-            raise InvalidConfig(str(error)) from error
+        return seconds_of(timeout)
 
     def _take_off(self, function: str, wanted: Timeout) -> "_Flight":
         timeout = self._seconds(wanted)
@@ -303,9 +297,13 @@ class PluginHandle:
         if self.name in chain:
             raise ReentrantCall(self.name, chain)
         if self._around.board.is_current:
-            raise ReentrantCall(self.name, ("a callback of the runtime, which may not wait",))
+            raise ReentrantCall(self.name, ReentrantCall.CALLBACK)
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._around.take_slot(timeout)
+        # What a call leads to is part of it: would each wait for a turn of its own, calls that have all of them could
+        # wait for one another.
+        takes_slot = not chain
+        if takes_slot:
+            self._around.take_slot(timeout)
         lease: Lease | None = None
         try:
             while True:
@@ -329,11 +327,12 @@ class PluginHandle:
                 raise FunctionNotFound(function, self.name, self.export_names)
             if timeout is not None and (left is None or left <= 0):
                 raise PoolTimeout(timeout, "a turn")
-            return _Flight(self, engine, lease, function, left)
+            return _Flight(self, engine, lease, function, left, takes_slot)
         except BaseException:
             if lease is not None:
                 lease.release()
-            self._around.give_slot()
+            if takes_slot:
+                self._around.give_slot()
             raise
 
     # Its state, in its own words
@@ -365,16 +364,17 @@ class PluginHandle:
 class _Flight:
     """One call on its way: its lease and its turn, given back once it has ended."""
 
-    __slots__ = ("_begun", "_engine", "_function", "_handle", "_lease", "_timeout")
+    __slots__ = ("_begun", "_engine", "_function", "_handle", "_has_slot", "_lease", "_timeout")
 
     def __init__(
-        self, handle: PluginHandle, engine: Engine, lease: Lease, function: str, timeout: float | None
+        self, handle: PluginHandle, engine: Engine, lease: Lease, function: str, timeout: float | None, has_slot: bool
     ) -> None:
         self._handle = handle
         self._engine = engine
         self._lease = lease
         self._function = function
         self._timeout = timeout
+        self._has_slot = has_slot
         self._begun = time.perf_counter()
 
     def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> "Future[Any]":
@@ -392,7 +392,8 @@ class _Flight:
         seconds = time.perf_counter() - self._begun
         handle = self._handle
         self._lease.release()
-        handle._around.give_slot()
+        if self._has_slot:
+            handle._around.give_slot()
         handle._around.metrics.record_call(handle.name, self._function, seconds)
         handle._around.hooks.called(handle.name, self._function, seconds)
         if error is not None and isinstance(error, Exception):
@@ -406,7 +407,7 @@ class _Flight:
     def _report(self, error: ExecutionFailed) -> None:
         """Tell the plugin's own `on_error`, without waiting for it."""
         try:
-            self._engine.call("on_error", [str(error)[:_MAX_REPORT]], {}, self._handle._around.config.drain_timeout)
+            self._engine.call("on_error", [str(error)[:_MAX_REPORT]], {}, self._handle._around.grace)
         except PluginError:
             pass  # its worker is gone
 

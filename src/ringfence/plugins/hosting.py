@@ -17,12 +17,11 @@ class Host(Protocol):
     def name(self) -> str:
         """The plugin's name."""
 
-    @property
-    def executor(self) -> Executor:
-        """Where host functions run."""
+    def executor(self, depth: int) -> Executor:
+        """Return where host functions run whose callers are `depth` plugins below the first call."""
 
     def host_call(self, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """Run a host function for the guest, in a thread of `executor`; what it raises goes to the guest.
+        """Run a host function for the guest, in a thread of an `executor`; what it raises goes to the guest.
 
         `inside` is the plugin's function that asks, empty while it is loaded or when a thread of its own does.
         """

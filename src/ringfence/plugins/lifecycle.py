@@ -40,7 +40,8 @@ class PluginLifecycle:
     that go through several states: one for each).
 
     Every transition raises InvalidState when the state does not accept it, PluginUnloaded after `unload`, and
-    ReentrantCall from within a call of this plugin. Hooks that call back get InvalidState; subscribers to events and
+    ReentrantCall from within a call of this plugin, or in a thread of the runtime that brings the answers of plugins.
+    Hooks that call back get InvalidState; subscribers to events and
     ``on_error`` hooks run when the transition is over and may ask for the next.
     """
 
@@ -56,11 +57,13 @@ class PluginLifecycle:
         drain_timeout: float = 10.0,
         patience: float = 120.0,
         clock: Callable[[], float] = time.time,
+        may_wait: Callable[[], bool] = lambda: True,
     ) -> None:
         """Take the steps of a plugin that is CREATED, or a handle that has a lifecycle (the rest is ignored then).
 
         `drain_timeout`: seconds that calls in flight get to end. `patience`: seconds that a transition waits for
-        another one of the same plugin. `clock` stamps `last_reload`.
+        another one of the same plugin. `clock` stamps `last_reload`. `may_wait` says whether the current thread may
+        wait for the plugin: transitions are refused where it may not.
         """
         if hasattr(self, "_steps"):  # the handle's own, which __new__ returned
             return
@@ -68,7 +71,7 @@ class PluginLifecycle:
         self._drain_timeout = drain_timeout
         self._clock = clock
         self._own_hooks = LifecycleHooks()
-        self._transitions = Transitions(steps=plugin, owner=_Owner(self), patience=patience)
+        self._transitions = Transitions(steps=plugin, owner=_Owner(self), patience=patience, may_wait=may_wait)
         # What follows belongs to whoever runs a transition. A worker may be up; on_init hooks have run, and on_cleanup
         # hooks not.
         self._has_worker = False
@@ -90,6 +93,11 @@ class PluginLifecycle:
     def in_transition(self) -> bool:
         """Whether a transition is under way: at its end the state may be another."""
         return self._transitions.is_under_way
+
+    @property
+    def would_wait_for_itself(self) -> bool:
+        """Whether this runs inside a call or a transition of the plugin, which its end would wait for."""
+        return self._transitions.would_wait_for_itself
 
     @property
     def failure(self) -> BaseException | None:
@@ -116,6 +124,10 @@ class PluginLifecycle:
         """How many leases are out."""
         return self._transitions.leases.count()
 
+    def set_drain_timeout(self, seconds: float) -> None:
+        """From now on, give calls in flight so many seconds to end."""
+        self._drain_timeout = seconds
+
     def set_hooks(self, hooks: LifecycleHooks) -> None:
         """Run `hooks`, in place of what was set or added for this plugin; the runtime's run all the same."""
         self._own_hooks.set_hooks(hooks)
@@ -138,6 +150,14 @@ class PluginLifecycle:
         Raises InvalidState or PluginUnloaded: it is not RUNNING.
         """
         return self._transitions.lease(wait)
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait at most `timeout` seconds until `condition()`, which is asked after each change of state; return it."""
+        return self._transitions.wait_until(condition, timeout)
+
+    def look_again(self) -> None:
+        """Have who waits in `wait_until` ask again: something else has changed."""
+        self._transitions.look_again()
 
     def drain_previous(self, timeout: float | None = None) -> bool:
         """Wait for the calls that began before now; return whether they ended in time. For `Steps.replace`.

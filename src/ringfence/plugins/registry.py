@@ -14,6 +14,7 @@ from ringfence.plugins.errors import (
     PluginAlreadyLoaded,
     PluginNotFound,
     PluginUnloaded,
+    ReentrantCall,
     RegistryFull,
 )
 from ringfence.plugins.events import EventBus, LifecycleEvent, Stopped, Unloaded
@@ -443,14 +444,21 @@ def _unloads_stopped(shelf: "_Shelf[Any]") -> Callable[[LifecycleEvent], None]:
         if not isinstance(event, Stopped) or handle is None:
             return
         try:
-            handle.lifecycle.cleanup()  # not unload: it may run again by now
-        except (InvalidState, PluginUnloaded):
-            return
-        finally:
-            if handle.state is _S.UNLOADED:
-                shelf.remove(handle)
+            _clean_up(shelf, handle)
+        except ReentrantCall:  # this thread, which happens to deliver the event, may not wait for the plugin
+            threading.Thread(target=_clean_up, args=(shelf, handle), name="ringfence-unload").start()
 
     return subscriber
+
+
+def _clean_up(shelf: "_Shelf[Any]", handle: Any) -> None:
+    try:
+        handle.lifecycle.cleanup()  # not unload: it may run again by now
+    except (InvalidState, PluginUnloaded):
+        return
+    finally:
+        if handle.state is _S.UNLOADED:
+            shelf.remove(handle)
 
 
 def _forgotten(shelf: "_Shelf[Any]", bridges: _Bridges) -> None:

@@ -1,6 +1,7 @@
 """What running plugins and changing their state can raise: the classes of the two categories runtime and state."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from ringfence.errors import PluginRuntimeError, PluginStateError
 from ringfence.pool.errors import LimitExceeded, OutputExceeded
@@ -204,13 +205,24 @@ class PoolTimeout(PluginRuntimeError, TimeoutError):
 
 
 class ReentrantCall(PluginRuntimeError):
-    """A plugin's call led, through its host, back into the plugin: `chain` is the way, plugin by plugin."""
+    """A plugin's call led, through its host, back into the plugin: `chain` is the way, plugin by plugin.
+
+    Or a callback of the runtime (a log sink, a done-callback) asked for what it would have to wait for, in the thread
+    that brings it: `chain` is `ReentrantCall.CALLBACK` then.
+    """
+
+    CALLBACK: Final = ("a callback of the runtime",)
 
     def __init__(self, plugin: str, chain: Sequence[str] = ()) -> None:
         super().__init__(plugin, tuple(chain))
         self.plugin, self.chain = plugin, tuple(chain)
 
     def __str__(self) -> str:
+        if self.chain == self.CALLBACK:
+            return (
+                f"plugin {self.plugin!r} cannot be waited for in a callback of the runtime, whose thread brings its "
+                "answers; do it in a thread of your own"
+            )
         way = " -> ".join((*self.chain, str(self.plugin)))
         return f"plugin {self.plugin!r} is called again before its own call ended ({way}); it would wait for itself"
 

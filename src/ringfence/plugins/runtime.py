@@ -14,7 +14,7 @@ from ringfence.plugins.audit import AuditLog
 from ringfence.plugins.config import RuntimeConfig
 from ringfence.plugins.dependencies import check
 from ringfence.plugins.discovery import LoadedPlugins
-from ringfence.plugins.errors import InvalidState, PluginAlreadyLoaded, ReloadFailed
+from ringfence.plugins.errors import InvalidState, PluginAlreadyLoaded, ReentrantCall, ReloadFailed
 from ringfence.plugins.events import EventBus, LifecycleEvent
 from ringfence.plugins.handle import _UNSET, PluginHandle, Timeout
 from ringfence.plugins.hooks import LifecycleHooks
@@ -170,6 +170,8 @@ class PluginRuntime:
     def _adopt(self, prepare: Callable[[], PluginHandle]) -> PluginHandle:
         self._refuse_when_closed()
         handle = prepare()
+        if self._around.board.is_current:
+            raise ReentrantCall(handle.name, ReentrantCall.CALLBACK)
         check(handle.manifest, {name: each.version for name, each in self._core.registry.items()})
         self._core.recovery.admit(handle.name)
         self._core.registry.register(handle)

@@ -3,6 +3,8 @@
 import logging
 import threading
 import weakref
+from contextlib import ExitStack
+from contextvars import Context
 from typing import TYPE_CHECKING, Final, final
 
 from ringfence.plugins.audit import AuditEvent, JsonlSink
@@ -16,6 +18,7 @@ from ringfence.plugins.registry import PluginRegistry
 from ringfence.plugins.reload_driver import ReloadAttempt, ReloadOutcome
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.timetable import Timetable
+from ringfence.plugins.worker_steps import abandon_all
 
 if TYPE_CHECKING:
     from ringfence.plugins.watcher import PluginWatcher
@@ -39,38 +42,55 @@ class RuntimeCore:
         self.registry: PluginRegistry[PluginHandle] = PluginRegistry(config.registry_config, self.around.events)
         self.loader = PluginLoader(config.loader_config, around=self.around)
         around = self.around
-        self.timetable = Timetable(lambda job: around.executor.submit(job))
+        self.timetable = Timetable(lambda job: around.chores.submit(job))
         self.recovery = Recovery(self.around, config.restart_policy, config.quarantine_file)
         # Their threads hold the runtime, as long as they run.
         self.watchers: weakref.WeakSet[PluginWatcher] = weakref.WeakSet()
         self.closing = False
         self.lock = threading.Lock()
         self.ended = threading.Event()
+        # The thread that ends it all: it must not wait for itself.
+        self._ender = 0
         self._sink = None if config.audit_file is None else JsonlSink(config.audit_file)
         if self._sink is not None:
             self.around.audit.add_sink(self._sink)
         _runtimes.add(self)
 
     def shut_down(self, *, elsewhere: bool = False, grace: float | None = None) -> None:
-        """End everything, unless that was begun already; `elsewhere`: in a thread of its own, and wait for nothing.
+        """End everything, or wait for that if another thread has begun.
 
+        `elsewhere`: in a thread of its own, and wait for nothing; as it is from within a callback, or a call or a
+        transition of one of the plugins, which could not end before.
         `grace`: seconds for calls, `stop` and `cleanup` of each plugin, instead of the drain timeout.
         """
+        elsewhere = elsewhere or self._is_waited_for()
         with self.lock:
-            if self.closing:
-                return
-            self.closing = True
+            begun, self.closing = self.closing, True
+            if not begun:
+                self._ender = threading.get_ident()
+        if begun:
+            if not elsewhere and self._ender != threading.get_ident():
+                self.ended.wait()
+            return
         if grace is not None:
             self.around.grace = grace
             for handle in self.registry.all():
                 handle.lifecycle.set_drain_timeout(grace)
-        if not elsewhere and not self.around.board.is_current:
+        if not elsewhere:
             self._end()
             return
+        # In a context of its own, whatever threads inherit: it is inside of nothing.
+        thread = threading.Thread(target=Context().run, args=(self._end_alone,), name="ringfence-shutdown")
         try:
-            threading.Thread(target=self._end_alone, name="ringfence-shutdown").start()
+            thread.start()
         except RuntimeError:  # the interpreter is ending
             self._end_alone()
+
+    def _is_waited_for(self) -> bool:
+        """Whether what ends the plugins would wait for what this thread is doing."""
+        return self.around.board.is_current or any(
+            handle.lifecycle.would_wait_for_itself for handle in self.registry.values()
+        )
 
     def note_reload(self, attempt: ReloadAttempt) -> None:
         """Count what a watcher has attempted, and put it on record."""
@@ -91,22 +111,23 @@ class RuntimeCore:
 
     def _end(self) -> None:
         try:
-            for watcher in list(self.watchers):
-                watcher.stop()
-            self.timetable.close(0.0)  # runs under way are calls: they are given their time below, and no more
-            self.recovery.close()
-            try:
-                self.registry.unload_all()
-            finally:
-                self.registry.close()
-                self.timetable.close(_PATIENCE)
-                self.around.close()
+            with ExitStack() as rest:  # the last one first, and each whatever went wrong before
                 if self._sink is not None:
-                    self._sink.close()
+                    rest.callback(self._sink.close)
+                rest.callback(self.around.close)
+                rest.callback(self.timetable.close, _PATIENCE)
+                rest.callback(abandon_all, self.around)  # what its loader has loaded, and nobody registered
+                rest.callback(self.registry.close)
+                for watcher in list(self.watchers):
+                    watcher.stop()
+                self.timetable.close(0.0)  # runs under way are calls: they are given their time below, and no more
+                self.recovery.close()
+                self.registry.unload_all()
         finally:
             self.ended.set()
 
     def _end_alone(self) -> None:
+        self._ender = threading.get_ident()
         try:
             self._end()
         except Exception:  # noqa: BLE001  # nobody is there to be told

@@ -25,8 +25,9 @@ __all__ = ["Surroundings"]
 
 _log = logging.getLogger("ringfence.plugins")
 
-# Host functions that may run at once, for all plugins together.
+# Host functions that may run at once, for all plugins together, at each depth.
 _HOST_THREADS: Final = 32
+_CHORES: Final = -1
 # Seconds that host functions which still run at the end are waited for.
 _PATIENCE: Final = 5.0
 # The levels of plugins' logs as `logging` counts them.
@@ -56,6 +57,8 @@ class Surroundings:
         self.ledger = Ledger()
         self.host_functions = HostRegistry(audit=self.audit.record)
         self._count_no_more = self.events.subscribe(_counter(weakref.ref(self)))
+        # Seconds that calls, `stop` and `cleanup` get when a plugin is to end; a shutdown may set another.
+        self.grace = config.drain_timeout
         self._slots = threading.BoundedSemaphore(config.max_concurrent_calls)
         # Kept while plugins come and go: the next one starts quickly.
         self._nursery = weakref.finalize(self, nursery.hold().release) if is_closed else _nothing
@@ -63,15 +66,31 @@ class Surroundings:
         self._lock = threading.Lock()
         # What is printed comes by another thread than what is logged; sinks are told one thing at a time.
         self._telling = threading.RLock()
-        self._executor: ThreadPoolExecutor | None = None
+        # By how many plugins deep the calls are that led there; _CHORES for what no call led to.
+        self._executors: dict[int, ThreadPoolExecutor] = {}
+        self._closed = False
+
+    def executor(self, depth: int = 0) -> ThreadPoolExecutor:
+        """Return where host functions run that are asked for `depth` plugins below the first call.
+
+        Each depth has threads of its own, which start when they are needed: a host function that waits for another
+        plugin's call, and with it for that plugin's host functions, does not wait for the thread it has itself.
+        """
+        return self._threads(depth, "ringfence-host-function")
 
     @property
-    def executor(self) -> ThreadPoolExecutor:
-        """Where host functions run; its threads start when they are needed."""
+    def chores(self) -> ThreadPoolExecutor:
+        """Where the runtime does what may wait for plugins, and so for host functions: schedules, restarts."""
+        return self._threads(_CHORES, "ringfence-chore")
+
+    def _threads(self, key: int, name: str) -> ThreadPoolExecutor:
         with self._lock:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(_HOST_THREADS, "ringfence-host-function")
-            return self._executor
+            found = self._executors.get(key)
+            if found is None:
+                found = self._executors[key] = ThreadPoolExecutor(_HOST_THREADS, name)
+                if self._closed:
+                    found.shutdown()
+            return found
 
     def _count(self, event: LifecycleEvent) -> None:
         if not isinstance(event, Unloaded):
@@ -120,16 +139,23 @@ class Surroundings:
                 except Exception:  # noqa: BLE001  # the host's own function
                     _log.exception("a log sink raised")
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the threads have ended: no plugin can be started any more."""
+        return self._closed
+
     def close(self) -> None:
         """End the threads. No plugin may be left."""
         self._count_no_more()  # what else happens on a bus that is not ours alone is no plugin's end
         self.board.close()
         self._nursery()
         with self._lock:
-            executor, self._executor = self._executor, None
-        if executor is not None:
+            executors, self._executors = list(self._executors.values()), {}
+            self._closed = True
+        for executor in executors:
             executor.shutdown(wait=False, cancel_futures=True)
-            deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _PATIENCE
+        for executor in executors:
             for thread in tuple(executor._threads):
                 if thread is not threading.current_thread():
                     thread.join(max(0.0, deadline - time.monotonic()))

@@ -62,11 +62,14 @@ class Owner(Protocol):
 class Transitions:
     """The state of one plugin. Transitions run one at a time; calls and deaths of the worker come when they like."""
 
-    def __init__(self, steps: Steps, owner: Owner, patience: float) -> None:
-        """Begin CREATED. A transition waits at most `patience` seconds for another."""
+    def __init__(
+        self, steps: Steps, owner: Owner, patience: float, may_wait: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Begin CREATED. A transition waits at most `patience` seconds for another, and where it `may_wait` at all."""
         self._steps = steps
         self._owner = owner
         self._patience = patience
+        self._may_wait = may_wait
         self.leases = Leases()
         # Held for a whole transition, plugin code and hooks included; taken with a timeout only.
         self._turn = threading.Lock()
@@ -178,6 +181,8 @@ class Transitions:
         inside = _INSIDE.get()
         if holds_lease(self.leases) and self not in inside:
             raise ReentrantCall(self._steps.name)
+        if not self._may_wait():
+            raise ReentrantCall(self._steps.name, ReentrantCall.CALLBACK)
         if self in inside or not self._turn.acquire(timeout=self._patience):
             raise refusal(self._under_way(), operation or Operation.INIT, self._steps.name)
         return inside
@@ -227,6 +232,21 @@ class Transitions:
             if event is not None:
                 self._post(event)
             self._changed.notify_all()
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait for a condition on the state; see `PluginLifecycle.wait_until`."""
+        with self._changed:
+            return self._changed.wait_for(condition, timeout)
+
+    def look_again(self) -> None:
+        """Something that a condition looks at has changed; see `PluginLifecycle.look_again`."""
+        with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def would_wait_for_itself(self) -> bool:
+        """Whether this runs inside a transition or a call of the plugin, in a hook or a host function, say."""
+        return self in _INSIDE.get() or holds_lease(self.leases)
 
     @property
     def is_under_way(self) -> bool:

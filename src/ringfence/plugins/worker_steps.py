@@ -14,6 +14,7 @@ from ringfence.plugins.audit import AuditEvent
 from ringfence.plugins.blueprint import PHASES, Blueprint
 from ringfence.plugins.engine import Engine
 from ringfence.plugins.errors import (
+    InvalidState,
     PluginCrashed,
     PluginUnloaded,
     PoolTimeout,
@@ -28,7 +29,7 @@ from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.switchboard import close_all
 from ringfence.pool.executor import Pool
 
-__all__ = ["WorkerSteps"]
+__all__ = ["WorkerSteps", "abandon_all"]
 
 _log = logging.getLogger("ringfence.plugins")
 
@@ -57,15 +58,15 @@ class WorkerSteps:
         self._redraw = redraw
         self._next: Blueprint | None = None
         self.around = around
-        self.lifecycle = PluginLifecycle(self, drain_timeout=around.config.drain_timeout)
+        board = around.board
+        self.lifecycle = PluginLifecycle(self, drain_timeout=around.grace, may_wait=lambda: not board.is_current)
         self._pool: Pool | None = None
         self._engine: Engine | None = None
         # Shut while state is handed over: calls that come meanwhile wait, and go to the new worker.
         self._gate = threading.Event()
         self._gate.set()
-        # Clear while a crashed worker is about to be started again: calls wait for that.
-        self._recovered = threading.Event()
-        self._recovered.set()
+        # A crashed worker is about to be started again: calls wait for that.
+        self._is_recovering = False
         self.crashes = 0
         self.last_crash: PluginError | None = None
         self.on_death: Callable[[PluginError], bool] | None = None
@@ -95,14 +96,16 @@ class WorkerSteps:
         elif self._pool is not None or self.crashes or self.lifecycle.state is not LifecycleState.CREATED:
             self.blueprint = self._redraw()
         self._end_pool()
+        if self.around.is_closed:
+            raise InvalidState("Open", "Closed", self.name, "start in its runtime")
         self._pool = self.blueprint.open_pool()
-        self._engine = self._started(self.blueprint, self._pool)
+        self._take(self._started(self.blueprint, self._pool))
 
     def run_export(self, name: str) -> None:
         """Call a lifecycle export if the plugin has it."""
         if self._engine is not None:
-            config = self.around.config
-            timeout = config.load_timeout if name in ("init", "start") else config.drain_timeout
+            up = name in ("init", "start")
+            timeout = self.around.config.load_timeout if up else self.around.grace
             _run_phase(self._engine, name, timeout)
 
     def close(self) -> None:
@@ -110,7 +113,7 @@ class WorkerSteps:
         engine, self._engine = self._engine, None
         try:
             if engine is not None:
-                engine.stop(self.around.config.drain_timeout)
+                engine.stop(self.around.grace)
         finally:
             self._end_pool()
 
@@ -132,8 +135,10 @@ class WorkerSteps:
             self._prove(engine, state)
             if old is not None and old.is_alive:
                 self._attempt(old, "before_reload")
+            if not engine.is_alive:
+                raise ReloadFailed(self.name, f"the worker of the new version died: {engine.ended.result()}")
             if state is LifecycleState.STOPPED:
-                engine.stop(self.around.config.drain_timeout)
+                engine.stop(self.around.grace)
                 pool.shutdown()
                 self.blueprint, self.previous = blueprint, old_blueprint
                 return
@@ -174,16 +179,16 @@ class WorkerSteps:
             and "restore_state" in new.functions
         )
         if not hands_over or old is None:
-            self._engine = new
+            self._take(new)
             return
-        patience = self.around.config.drain_timeout
+        patience = self.around.grace
         self._gate.clear()
         try:
             if not self.lifecycle.drain_previous():
                 why = f"calls under way had not ended within {patience:g} s, and the state cannot be handed over"
                 raise ReloadFailed(self.name, why)
             new.run("restore_state", [old.run("save_state", [], patience)], patience)
-            self._engine = new
+            self._take(new)
         finally:
             self._gate.set()
 
@@ -198,7 +203,7 @@ class WorkerSteps:
                 else:
                     for name in ("stop", "cleanup"):
                         self._attempt(old, name)
-                    old.stop(self.around.config.drain_timeout)
+                    old.stop(self.around.grace)
         finally:
             if pool is not None:
                 pool.kill_workers()
@@ -206,7 +211,7 @@ class WorkerSteps:
 
     def _attempt(self, engine: Engine, name: str) -> None:
         try:
-            _run_phase(engine, name, self.around.config.drain_timeout)
+            _run_phase(engine, name, self.around.grace)
         except PluginError as error:
             _log.warning("%s of the replaced version of plugin %r raised: %s", name, self.name, error)
 
@@ -220,11 +225,15 @@ class WorkerSteps:
         guest = GuestHost(blueprint, self.around)
         engine = Engine.start(blueprint, pool, guest, self.around, self.around.config.load_timeout)
         guest.engine_id = engine.pid
-        engine.ended.add_done_callback(lambda _: self._died(engine))
         return engine
 
+    def _take(self, engine: Engine) -> None:
+        """Make a worker the plugin's. From here on its death is the plugin's, and if it has just died, it is so now."""
+        self._engine = engine
+        engine.ended.add_done_callback(lambda _: self._died(engine))
+
     def _died(self, engine: Engine) -> None:
-        """In the switchboard's thread: a worker is gone; if that was not asked for, say so."""
+        """In the switchboard's thread, or in that of `_take`: a worker is gone; if nobody asked for it, say so."""
         error = engine.ended.result()
         if error is None or engine is not self._engine:
             return
@@ -295,19 +304,28 @@ class WorkerSteps:
 
     def recovering(self, under_way: bool) -> None:
         """Say that a crashed worker is about to be started again, or that this is over, however it went."""
-        if under_way:
-            self._recovered.clear()
-        else:
-            self._recovered.set()
+        self._is_recovering = under_way
+        if not under_way:
+            self.lifecycle.look_again()
 
     def wait_recovered(self, timeout: float | None) -> float:
         """Wait while a worker that died is about to be started again; return for how long. Raises PoolTimeout."""
-        if self._recovered.is_set():
+        if not self._is_recovering:
             return 0.0
         begun = time.monotonic()
-        if not self._recovered.wait(timeout):
+        if not self.lifecycle.wait_until(self._has_recovered, timeout):
             raise PoolTimeout(timeout or 0.0, f"plugin {self.name!r} to be started again")
         return time.monotonic() - begun
+
+    def _has_recovered(self) -> bool:
+        """Whether there is nothing to wait for; somebody may have been faster than who is to start the worker again."""
+        state = self.lifecycle.state
+        if not self._is_recovering or state is LifecycleState.UNLOADED:
+            return True
+        if self.lifecycle.in_transition or state is LifecycleState.FAILED:
+            return False
+        engine = self._engine  # of a plugin that is about to be FAILED it is dead already
+        return state is not LifecycleState.RUNNING or (engine is not None and engine.is_alive)
 
     def status(self) -> PluginStatus:
         """Return what is the matter with the worker."""
@@ -355,11 +373,17 @@ def _said(error: BaseException) -> str:
     return str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
 
 
-def _abandon_all() -> None:
+def abandon_all(around: Surroundings | None = None) -> None:
+    """Unload every plugin that may have a worker; of one runtime or loader, or of all."""
     for steps in list(_all):
-        steps.abandon()
+        if around is None or steps.around is around:
+            steps.abandon()
+
+
+def _end_all() -> None:
+    abandon_all()
     close_all()
 
 
 # Registered after the pools' own, which wait for open sessions: what was registered last is called first.
-threading._register_atexit(_abandon_all)  # type: ignore[attr-defined]
+threading._register_atexit(_end_all)  # type: ignore[attr-defined]

@@ -1,0 +1,218 @@
+"""Whoever is called back by a runtime may ask it for anything: it is done, or refused at once, and nothing hangs."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scenario_plugins import write_plugin
+from waiting import wait_until
+
+from ringfence import PluginRuntime
+from ringfence.plugins import surroundings
+from ringfence.plugins.backoff import BackoffConfig
+from ringfence.plugins.config import EngineConfig, LoaderConfig, RuntimeConfig
+from ringfence.plugins.errors import ExecutionFailed, InvalidState, PluginCrashed, PluginUnloaded, ReentrantCall
+from ringfence.plugins.hooks import LifecycleHooks
+from ringfence.plugins.restart import RestartPolicy
+from ringfence.plugins.states import LifecycleState
+from ringfence.sandbox.capabilities import Capabilities
+
+CODE = """\
+import os, time
+from ringfence.guest import host
+def echo(x): return x
+def nap(seconds): time.sleep(seconds); return seconds
+def die(): os._exit(3)
+def via(*args): return host.relay(*args)
+def say(text): print(text, flush=True)
+"""
+GRANTS = ("stdout:write", "plugin:message")
+NAMES = ("echo", "nap", "die", "via", "say")
+
+
+def config(**settings: Any) -> RuntimeConfig:
+    """Settings that allow what the plugins here ask for."""
+    loader = LoaderConfig(engine_config=EngineConfig(capabilities=Capabilities(list(GRANTS))))
+    return RuntimeConfig(loader_config=loader, **settings)
+
+
+class Host:
+    """A runtime with the plugins a and b, and with one more that could be loaded."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.runtime = PluginRuntime(config(**settings))
+        self.relay: Callable[..., Any] = lambda *args: args
+
+        @self.runtime.host_fn(requires="plugin:message")
+        def relay(what: Any, more: Any = None) -> Any:
+            return self.relay(what) if more is None else self.relay(what, more)
+
+        paths = [write_plugin(folder / name, CODE, exports=NAMES, capabilities=GRANTS) for name in "abc"]
+        self.a, self.b = self.runtime.load(paths[0]), self.runtime.load(paths[1])
+        self.another = paths[2]
+
+    def ask(self, what: str) -> None:
+        """Ask the runtime for something that takes waiting."""
+        runtime = self.runtime
+        {
+            "call": lambda: runtime.call("b", "echo", [1]),
+            "load": lambda: runtime.load(self.another),
+            "unload": lambda: runtime.unload("b"),
+            "restart": lambda: runtime.restart_plugin("b"),
+            "reload": lambda: runtime.reload_plugin("b"),
+            "stop": lambda: runtime.stop("b"),
+        }[what]()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A host, shut down in the end."""
+    made = Host(tmp_path)
+    yield made
+    made.runtime.shutdown()
+
+
+@pytest.mark.parametrize("where", ["done-callback", "crash", "print"])
+def test_what_waits_is_refused_where_answers_are_brought(host: Host, where: str) -> None:
+    """In the threads that hear plugins a call or transition would wait for itself: it says so, and changes nothing."""
+    refused: list[str] = []
+    came = threading.Event()
+
+    def back(*_: object) -> None:
+        for what in ("call", "load", "unload", "restart", "reload", "stop"):
+            try:
+                host.ask(what)
+            except ReentrantCall as error:
+                assert "callback" in str(error)
+                refused.append(what)
+        came.set()
+
+    if where == "done-callback":
+        future = host.a.submit("nap", [0.2])
+        future.add_done_callback(back)
+    elif where == "crash":
+        host.runtime.on_event(lambda event: back() if event.event_name() == "error" else None)
+        with pytest.raises(PluginCrashed):
+            host.a.call("die")
+    else:
+        host.runtime.on_log(back)
+        host.a.call("say", ["hello"])
+    assert came.wait(30)
+    assert refused[:6] == ["call", "load", "unload", "restart", "reload", "stop"]
+    assert host.runtime.list_plugins() == ["a", "b"]
+    assert host.b.call("echo", [2]) == 2
+
+
+@pytest.mark.parametrize("where", ["host function", "hook", "done-callback", "print", "on_call"])
+def test_a_shutdown_can_be_asked_for_from_anywhere(host: Host, where: str) -> None:
+    """Where it would wait for itself it is done in another thread: everything is gone soon after."""
+    shutdown = host.runtime.shutdown
+    if where == "host function":
+        host.relay = lambda _: shutdown()
+        host.a.call("via", [1])
+    elif where == "hook":
+        host.runtime.set_hooks(LifecycleHooks().on_start(lambda _: shutdown()))
+        try:
+            host.runtime.restart_plugin("a")
+        except (InvalidState, PluginUnloaded):
+            pass
+    elif where == "done-callback":
+        host.a.submit("nap", [0.1]).add_done_callback(lambda _: shutdown())
+    elif where == "print":
+        host.runtime.on_log(lambda _: shutdown())
+        host.a.call("say", ["hello"])
+    else:
+        host.runtime.on_call(lambda *_: shutdown())
+        host.a.call("echo", [1])
+    wait_until(lambda: host.runtime.is_closed)
+    host.runtime.shutdown()  # which waits for the other's end
+    assert {host.a.state, host.b.state} == {LifecycleState.UNLOADED}
+
+
+def test_who_shuts_down_second_waits_for_the_first(host: Host) -> None:
+    """Two threads that leave a runtime both find it gone."""
+    host.a.submit("nap", [0.5])
+    first = threading.Thread(target=host.runtime.shutdown)
+    first.start()
+    wait_until(lambda: host.runtime.is_closed)
+    host.runtime.shutdown()
+    assert host.a.state is LifecycleState.UNLOADED
+    first.join()
+
+
+def test_a_runtime_ends_what_its_loader_loaded_by_itself(host: Host) -> None:
+    """A plugin that nobody registered could be heard no more; and none can be loaded afterwards."""
+    lone = host.runtime.loader.load_from_manifest(host.another)
+    host.runtime.shutdown()
+    assert lone.state is LifecycleState.UNLOADED
+    with pytest.raises(InvalidState, match="Closed"):
+        host.runtime.loader.load_from_manifest(host.another)
+
+
+def test_calls_that_lead_to_calls_need_one_turn_each(tmp_path: Path) -> None:
+    """As many calls as may be under way, and all of them wait for another plugin: its calls are part of theirs."""
+    host = Host(tmp_path, max_concurrent_calls=2, call_timeout=20.0)
+    meeting = threading.Barrier(2, timeout=20)
+
+    def relay(number: int) -> object:
+        meeting.wait()
+        return host.b.call("echo", [number])
+
+    host.relay = relay
+    with host.runtime:
+        assert [future.result(20) for future in [host.a.submit("via", [n]) for n in range(2)]] == [0, 1]
+        assert [future.result(20) for future in [host.a.submit("echo", [n]) for n in range(5)]] == list(range(5))
+
+
+def test_host_functions_that_wait_for_host_functions_have_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every thread for host functions has one that waits for another plugin, which asks for a host function too."""
+    monkeypatch.setattr(surroundings, "_HOST_THREADS", 4)
+    host = Host(tmp_path, call_timeout=20.0)
+    meeting = threading.Barrier(4, timeout=20)
+
+    def relay(number: int, deeper: bool = True) -> object:
+        if not deeper:
+            return number
+        meeting.wait()
+        return host.b.call("via", [number, False])
+
+    host.relay = relay
+    with host.runtime:
+        assert [f.result(20) for f in [host.a.submit("via", [n, True]) for n in range(4)]] == list(range(4))
+
+
+def test_who_waits_for_a_crashed_plugin_goes_on_when_somebody_was_faster(tmp_path: Path) -> None:
+    """A call waits for the restart that a policy has put off; a restart by hand, or the plugin's end, is as good."""
+    backoff = BackoffConfig.exponential(initial_delay=100.0, max_delay=100.0)
+    host = Host(tmp_path, restart_policy=RestartPolicy(backoff=backoff))
+    outcomes: list[object] = []
+
+    def call() -> None:
+        try:
+            outcomes.append(host.a.call("echo", [5], timeout=None))
+        except PluginUnloaded as error:
+            outcomes.append(type(error))
+
+    with host.runtime:
+        for end in (lambda: host.runtime.restart_plugin("a"), host.runtime.shutdown):
+            with pytest.raises(PluginCrashed):
+                host.a.call("die")
+            caller = threading.Thread(target=call)
+            caller.start()
+            end()
+            caller.join(20)
+            assert not caller.is_alive()
+    assert outcomes == [5, PluginUnloaded]
+
+
+def test_a_host_function_may_not_end_the_plugin_it_serves(host: Host) -> None:
+    """It is told so at once; another plugin it may end."""
+    host.relay = lambda name: host.runtime.unload(name).name
+    with pytest.raises(ExecutionFailed, match="ReentrantCall"):
+        host.a.call("via", ["a"])
+    assert host.a.call("via", ["b"]) == "b"
+    assert host.runtime.list_plugins() == ["a"]
