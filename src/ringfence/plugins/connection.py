@@ -1,6 +1,5 @@
 """Connection: the host's end of the talk with one guest: its calls, what it asks of its host, and its end."""
 
-import logging
 import threading
 import time
 import weakref
@@ -23,6 +22,7 @@ from ringfence.plugins.errors import (
 )
 from ringfence.plugins.guest_call import CODEC, GuestCall, make_call, settle
 from ringfence.plugins.host_functions import record_for_guest
+from ringfence.plugins.host_log import log as _log
 from ringfence.plugins.hosting import Host, Line
 from ringfence.plugins.printed import Printed
 from ringfence.plugins.rate import Rate
@@ -31,8 +31,6 @@ from ringfence.plugins.wire_trace import is_traced, trace
 from ringfence.pool.session import Session
 
 __all__ = ["CHAIN", "Connection", "Host", "Line"]
-
-_log = logging.getLogger("ringfence.plugins")
 
 # The plugins whose calls led to what runs now, the first one first: set while a host function runs for a guest.
 CHAIN: ContextVar[tuple[str, ...]] = ContextVar("ringfence_chain", default=())
