@@ -57,7 +57,7 @@ def test_a_name_that_is_none_is_refused(states: StateManager, method: str, name:
         getattr(states, method)(*((name, 1) if method == "save" else (name,)))
 
 
-@pytest.mark.parametrize("state", [object(), {"f": print}, Path], ids=str)
+@pytest.mark.parametrize("state", [object(), {"f": print}, Path], ids=["an object", "a function", "a class"])
 def test_what_cannot_be_packed_is_refused(states: StateManager, state: Any) -> None:
     """The error names the plugin, and the state before it stays."""
     states.save("counter", 1)
