@@ -248,15 +248,23 @@ class Talk(Active):
                     self._leading = False
                 self._main_idle = False
                 self._main_bell.reset()
+                begun: _Message | None = None
+                spawn = False
                 if self._queue and self._running < self.settings.threads:
-                    return self._begin(self._queue.popleft())
-                if self._is_over():
+                    begun = self._begin(self._queue.popleft())
+                    spawn = self._more_runners()
+                elif self._is_over():
                     return None
-                lead = not self._leading
-                if lead:
-                    self._leading = True
                 else:
-                    self._main_idle = True
+                    lead = not self._leading
+                    if lead:
+                        self._leading = True
+                    else:
+                        self._main_idle = True
+            if begun is not None:
+                if spawn:
+                    self._spawn()
+                return begun
             if not lead:
                 self._main_bell.wait()
             elif (message := self._receive()) is not None:
@@ -282,6 +290,10 @@ class Talk(Active):
             with self._state:
                 me.bell.reset()
                 todo = self._choose(me)
+                # Who queued several rang once.
+                spawn = isinstance(todo, list) and self._more_runners()
+            if spawn:
+                self._spawn()
             if todo is None:
                 return
             if isinstance(todo, float):
@@ -505,6 +517,10 @@ class Talk(Active):
                     spawn = not self._closed and self._resign()
                 if spawn:
                     self._spawn()
+
+    def _more_runners(self) -> bool:
+        """See to it that what is left in the queue is run too; return whether a thread must be started for that."""
+        return bool(self._queue) and self._running < self.settings.threads and self._wake(lead=False)
 
     def _call_runner(self) -> bool:
         """Wake a thread for a call in the queue; return whether one must be started."""
