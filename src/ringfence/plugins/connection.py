@@ -1,5 +1,6 @@
 """Connection: the host's end of the talk with one guest: its calls, what it asks of its host, and its end."""
 
+import os
 import threading
 import time
 import weakref
@@ -51,6 +52,8 @@ _LAST_WORDS: Final = 0.25
 # Seconds after the guest closed its socket within which its worker has to be gone.
 _LEAVING: Final = 2.0
 _MAX_LINE: Final = 4096
+
+_all: "weakref.WeakSet[Connection]" = weakref.WeakSet()
 _MAX_MESSAGE: Final = 16 * _MAX_LINE
 
 
@@ -107,8 +110,15 @@ class Connection:
         self._traced = is_traced()
         self._printed = Printed(host.name, output, self._say)
         session.on_output = self._print
+        _all.add(self)
         board.watch(self._channel.fileno(), self._ready)
         session.ended.add_done_callback(lambda _: self._bury())
+
+    def forget(self) -> None:
+        """In a child that the host forked: close our copy of the socket; the guest is the parent's."""
+        self._lock, self._reading = threading.Lock(), threading.Lock()
+        self._over = self._deaf = True
+        self._channel.close()
 
     # What the host asks
 
@@ -588,3 +598,12 @@ class Connection:
         except (ChannelClosed, RemoteProtocolError, NotSerializable):
             return False
         return bool(bodies)
+
+
+def _forget_all() -> None:
+    for connection in list(_all):
+        connection.forget()
+    _all.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -278,6 +278,11 @@ class PluginLifecycle:
         """
         return self._transitions.fail(error, current)
 
+    def forget(self) -> None:
+        """In a child that the host forked: be UNLOADED. The worker is the parent's, and hears nothing of it."""
+        self._has_worker = self._owes_cleanup = False
+        self._transitions.forget()
+
     def __enter__(self) -> Self:
         self.bring_up()
         return self

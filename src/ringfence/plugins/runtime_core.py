@@ -1,6 +1,7 @@
 """RuntimeCore: what of a runtime lives as long as its plugins do, and how all of it ends."""
 
 import logging
+import os
 import threading
 import weakref
 from contextlib import ExitStack
@@ -109,6 +110,13 @@ class RuntimeCore:
             )
         )
 
+    def forget(self) -> None:
+        """In a child that the host forked: be closed. The plugins, and all that would end them, are the parent's."""
+        self.lock = threading.Lock()
+        self.closing = True
+        self.ended = threading.Event()
+        self.ended.set()
+
     def _end(self) -> None:
         try:
             with ExitStack() as rest:  # the last one first, and each whatever went wrong before
@@ -134,6 +142,12 @@ class RuntimeCore:
             _log.warning("a forgotten runtime did not shut down in good order", exc_info=True)
 
 
+def _forget_all() -> None:
+    for core in list(_runtimes):
+        core.forget()
+    _runtimes.clear()
+
+
 def _end_all() -> None:
     """At interpreter exit, before threads are waited for: end what nobody has ended."""
     for core in list(_runtimes):
@@ -146,3 +160,4 @@ def _end_all() -> None:
 
 # Registered after what ends plugins one by one and after the pools' own, so it is called before them.
 threading._register_atexit(_end_all)  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=_forget_all)

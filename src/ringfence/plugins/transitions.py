@@ -223,6 +223,14 @@ class Transitions:
                         self._to_failed(error)
                         deaths.append(error)
 
+    def forget(self) -> None:
+        """In a forked child: the plugin is its parent's, whose threads may hold the locks; here it is UNLOADED."""
+        self.leases = Leases()
+        self._turn = threading.Lock()
+        self._changed = threading.Condition(threading.Lock())
+        self._doing = self._heading = self._death = None
+        self._state = _S.UNLOADED
+
     def become(self, state: LifecycleState, event: LifecycleEvent | None) -> None:
         """A transition has got this far: be `state`, and post the event that says so."""
         with self._changed:

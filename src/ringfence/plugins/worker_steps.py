@@ -1,6 +1,7 @@
 """WorkerSteps: the steps of one plugin's life, done with real workers."""
 
 import logging
+import os
 import threading
 import time
 import weakref
@@ -340,6 +341,14 @@ class WorkerSteps:
             return Crashed(crash.exit_code, crash.signal)
         return Crashed(None, 9)  # a limit: we killed it
 
+    def forget(self) -> None:
+        """In a child that the host forked: have no worker; it is the parent's."""
+        self._engine = self._pool = None
+        self._gate = threading.Event()
+        self._gate.set()
+        self._is_recovering = False
+        self.lifecycle.forget()
+
     def abandon_soon(self) -> None:
         """Nobody holds the plugin any more: unload it, in a thread of its own.
 
@@ -380,6 +389,12 @@ def abandon_all(around: Surroundings | None = None) -> None:
             steps.abandon()
 
 
+def _forget_all() -> None:
+    for steps in list(_all):
+        steps.forget()
+    _all.clear()
+
+
 def _end_all() -> None:
     abandon_all()
     close_all()
@@ -387,3 +402,4 @@ def _end_all() -> None:
 
 # Registered after the pools' own, which wait for open sessions: what was registered last is called first.
 threading._register_atexit(_end_all)  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=_forget_all)
