@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.plugins.errors import InvalidManifest, MissingManifestField
+from ringfence.plugins.errors import InvalidManifest, MissingManifestField, UnknownCapability
 from ringfence.plugins.kinds import PluginKind
 from ringfence.plugins.manifest import Manifest
 
@@ -35,7 +35,11 @@ def test_bad(file: Path) -> None:
     assert len(caught.value.problems) == 1, caught.value.problems
     assert says in caught.value.problems[0]
     assert caught.value.path == str(file)
-    assert type(caught.value) is (MissingManifestField if says.startswith("missing required") else InvalidManifest)
+    if says.startswith("missing required"):
+        assert type(caught.value) is MissingManifestField
+    else:
+        assert isinstance(caught.value, InvalidManifest)
+        assert isinstance(caught.value, UnknownCapability) == ("unknown capability" in says)
 
 
 def test_every_rule_has_a_bad_file() -> None:
