@@ -1,5 +1,7 @@
 """Whoever is called back by a runtime may ask it for anything: it is done, or refused at once, and nothing hangs."""
 
+import asyncio
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,14 @@ from ringfence import PluginRuntime
 from ringfence.plugins import surroundings
 from ringfence.plugins.backoff import BackoffConfig
 from ringfence.plugins.config import EngineConfig, LoaderConfig, RuntimeConfig
-from ringfence.plugins.errors import ExecutionFailed, InvalidState, PluginCrashed, PluginUnloaded, ReentrantCall
+from ringfence.plugins.errors import (
+    CallTimeout,
+    ExecutionFailed,
+    InvalidState,
+    PluginCrashed,
+    PluginUnloaded,
+    ReentrantCall,
+)
 from ringfence.plugins.hooks import LifecycleHooks
 from ringfence.plugins.restart import RestartPolicy
 from ringfence.plugins.states import LifecycleState
@@ -216,3 +225,46 @@ def test_a_host_function_may_not_end_the_plugin_it_serves(host: Host) -> None:
         host.a.call("via", ["a"])
     assert host.a.call("via", ["b"]) == "b"
     assert host.runtime.list_plugins() == ["a"]
+
+
+def test_an_acall_that_is_cancelled_while_it_waits_never_begins(tmp_path: Path) -> None:
+    """Neither one that waits for its turn in the host, nor one that waits in the plugin."""
+    host = Host(tmp_path, max_concurrent_calls=1)
+    told: list[object] = []
+    host.relay = told.append
+
+    async def program() -> None:
+        first = host.a.submit("nap", [0.3])
+        waiting = asyncio.create_task(host.a.acall("via", ["never"]))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await asyncio.wrap_future(first)
+        await host.a.acall("via", ["last"])
+
+    with host.runtime:
+        asyncio.run(program())
+        assert host.a.lifecycle.calls_in_flight == 0
+    assert told[-1] == "last"
+
+
+def test_a_broadcast_waits_for_each_as_long_as_it_is_told(host: Host) -> None:
+    """One that hangs is a CallTimeout among the others' results."""
+    hanging = host.runtime.broadcast("nap", [30], timeout=0.3)
+    assert {name: type(error) for name, error in hanging.items()} == {"a": CallTimeout, "b": CallTimeout}
+    assert [host.a.call("echo", [1]), host.b.call("echo", [2])] == [1, 2]
+    assert host.runtime.broadcast("echo", [3], timeout=20) == {"a": 3, "b": 3}
+
+
+def test_an_interrupted_call_leaves_the_others_their_answers(host: Host) -> None:
+    """Ctrl-C in the thread that hears the plugin for itself: its call is over, and nothing of the others' is lost."""
+    other = host.a.submit("nap", [1.0])
+    timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        host.a.call("nap", [2.0])
+    timer.join()
+    assert other.result(20) == 1.0
+    assert host.a.lifecycle.calls_in_flight == 0
+    assert host.a.call("echo", [3]) == 3

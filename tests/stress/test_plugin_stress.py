@@ -72,6 +72,7 @@ _OF_CALLS = (
 )
 # And what else may be done to a plugin.
 _OF_TRANSITIONS = (
+    CallTimeout,  # of `stop`, on a machine with more to do than this
     ExecutionFailed,  # of `save_state`, from a worker that is being killed
     InitializationFailed,
     InvalidState,

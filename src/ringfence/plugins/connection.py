@@ -157,9 +157,11 @@ class Connection:
         self._send(*[call.body for call in calls])
 
     def _watch_deadline(self, deadline: float) -> None:
-        if self._check_at is None or deadline < self._check_at:
+        with self._lock:
+            if self._check_at is not None and self._check_at <= deadline:
+                return
             self._check_at = deadline
-            self._at(deadline, "_check_deadlines")
+        self._at(deadline, "_check_deadlines")
 
     # What a call's future asks (see `ringfence.pool.future.Keeper`)
 
@@ -296,8 +298,9 @@ class Connection:
                     expired.append(number)
                 elif self._check_at is None or call.deadline < self._check_at:
                     self._check_at = call.deadline
-        if self._check_at is not None:
-            self._at(self._check_at, "_check_deadlines")
+            check_at = self._check_at
+        if check_at is not None:
+            self._at(check_at, "_check_deadlines")
         for number in expired:
             # It writes its stack to stderr, or says that it had not begun.
             self._send(CODEC.pack([g.CANCEL, number]))
@@ -368,6 +371,11 @@ class Connection:
             self._end_hearing()
             self.kill(PluginCrashed(self._host.name, f"what it sent could not be handled ({type(error).__name__})"))
             raise
+        except BaseException:
+            # A caller who hears by himself was interrupted in the middle: what came for others may be lost.
+            self._end_hearing()
+            self.kill(PluginCrashed(self._host.name, "its host was interrupted while it heard it", None, 9))
+            raise
 
     def _end_hearing(self) -> None:
         with self._lock:
@@ -387,9 +395,11 @@ class Connection:
                 line.unbegun(unbegun)
             if ended:
                 line.answered([(call, error) for call, _, _, error in ended])
-        for call, wanted, value, error in ended:
-            if wanted:
-                call.future.resolve(value, error)
+        try:
+            _resolve(ended)
+        except BaseException:  # the caller in whose thread this runs was interrupted: the others are told all the same
+            self._board.soon(lambda: _resolve(ended))
+            raise
         if line is not None and ended:
             line.told([(call, error) for call, _, _, error in ended])
 
@@ -598,6 +608,12 @@ class Connection:
         except (ChannelClosed, RemoteProtocolError, NotSerializable):
             return False
         return bool(bodies)
+
+
+def _resolve(ended: list[tuple[GuestCall, bool, Any, PluginError | None]]) -> None:
+    for call, wanted, value, error in ended:
+        if wanted and not call.future.done():
+            call.future.resolve(value, error)
 
 
 def _forget_all() -> None:

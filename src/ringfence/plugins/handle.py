@@ -225,7 +225,12 @@ class PluginHandle:
         flight = self._take_off(function, timeout)
         try:
             try:
-                value = flight.begin(args, kwargs).result()
+                future = flight.begin(args, kwargs)
+                try:
+                    value = future.result()
+                except KeyboardInterrupt:
+                    future.cancel()  # nobody waits any more: what has not begun need not
+                    raise
             except BaseException as error:
                 flight.land(error)
                 raise
@@ -260,9 +265,27 @@ class PluginHandle:
         *,
         timeout: Timeout = _UNSET,
     ) -> Any:
-        """Call a function without blocking the event loop; otherwise as `call`."""
-        future = await asyncio.to_thread(self.submit, function, args, kwargs, timeout=timeout)
-        return await asyncio.wrap_future(future)
+        """Call a function without blocking the event loop; otherwise as `call`.
+
+        When it is cancelled, a call that has not begun never does; one that runs, runs on.
+        """
+        begun: list[Future[Any]] = []
+        given_up = threading.Event()
+
+        def begin() -> "Future[Any]":
+            future = self.submit(function, args, kwargs, timeout=timeout)
+            begun.append(future)
+            if given_up.is_set():  # while it waited for its turn
+                future.cancel()
+            return future
+
+        try:
+            return await asyncio.wrap_future(await asyncio.to_thread(begin))
+        except asyncio.CancelledError:
+            given_up.set()
+            for future in begun:
+                future.cancel()
+            raise
 
     def call_batch(
         self, function: str, batch: Iterable[Sequence[Any]], *, timeout: Timeout = _UNSET

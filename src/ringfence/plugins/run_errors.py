@@ -258,9 +258,9 @@ class InvalidState(PluginStateError):
         self.expected, self.actual, self.plugin, self.operation = str(expected), str(actual), plugin, operation
 
     def __str__(self) -> str:
-        what = f"{self.operation} of " if self.operation else ""
-        who = f"plugin {self.plugin!r}" if self.plugin else "the plugin"
-        return f"{what}{who}: it is {self.actual}, and would have to be {self.expected}"
+        who = f"plugin {self.plugin!r}" if self.plugin else "" if self.operation else "the plugin"
+        what = " of ".join(each for each in (self.operation, who) if each)
+        return f"{what}: it is {self.actual}, and would have to be {self.expected}"
 
 
 class PluginUnloaded(PluginStateError):

@@ -414,9 +414,14 @@ class PluginRuntime:
         return await self._callee(plugin).acall(function, args, kwargs, timeout=timeout)
 
     def broadcast(
-        self, function: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        function: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: Timeout = _UNSET,
     ) -> dict[str, Any]:
-        """Call a function of every running plugin that exports it, all at once.
+        """Call a function of every running plugin that exports it, all at once; `timeout` is that of each call.
 
         Returns by plugin its result, or the PluginError that it raised: one plugin's error is no other's.
         """
@@ -425,7 +430,7 @@ class PluginRuntime:
         for handle in self.running():
             if handle.has_export(function):
                 try:
-                    futures[handle.name] = handle.submit(function, args, kwargs)
+                    futures[handle.name] = handle.submit(function, args, kwargs, timeout=timeout)
                 except PluginError as error:
                     results[handle.name] = error
         for name, future in futures.items():
@@ -449,9 +454,16 @@ class PluginRuntime:
         """As `unload`, without blocking the event loop."""
         return await asyncio.to_thread(self.unload, plugin)
 
-    async def abroadcast(self, function: str, args: Sequence[Any] = ()) -> dict[str, Any]:
+    async def abroadcast(
+        self,
+        function: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: Timeout = _UNSET,
+    ) -> dict[str, Any]:
         """As `broadcast`, without blocking the event loop."""
-        return await asyncio.to_thread(self.broadcast, function, args)
+        return await asyncio.to_thread(self.broadcast, function, args, kwargs, timeout=timeout)
 
     async def ashutdown(self) -> None:
         """As `shutdown`, without blocking the event loop."""

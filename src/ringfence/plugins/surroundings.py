@@ -59,7 +59,10 @@ class Surroundings:
         self._count_no_more = self.events.subscribe(_counter(weakref.ref(self)))
         # Seconds that calls, `stop` and `cleanup` get when a plugin is to end; a shutdown may set another.
         self.grace = config.drain_timeout
-        self._slots = threading.BoundedSemaphore(config.max_concurrent_calls)
+        # No semaphore: an interrupt can leave one locked.
+        self._slots = config.max_concurrent_calls
+        self._slots_mutex = threading.Lock()
+        self._slot_given = threading.Condition(self._slots_mutex)
         # Kept while plugins come and go: the next one starts quickly.
         self._nursery = weakref.finalize(self, nursery.hold().release) if is_closed else _nothing
         self._sinks: tuple[LogSink, ...] = ()
@@ -104,14 +107,18 @@ class Surroundings:
     def take_slot(self, timeout: float | None) -> None:
         """Wait for a turn among the calls that may be under way at once. Raises PoolTimeout."""
         begun = time.monotonic()
-        if not self._slots.acquire(timeout=timeout):
-            waited = time.monotonic() - begun
-            most = self.config.max_concurrent_calls
-            raise PoolTimeout(waited, f"a turn: {most} calls are under way, as many as may be")
+        with self._slots_mutex:
+            if not self._slots and not self._slot_given.wait_for(lambda: self._slots, timeout):
+                waited = time.monotonic() - begun
+                most = self.config.max_concurrent_calls
+                raise PoolTimeout(waited, f"a turn: {most} calls are under way, as many as may be")
+            self._slots -= 1
 
     def give_slot(self) -> None:
         """The call has ended."""
-        self._slots.release()
+        with self._slots_mutex:
+            self._slots += 1
+            self._slot_given.notify()
 
     def add_log_sink(self, sink: LogSink) -> Callable[[], None]:
         """Call `sink` with every record from now on; return a function that ends that."""

@@ -74,7 +74,9 @@ class Transitions:
         # Held for a whole transition, plugin code and hooks included; taken with a timeout only.
         self._turn = threading.Lock()
         # Guards what follows, and is never held while anything foreign runs.
-        self._changed = threading.Condition(threading.Lock())
+        # The lock is entered in place of the condition, whose own `with` an interrupt can leave locked.
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
         self._state = _S.CREATED
         self._failure: BaseException | None = None
         self._announced = False
@@ -96,7 +98,7 @@ class Transitions:
 
     def announce(self) -> None:
         """Emit `Created`, unless that was done."""
-        with self._changed:
+        with self._mutex:
             self._announce()
         self._steps.events.deliver()
 
@@ -112,7 +114,7 @@ class Transitions:
         """Return the right to a call; see `PluginLifecycle.lease`."""
         deadline = time.monotonic() + wait
         may_wait = self not in _INSIDE.get()
-        with self._changed:
+        with self._mutex:
             while True:
                 ending = self._doing in _ENDS_CALLS
                 if self._state is _S.RUNNING and not ending:
@@ -130,7 +132,7 @@ class Transitions:
         """The worker has died; see `PluginLifecycle.fail`."""
         if current is not None and not current():
             return False
-        with self._changed:
+        with self._mutex:
             if self._doing is not None:
                 self._death = (error, current)
                 return False
@@ -193,7 +195,7 @@ class Transitions:
 
     def _begin(self, operation: Operation | None) -> LifecycleState:
         """Check that the state accepts the operation, and close the door to calls if it ends them."""
-        with self._changed:
+        with self._mutex:
             state = self._state
             if operation is not None:
                 heading = require(state, operation, self._steps.name)
@@ -210,7 +212,7 @@ class Transitions:
         """End the transition; return the deaths of the worker that were reported meanwhile and still matter."""
         deaths: list[BaseException] = []
         while True:
-            with self._changed:
+            with self._mutex:
                 death, self._death = self._death, None
                 if death is None:
                     self._doing = self._heading = None
@@ -218,7 +220,7 @@ class Transitions:
                     return deaths
             error, current = death
             if current is None or current():
-                with self._changed:
+                with self._mutex:
                     if self._state in _WITH_WORKER:
                         self._to_failed(error)
                         deaths.append(error)
@@ -227,13 +229,14 @@ class Transitions:
         """In a forked child: the plugin is its parent's, whose threads may hold the locks; here it is UNLOADED."""
         self.leases = Leases()
         self._turn = threading.Lock()
-        self._changed = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
         self._doing = self._heading = self._death = None
         self._state = _S.UNLOADED
 
     def become(self, state: LifecycleState, event: LifecycleEvent | None) -> None:
         """A transition has got this far: be `state`, and post the event that says so."""
-        with self._changed:
+        with self._mutex:
             self._state = state
             if state is not _S.UNLOADED:
                 self._failure = None
@@ -243,12 +246,12 @@ class Transitions:
 
     def wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
         """Wait for a condition on the state; see `PluginLifecycle.wait_until`."""
-        with self._changed:
+        with self._mutex:
             return self._changed.wait_for(condition, timeout)
 
     def look_again(self) -> None:
         """Something that a condition looks at has changed; see `PluginLifecycle.look_again`."""
-        with self._changed:
+        with self._mutex:
             self._changed.notify_all()
 
     @property
@@ -268,7 +271,7 @@ class Transitions:
 
     def forget_death(self, *, anonymous: bool = False) -> None:
         """The worker was ended on purpose: its death is no news. `anonymous`: only if it did not say whose it is."""
-        with self._changed:
+        with self._mutex:
             if not anonymous or (self._death is not None and self._death[1] is None):
                 self._death = None
 
@@ -284,7 +287,7 @@ class Transitions:
             self._post(Error(self._steps.name, message=said(error)))
             return
         self._owner.abandon_worker()
-        with self._changed:
+        with self._mutex:
             self._to_failed(error)
 
     def _translated(self, error: BaseException) -> BaseException:
