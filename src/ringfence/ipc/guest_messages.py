@@ -8,9 +8,10 @@ guest is foreign code: what it says is looked up in `GUEST`, by the state it is 
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import RemoteProtocolError
 
-__all__ = ["FIELDS", "GUEST", "NAMES", "PROTOCOL_VERSION", "Dialogue"]
+__all__ = ["FIELDS", "GUEST", "NAMES", "PROTOCOL_VERSION", "Dialogue", "check_size"]
 
 PROTOCOL_VERSION: Final = 1
 
@@ -71,6 +72,20 @@ GUEST: Final[Mapping[str, Mapping[int, str]]] = {
 
 _MOST: Final = 1 << 62
 
+# Frames above this are looked at before they are read: reading takes time that every guest of a host waits for.
+_LARGE: Final = 1 << 20
+# What may be large: code and descriptions, arguments, results and failures.
+_MAY_BE_LARGE: Final = frozenset({LOADED, LOAD_FAILED, RESULT, ERROR, HOST_CALL})
+
+
+def check_size(body: bytes) -> None:
+    """Raise RemoteProtocolError for a frame that is larger than what it says it is can be.
+
+    A large frame must say so in its first two bytes, an array of few elements and a small integer, as packers do.
+    """
+    if len(body) > _LARGE and (body[0] & 0xF0 != 0x90 or body[1] not in _MAY_BE_LARGE):
+        raise RemoteProtocolError(f"a frame of {len(body)} bytes that is no answer and no call")
+
 
 class Dialogue:
     """The state of the talk with one guest: `hear` a message, and the table says whether it was allowed."""
@@ -79,6 +94,11 @@ class Dialogue:
 
     def __init__(self) -> None:
         self.state = "connected"
+
+    def read(self, body: bytes, codec: Codec) -> list[Any]:
+        """Read a frame and `hear` what it says. Raises as `hear`, and what `codec` raises."""
+        check_size(body)
+        return self.hear(codec.unpack(body))
 
     def hear(self, message: object) -> list[Any]:
         """Check `message` in the present state, move on, and return it as a list. Raises RemoteProtocolError."""

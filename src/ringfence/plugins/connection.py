@@ -357,7 +357,7 @@ class Connection:
             return
         try:
             for body in self._channel.read_ready():
-                self._heard(self._dialogue.hear(CODEC.unpack(body)), len(body))
+                self._heard(self._dialogue.read(body, CODEC), len(body))
         except ChannelClosed:
             self._end_hearing()
             # It is dying, or has closed its end; then it is of no use.
@@ -604,7 +604,7 @@ class Connection:
         try:
             bodies = self._channel.read_ready()
             for body in bodies:
-                self._heard(self._dialogue.hear(CODEC.unpack(body)), len(body))
+                self._heard(self._dialogue.read(body, CODEC), len(body))
         except (ChannelClosed, RemoteProtocolError, NotSerializable):
             return False
         return bool(bodies)

@@ -455,3 +455,23 @@ def test_no_message_whatever_leaves_a_call_waiting(messages: list[list[Any]]) ->
     except PluginError:
         pass
     talk.close()
+
+
+@pytest.mark.parametrize("tag", [g.LOG, g.METRIC, g.DENIED], ids=lambda tag: g.NAMES[tag])
+def test_what_is_said_in_passing_is_small(talk: Talk, tag: int) -> None:
+    """A large frame of it is not even read: reading takes time that every other plugin waits for."""
+    fields = {
+        g.LOG: [2, "logger", "x" * (1 << 20), {}],
+        g.METRIC: ["counter", "n", 1.0, {"tag": "x" * (1 << 20)}],
+        g.DENIED: ["fs:read", "open", "x" * (1 << 20), ""],
+    }[tag]
+    talk.say(tag, *fields)
+    wait_until(lambda: talk.session.killed)
+    assert not talk.host.logs
+
+
+def test_results_may_be_large(talk: Talk) -> None:
+    """What was asked for is."""
+    waiting = talk.connection.call("f", [], {}, 10)
+    talk.say(g.RESULT, talk.hear()[1], "x" * (3 << 20))
+    assert len(waiting.result(10)) == 3 << 20
