@@ -22,6 +22,7 @@ from ringfence.plugins.errors import (
     PluginCrashed,
     PluginUnloaded,
     ReentrantCall,
+    ReloadFailed,
 )
 from ringfence.plugins.hooks import LifecycleHooks
 from ringfence.plugins.restart import RestartPolicy
@@ -268,3 +269,19 @@ def test_an_interrupted_call_leaves_the_others_their_answers(host: Host) -> None
     assert other.result(20) == 1.0
     assert host.a.lifecycle.calls_in_flight == 0
     assert host.a.call("echo", [3]) == 3
+
+
+def test_a_limit_in_the_middle_of_a_reload_costs_no_plugin(tmp_path: Path) -> None:
+    """A `save_state` that hangs fails the reload, and its worker is killed for it: another one takes its place."""
+    code = """\
+import time
+def process(data): return data.upper()
+def save_state(): time.sleep(60)
+def restore_state(state): pass
+"""
+    with PluginRuntime(config(drain_timeout=0.3)) as runtime:
+        handle = runtime.load(write_plugin(tmp_path / "p", code))
+        with pytest.raises(ReloadFailed, match="save_state took longer"):
+            runtime.reload_plugin("p")
+        assert handle.call("process", ["x"]) == "X"
+        assert handle.state is LifecycleState.RUNNING

@@ -95,6 +95,11 @@ class PluginLifecycle:
         return self._transitions.is_under_way
 
     @property
+    def is_reloading(self) -> bool:
+        """Whether new code is being proven beside the worker that runs."""
+        return self._transitions.is_reloading
+
+    @property
     def would_wait_for_itself(self) -> bool:
         """Whether this runs inside a call or a transition of the plugin, which its end would wait for."""
         return self._transitions.would_wait_for_itself

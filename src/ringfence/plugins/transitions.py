@@ -255,6 +255,11 @@ class Transitions:
             self._changed.notify_all()
 
     @property
+    def is_reloading(self) -> bool:
+        """Whether a reload of a running plugin is under way."""
+        return self._doing is Operation.RELOAD and self._state is _S.RUNNING
+
+    @property
     def would_wait_for_itself(self) -> bool:
         """Whether this runs inside a transition or a call of the plugin, in a hook or a host function, say."""
         return self in _INSIDE.get() or holds_lease(self.leases)

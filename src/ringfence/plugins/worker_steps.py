@@ -249,7 +249,7 @@ class WorkerSteps:
             failed = self.lifecycle.fail(error, current=lambda: engine is self._engine)
             if self.on_death is not None and self.on_death(error):
                 comes_back = True
-            elif failed and outcomes.is_limit(error):
+            elif (failed or self.lifecycle.is_reloading) and outcomes.is_limit(error):
                 comes_back = self._renew_soon()
         finally:
             if not comes_back:
@@ -274,6 +274,8 @@ class WorkerSteps:
 
     def _renew(self) -> None:
         try:
+            # If it died in the middle of a reload, that has failed for it, or has brought another worker.
+            self.lifecycle.wait_until(lambda: not self.lifecycle.is_reloading, None)
             if self.lifecycle.state is LifecycleState.FAILED:
                 self.use_next(self.blueprint)
                 self.lifecycle.restart(hooks=False)
