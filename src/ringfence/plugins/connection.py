@@ -15,6 +15,7 @@ from ringfence.ipc.channel import Channel
 from ringfence.ipc.errors import ChannelClosed, NotSerializable, RemoteProtocolError
 from ringfence.ipc.limits import DEFAULT_LIMITS, MAX_FRAME
 from ringfence.plugins import outcomes
+from ringfence.plugins.asides import Asides
 from ringfence.plugins.errors import (
     CallTimeout,
     HostFunctionError,
@@ -26,7 +27,6 @@ from ringfence.plugins.host_functions import record_for_guest
 from ringfence.plugins.host_log import log as _log
 from ringfence.plugins.hosting import Host, Line
 from ringfence.plugins.printed import Printed
-from ringfence.plugins.rate import Rate
 from ringfence.plugins.switchboard import Switchboard
 from ringfence.plugins.wire_trace import is_traced, trace
 from ringfence.pool.session import Session
@@ -42,19 +42,12 @@ _MAX_HOST_CALLS: Final = 256
 _MAX_ASKED: Final = 4 * MAX_FRAME
 # Bytes that a guest has not read, from which on its calls of host functions wait until it reads.
 _MAX_UNREAD: Final = MAX_FRAME
-# Log records and metrics, and of both the characters, and refusals that one guest may send in a second; more are
-# dropped, and said to be. Refusals apart: nobody keeps them from the audit log by logging a lot.
-_MAX_RECORDS: Final = 5000
-_MAX_TEXT: Final = 8 * 1024 * 1024
-_MAX_REFUSALS: Final = 1000
 # Seconds that a guest gets, after its call's time is up, to write down where it is; then it is killed.
 _LAST_WORDS: Final = 0.25
 # Seconds after the guest closed its socket within which its worker has to be gone.
 _LEAVING: Final = 2.0
-_MAX_LINE: Final = 4096
 
 _all: "weakref.WeakSet[Connection]" = weakref.WeakSet()
-_MAX_MESSAGE: Final = 16 * _MAX_LINE
 
 
 class Connection:
@@ -104,8 +97,7 @@ class Connection:
         # By their numbers, the bytes of those that have not been answered; those that wait until the guest reads.
         self._host_calls: dict[int, int] = {}
         self._parked: list[Callable[[], object]] = []
-        self._records = Rate(_MAX_RECORDS, _MAX_TEXT)
-        self._refusals = Rate(_MAX_REFUSALS)
+        self._asides = Asides(host)
         # Asked once: a message is not the place to look for a logger's level.
         self._traced = is_traced()
         self._printed = Printed(host.name, output, self._say)
@@ -417,10 +409,8 @@ class Connection:
             self._answered(message[1], None, message[2])
         elif tag == g.HOST_CALL:
             self._called(size, *message[1:])
-        elif tag in (g.LOG, g.METRIC):
-            self._recorded(tag, message[1:])
-        elif tag == g.DENIED:
-            self._refused(message[1:])
+        elif tag in (g.LOG, g.METRIC, g.DENIED):
+            self._asides.take(tag, message[1:])
         elif tag == g.HELLO:
             if message[1] != g.PROTOCOL_VERSION:
                 error = ProtocolMismatch(f"it speaks protocol {message[1]}, this host {g.PROTOCOL_VERSION}")
@@ -522,24 +512,6 @@ class Connection:
         with self._lock:
             self._host_calls.pop(number, None)
         self._send(body)
-
-    def _refused(self, texts: list[str]) -> None:
-        if dropped := self._refusals.missed(time.monotonic()):
-            self._host.on_denied("", "report", "", f"to report less: {dropped} in a second were dropped")
-        if self._refusals.take():
-            self._host.on_denied(*(text[:_MAX_LINE] for text in texts))
-
-    def _recorded(self, tag: int, fields: list[Any]) -> None:
-        if dropped := self._records.missed(time.monotonic()):
-            self._host.on_log(3, "ringfence", f"{dropped} of its records were dropped", {})
-        if not self._records.take(min(len(fields[2]), _MAX_MESSAGE) if tag == g.LOG else 0):
-            return
-        if tag == g.LOG:
-            level, logger, text, origin = fields
-            self._host.on_log(min(level, 4), logger[:256], text[:_MAX_MESSAGE], origin)
-        else:
-            kind, name, value, tags = fields
-            self._host.on_metric(kind, name[:256], value, tags)
 
     # What it prints
 
