@@ -62,7 +62,7 @@ def test_what_is_public_exists_and_is_documented(name: str) -> None:
 
 
 def test_the_face_is_complete() -> None:
-    """Each name of ringfence.__all__ resolves and dir() shows it; they are those of the pool and of the plugin runtime."""
+    """Each name of ringfence.__all__ resolves and dir() shows it: those of the pool and of the plugin runtime."""
     for name in ringfence.__all__:
         assert getattr(ringfence, name) is not None
     assert len(ringfence.__all__) <= 90  # the compatible plugin hosts' guides import some fifty names from one place
