@@ -12,7 +12,7 @@ demo: $(STAMP)
 # Two at a time: most tests wait for processes, not for a CPU. Each file is one worker's, and names of cases must not
 # depend on the hash seed.
 test: $(STAMP) lint
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks examples
