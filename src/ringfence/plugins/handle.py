@@ -12,6 +12,7 @@ from ringfence.plugins.blueprint import LIFECYCLE, Blueprint, signatures_of
 from ringfence.plugins.connection import CHAIN
 from ringfence.plugins.engine import Engine
 from ringfence.plugins.errors import (
+    Cancelled,
     ExecutionFailed,
     FunctionNotFound,
     LimitExceeded,
@@ -248,7 +249,11 @@ class PluginHandle:
         timeout: Timeout = _UNSET,
     ) -> "Future[Any]":
         """Call a function and return the future of its result; raises what can be told at once, as `call` does."""
-        flight = self._take_off(function, timeout)
+        return self._fly(self._take_off(function, timeout), args, kwargs)
+
+    def _fly(
+        self, flight: "_Flight", args: Sequence[Any], kwargs: Mapping[str, Any] | None
+    ) -> "Future[Any]":
         try:
             future = flight.begin(args, kwargs)
         except BaseException as error:
@@ -273,9 +278,13 @@ class PluginHandle:
         given_up = threading.Event()
 
         def begin() -> "Future[Any]":
-            future = self.submit(function, args, kwargs, timeout=timeout)
-            begun.append(future)
+            flight = self._take_off(function, timeout)
             if given_up.is_set():  # while it waited for its turn
+                flight.give_back()
+                raise Cancelled(f"{self.name}.{function} was cancelled before it began")
+            future = self._fly(flight, args, kwargs)
+            begun.append(future)
+            if given_up.is_set():
                 future.cancel()
             return future
 
@@ -410,13 +419,17 @@ class _Flight:
         with self._lease.entered():  # so that what this call leads to is known not to wait for its end
             return self._engine.call(self._function, list(args), dict(kwargs or {}), self._timeout)
 
+    def give_back(self) -> None:
+        """Give back what it held; nothing was sent, or it has ended."""
+        self._lease.release()
+        if self._has_slot:
+            self._handle._around.give_slot()
+
     def land(self, error: BaseException | None) -> None:
         """It has ended: give back what it held, and tell whoever wants to know."""
         seconds = time.perf_counter() - self._begun
         handle = self._handle
-        self._lease.release()
-        if self._has_slot:
-            handle._around.give_slot()
+        self.give_back()
         handle._around.metrics.record_call(handle.name, self._function, seconds)
         handle._around.hooks.called(handle.name, self._function, seconds)
         if error is not None and isinstance(error, Exception):
