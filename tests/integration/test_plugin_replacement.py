@@ -88,21 +88,21 @@ def test_a_granted_path_that_became_a_link_is_not_followed(tmp_path: Path) -> No
     code = """\
 import os, time
 def swap(folder):
-    os.rename(folder + "/work", folder + "/old")
-    os.rename(folder + "/other", folder + "/work")
+    os.rename(folder + "/job", folder + "/old")
+    os.rename(folder + "/other", folder + "/job")
 def endless(): time.sleep(60)
-def look(folder): return os.listdir(folder + "/work/sub")
+def look(folder): return os.listdir(folder + "/job/sub")
 """
-    scopes = '[scopes]\n"fs:read" = ["work/sub"]\n"fs:write" = ["."]\n"fs:delete" = ["."]\n'
+    scopes = '[scopes]\n"fs:read" = ["job/sub"]\n"fs:write" = ["."]\n"fs:delete" = ["."]\n'
     capabilities = ("fs:read", "fs:write", "fs:delete")
     exports = ("swap", "endless", "look")
     home = tmp_path / "mover"
     file = write_plugin(home, code, exports=exports, capabilities=capabilities, more=scopes)
-    for folder in (secret, home / "work" / "sub", home / "other"):
+    for folder in (secret, home / "job" / "sub", home / "other"):
         folder.mkdir(parents=True)
     (secret / "name").touch()
     (home / "other" / "sub").symlink_to(secret)
-    for folder in (home, home / "work", home / "other"):
+    for folder in (home, home / "job", home / "other"):
         folder.chmod(0o777)
     granted = EngineConfig().with_capabilities(["fs:read", f"fs:write={home}", f"fs:delete={home}"])
     with PluginRuntime(RuntimeConfig(loader_config=LoaderConfig(engine_config=granted))) as runtime:

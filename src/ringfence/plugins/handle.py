@@ -115,8 +115,8 @@ class PluginHandle:
 
     @property
     def code_hash(self) -> str:
-        """The hash over its code and manifest, as approvals are bound to it."""
-        return self._steps.blueprint.code.hash
+        """The digest of its code, as approvals are bound to it."""
+        return self._steps.blueprint.code.digest
 
     @property
     def report(self) -> Report | None:

@@ -4,9 +4,7 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -14,6 +12,7 @@ from ringfence.errors import PluginParseError
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ProtocolError
 from ringfence.plugins.errors import InvalidConfig, PluginIOError, ValueConversionError
+from ringfence.plugins.private_file import replace_private
 
 __all__ = ["MAX_STATE", "StateManager"]
 
@@ -59,7 +58,7 @@ class StateManager:
                 f"the state of plugin {name!r} has {len(packed)} bytes, more than the {self.max_size} that it may have"
             )
         try:
-            _replace(path, _MAGIC + hashlib.sha256(packed).digest() + packed)
+            replace_private(str(path), _MAGIC + hashlib.sha256(packed).digest() + packed)
         except OSError as error:
             raise _io_error(f"cannot keep the state of plugin {name!r}", error, path) from error
 
@@ -134,24 +133,3 @@ def _read(path: Path, limit: int) -> bytes:
             return file.read(limit)
     finally:
         os.close(fd)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put `content` at `path` so that nothing in between can be seen there, and it outlasts a crash."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
