@@ -53,7 +53,7 @@ STARTED: Final = 38
 FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     # tag: (fields, how many of them must be there)
     CONFIGURE: ((bytes, dict), 2),  # pickled Plan, settings
-    SPAWN: ((int,), 1),  # worker number; fds: channel, tokens, and in capture mode stdout, stderr
+    SPAWN: ((int, list), 2),  # worker number, roles of the fds: channel, tokens, and in capture mode stdout, stderr
     RETIRE: ((), 0),
     FORK: ((int,), 1),  # birth number; fds: the zygote's channel, its stderr
     HELLO: ((int, int), 2),  # protocol version, pid

@@ -144,15 +144,15 @@ class WorkerHandle:
             theirs.callback(os.close, far)
             tokens = Tokens()
             ours.callback(tokens.close)
-            reads, writes = [], []
-            for _ in range(2 if config.capture else 0):
+            reads, roles = [], {"channel": far, "tokens": tokens.worker_fd()}
+            for role in ("stdout", "stderr") if config.capture else ():
                 read, write = os.pipe2(os.O_CLOEXEC)
                 ours.callback(os.close, read)
                 theirs.callback(os.close, write)
                 os.set_blocking(read, False)
                 reads.append(read)
-                writes.append(write)
-            zygote.send([m.SPAWN, number], (far, tokens.worker_fd(), *writes))
+                roles[role] = write
+            zygote.send([m.SPAWN, number, list(roles)], tuple(roles.values()))
             channel = Channel(near, config.wire, max_outgoing=MAX_FRAME)
             handle = cls(number, channel, tokens, codec, (reads[0], reads[1]) if reads else None)
             ours.pop_all()  # the handle's now

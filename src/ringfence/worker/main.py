@@ -3,7 +3,7 @@
 import atexit
 import os
 import sys
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel
@@ -19,17 +19,19 @@ __all__ = ["run"]
 
 # What a worker leaves behind when it could not start; the supervisor reads the reason from its channel.
 EXIT_NOT_STARTED = 70  # EX_SOFTWARE of sysexits.h
+# Where the descriptors of these roles go.
+_OUTPUT: Final = {"stdout": 1, "stderr": 2}
 
 
-def run(prepared: enforce.Prepared, channel_fd: int, tokens: int, output: tuple[int, int] | None) -> NoReturn:
+def run(prepared: enforce.Prepared, fds: dict[str, int]) -> NoReturn:
     """Be a worker; never return.
 
-    Called in a child that was just forked. `channel_fd` is our end of the pipe, `tokens` the socket that tokens come
-    from, `output` the write ends for stdout and stderr, or None to keep the zygote's.
+    Called in a child that was just forked. `fds` by role: "channel" is our end of the pipe, "tokens" the socket that
+    tokens come from; "stdout" and "stderr" are write ends, absent where the zygote's are kept.
     """
     code = EXIT_NOT_STARTED
     try:
-        code = _run(prepared, channel_fd, tokens, output)
+        code = _run(prepared, fds)
     except ChannelClosed:
         code = 0  # the supervisor is gone, and so is the reason to be
     except BaseException:  # noqa: BLE001  # nothing may climb back into the zygote's loop
@@ -41,26 +43,26 @@ def run(prepared: enforce.Prepared, channel_fd: int, tokens: int, output: tuple[
             os._exit(code)
 
 
-def _run(prepared: enforce.Prepared, channel_fd: int, tokens: int, output: tuple[int, int] | None) -> int:
-    channel = Channel(channel_fd, blocking=True)
+def _run(prepared: enforce.Prepared, fds: dict[str, int]) -> int:
+    output = {role: fds.pop(role) for role in _OUTPUT if role in fds}
+    channel = Channel(fds["channel"], blocking=True)
     registry = TypeRegistry()
     codec = Codec(registry)
     streams = None
-    if output is not None:
-        for fd, target in zip(output, (1, 2), strict=True):
-            os.dup2(fd, target)
+    for role, fd in output.items():
+        os.dup2(fd, _OUTPUT[role])
     try:
         # From here to READY nothing foreign is read, let alone run.
-        report = enforce.enter(prepared, (channel_fd, tokens))
+        report = enforce.enter(prepared, fds.values())
     except BaseException as error:  # noqa: BLE001  # whatever it is, the supervisor is told before any foreign code
         channel.send(codec.pack([m.ERROR, -1, failure.record(error, codec, kind="start")]))
         return EXIT_NOT_STARTED
-    if output is not None:
+    if output:
         streams = Streams()
         streams.install()
     settle()
     channel.send(codec.pack([m.READY, m.PROTOCOL_VERSION, report.to_data()]))
-    return _work(Worker(channel, tokens, codec, streams), channel, codec, registry)
+    return _work(Worker(channel, fds["tokens"], codec, streams), channel, codec, registry)
 
 
 def _work(worker: Worker, channel: Channel, codec: Codec, registry: TypeRegistry) -> int:

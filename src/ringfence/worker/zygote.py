@@ -124,21 +124,20 @@ class _Zygote:
                 return False
             fds = self._channel.take_fds()
             try:
-                self._spawn(message[1], fds)
+                self._spawn(message[1], dict(zip(message[2], fds, strict=True)))
             finally:
                 for fd in fds:
                     os.close(fd)
         return True
 
-    def _spawn(self, number: int, fds: list[int]) -> None:
-        channel, tokens, *output = fds
+    def _spawn(self, number: int, fds: dict[str, int]) -> None:
         try:
             pid = enforce.fork(self._prepared)
         except OSError as error:
             self._send([m.FAILED, number, failure.record(error, self._codec, kind="start")])
             return
         if pid == 0:
-            worker.run(self._prepared, channel, tokens, (output[0], output[1]) if output else None)
+            worker.run(self._prepared, fds)
         pidfd = os.pidfd_open(pid)
         self._children[pidfd] = (number, pid)
         self._poller.register(pidfd, select.EPOLLIN)
