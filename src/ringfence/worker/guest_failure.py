@@ -2,13 +2,12 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final
 
 from ringfence.ipc.codec import Codec
 from ringfence.sandbox.denials import Refusals
-from ringfence.worker import failure
+from ringfence.worker import failure, tracebacks
 from ringfence.worker.guest_state import Call
 
 __all__ = ["OURS", "LimitReached", "failed", "is_ours"]
@@ -20,8 +19,6 @@ _IMPORT_SYSTEM: Final = ("<frozen importlib._bootstrap>", "<frozen importlib._bo
 _LOOP: Final = f"{os.sep}asyncio{os.sep}"
 _LOOP_FILES: Final = tuple(_LOOP + name for name in ("runners.py", "base_events.py", "events.py"))
 
-# As many as the interpreter prints: a million of them, from a recursion without end, take half a minute to format.
-_MOST_FRAMES: Final = 1000
 
 
 class LimitReached(BaseException):
@@ -105,7 +102,7 @@ def _described(
             kind, error = "denied", denied
         elif (hint := refusals.hint(error)) is not None:
             _add_note(error, hint)
-    _clean(error)
+    tracebacks.clean(error, is_ours, _is_above)
     return {**failure.record(error, codec, kind=kind), **more}
 
 
@@ -122,51 +119,6 @@ def _add_note(error: BaseException, note: str) -> None:
         error.add_note(note)
     except Exception:  # noqa: BLE001  # __notes__ of foreign code: anything may be there
         pass
-
-
-def _clean(error: BaseException) -> None:
-    """Take out the frames that are not the plugin's from the tracebacks of `error` and all that belongs to it."""
-    for each in _family(error):
-        try:
-            each.__traceback__ = _without_ours(each.__traceback__)
-        except Exception:  # noqa: BLE001  # as above
-            pass
-
-
-def _family(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting and len(seen) < _MOST_FRAMES:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        waiting += (current.__cause__, current.__context__)
-        if isinstance(current, BaseExceptionGroup):
-            waiting += current.exceptions
-
-
-def _without_ours(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and _is_above(trace.tb_frame.f_code.co_filename):
-        trace = trace.tb_next
-    first = last = None
-    kept = 0
-    while trace is not None:
-        if not is_ours(trace.tb_frame.f_code.co_filename):
-            kept += 1
-            if last is None:
-                first = trace
-            elif last.tb_next is not trace:
-                # Only where one was left out: each such assignment walks the rest of the chain (to find cycles).
-                last.tb_next = trace
-            last = trace
-        trace = trace.tb_next
-    if last is not None and last.tb_next is not None:
-        last.tb_next = None
-    while first is not None and kept > _MOST_FRAMES:
-        first, kept = first.tb_next, kept - 1
-    return first
 
 
 def _is_above(filename: str) -> bool:

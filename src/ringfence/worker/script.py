@@ -12,12 +12,12 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from importlib.util import decode_source
 from typing import Any, Final
 
 from ringfence.worker import modules as shipped
+from ringfence.worker import tracebacks
 from ringfence.worker.modules import ShippedModules
 
 __all__ = ["ScriptSource", "run_script"]
@@ -29,10 +29,6 @@ ScriptSource = tuple[str, str, str, bool]
 _INTERRUPTED: Final = 130
 # What python answers when the last flush of stdout fails (Py_RunMain).
 _FLUSH_FAILED: Final = 120
-
-# Frames of a traceback that are kept, the innermost; as many as the interpreter prints (PyTraceBack_LIMIT). A million
-# of them, from a recursion without end, would take half a minute to format.
-_MOST_FRAMES: Final = 1000
 
 _OURS: Final = frozenset(
     {__file__, shipped.__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}
@@ -105,7 +101,7 @@ def _run(source: bytes, filename: str) -> int:
     except SystemExit as error:
         return _asked(error.code)
     except BaseException as error:
-        _clean(error)
+        tracebacks.clean(error, _OURS.__contains__)
         _report(error)
         if isinstance(error, KeyboardInterrupt):
             return _INTERRUPTED
@@ -157,44 +153,3 @@ def _flush() -> int:
     except (OSError, ValueError):
         return _FLUSH_FAILED
     return 0
-
-
-def _clean(error: BaseException) -> None:
-    """Take our frames, and the import system's, out of the tracebacks of `error` and its causes; cut them to length."""
-    for each in _family(error):
-        each.__traceback__ = _without_ours(each.__traceback__)
-
-
-def _family(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        waiting += (current.__cause__, current.__context__)
-        if isinstance(current, BaseExceptionGroup):
-            waiting += current.exceptions
-
-
-def _without_ours(trace: types.TracebackType | None) -> types.TracebackType | None:
-    first = last = None
-    count = 0
-    while trace is not None:
-        kept = trace.tb_frame.f_code.co_filename not in _OURS
-        if kept:
-            if last is None:
-                first = trace
-            elif last.tb_next is not trace:
-                # Only where one was left out: each such assignment walks the rest of the chain (to find cycles).
-                last.tb_next = trace
-            last = trace
-        trace = trace.tb_next
-        count += kept
-    if last is not None and last.tb_next is not None:
-        last.tb_next = None
-    while first is not None and count > _MOST_FRAMES:
-        first, count = first.tb_next, count - 1
-    return first
