@@ -250,6 +250,9 @@ class Connection:
             return len(self._calls)
 
     def _send(self, *bodies: bytes) -> None:
+        if self._traced:
+            for body in bodies:
+                trace(f"{self._host.name} hears", CODEC.unpack(body))
         try:
             with self._lock:
                 if self._channel.closed:
