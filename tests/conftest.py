@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from levels import STANDINGS, Starter
 from ordinary_user import NOBODY, AsUser, open_to_everyone
 
 from ringfence.sandbox.features import Features, probe
@@ -133,5 +134,33 @@ def as_user(tmp_path: Path) -> Iterator[AsUser]:
             else:
                 pytest.skip(f"uid {NOBODY} can run no Python {version} with what these tests import")
             yield user
+    finally:
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Start programs in any standing of `levels`; skipped where no interpreter is one that every user can run."""
+    tests = Path(__file__).parent
+    if os.geteuid() != 0:
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        yield Starter(sys.executable, path, tmp_path_factory.mktemp("standings"), tests)
+        return
+    home = Path("/var/tmp") / f"ringfence-standings-{os.getpid()}"
+    home.mkdir(mode=0o755)
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    try:
+        with open_to_everyone() as (source, copies, libraries):
+            path = os.pathsep.join(map(str, (source, libraries)))
+            for python in (sys.executable, f"/usr/bin/python{version}"):
+                found = Starter(python, path, home, copies)
+                try:
+                    if found.run(STANDINGS[1], "-c", "import pytest, ringfence.pool.executor").returncode == 0:
+                        break
+                except OSError:
+                    continue
+            else:
+                pytest.skip(f"uid {NOBODY} can run no Python {version} with what these tests import")
+            yield found
     finally:
         shutil.rmtree(home)

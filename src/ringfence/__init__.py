@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     )
     from ringfence.sandbox.limits import Limits
     from ringfence.sandbox.policy import Policy
-    from ringfence.sandbox.report import Report
+    from ringfence.sandbox.report import Level, Report
 
 # Name to the module it lives in: nothing is imported, and nothing runs, before it is used.
 _HOMES = {
@@ -141,7 +141,7 @@ _HOMES = {
     "Limits": "sandbox.limits",
     "profiles": "plugins.profiles",
     "Policy": "sandbox.policy",
-    "Report": "sandbox.report",
+    **dict.fromkeys(("Level", "Report"), "sandbox.report"),
 }
 
 __all__ = [
@@ -163,6 +163,7 @@ __all__ = [
     "InitializerFailed",
     "IsolationMode",
     "LeasedWorker",
+    "Level",
     "LifecycleEvent",
     "LifecycleHooks",
     "LifecycleState",

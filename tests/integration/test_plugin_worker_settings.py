@@ -6,13 +6,15 @@ import pytest
 
 from ringfence.errors import CapabilityDenied
 from ringfence.plugins.config import EngineConfig, LoaderConfig
+from ringfence.plugins.errors import InvalidConfig
 from ringfence.plugins.grants import effective
 from ringfence.plugins.manifest import Manifest
-from ringfence.plugins.sandbox_config import SandboxConfig
+from ringfence.plugins.sandbox_config import IsolationMode, SandboxConfig
 from ringfence.plugins.versions import ApiVersion
 from ringfence.plugins.worker_settings import worker_settings
 from ringfence.pool.executor import Pool
 from ringfence.sandbox.capabilities import Capabilities
+from ringfence.sandbox.errors import UnsupportedError
 
 
 def _read(path: str) -> str:
@@ -69,3 +71,19 @@ def test_each_worker_has_a_temporary_folder_of_its_own() -> None:
         found = [pool.submit(_temporary).result() for _ in range(2)]
     assert all(not there for _, there in found)
     assert all(not Path(name).exists() for name, _ in found)
+
+
+def test_a_host_insists_on_a_level() -> None:
+    """What a SandboxConfig requires reaches the pool: less is refused before a worker exists."""
+    box = SandboxConfig().with_require(["confined"])
+    mine = box.with_isolation(IsolationMode.PROCESS, trusted=True)
+    for settings, refused in ((box, False), (mine, True)):
+        config = LoaderConfig().with_sandbox_config(settings)
+        arguments = worker_settings(effective(_manifest(), None, config)).pool_arguments()
+        if refused:
+            with pytest.raises(UnsupportedError, match="confined is required"):
+                Pool(max_workers=1, **arguments)
+        else:
+            Pool(max_workers=1, **arguments).shutdown()
+    with pytest.raises(InvalidConfig, match="'secure' is no level"):
+        SandboxConfig(require="secure")  # type: ignore[arg-type]

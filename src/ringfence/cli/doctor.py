@@ -74,7 +74,9 @@ def _data(
     data = assessment.to_data()
     for entry in data["layers"]:
         entry["demand"] = next(d.value for layer, d in profile.demands.items() if layer == entry["layer"])
-    return {"profile": profile.name, "ok": not missing, "missing": [f.layer.value for f in missing], **data}
+    level = assessment.level(profile.demands).value
+    names = [finding.layer.value for finding in missing]
+    return {"profile": profile.name, "level": level, "ok": not missing, "missing": names, **data}
 
 
 def _show(assessment: "Assessment", profile: "Profile", missing: "tuple[LayerFinding, ...]") -> None:
@@ -84,6 +86,7 @@ def _show(assessment: "Assessment", profile: "Profile", missing: "tuple[LayerFin
     console.print(_layers(assessment, profile))
     console.print(_capabilities(assessment))
     _show_fixes(console, assessment)
+    console.print(f"Level of profile {profile.name!r} here: [bold]{assessment.level(profile.demands)}[/]")
     if missing:
         names = ", ".join(finding.layer.value for finding in missing)
         console.print(f"[red]This host cannot hold profile {profile.name!r} to all of it: {names}.[/]")

@@ -49,6 +49,12 @@ def run(
     processes: Annotated[str | None, typer.Option(metavar="N", help="Processes and threads, itself included.")] = None,
     files: Annotated[str | None, typer.Option(metavar="N", help="Open files.")] = None,
     file_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Of any file it writes.")] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LEVEL", help="Refuse to run it locked in less: private, confined, limited, or a layer's name."
+        ),
+    ] = None,
 ) -> None:
     """Run a Python script locked in.
 
@@ -66,7 +72,7 @@ def run(
         "file_size": file_size,
     }  # fmt: skip
     try:
-        code = _run(script, args or [], profile, allow or [], given)
+        code = _run(script, args or [], profile, allow or [], given, require or [])
     except KeyboardInterrupt:
         code = _INTERRUPTED
     raise typer.Exit(code)
@@ -86,14 +92,16 @@ def _say(text: str) -> None:
         pass
 
 
-def _run(path: str, args: list[str], profile: str, allow: list[str], given: dict[str, str | None]) -> int:
+def _run(
+    path: str, args: list[str], profile: str, allow: list[str], given: dict[str, str | None], require: list[str]
+) -> int:
     from ringfence.cli.ending import visible
     from ringfence.cli.source import TooLarge, read_script
     from ringfence.errors import RingfenceError
     from ringfence.sandbox.errors import PolicyError
 
     try:
-        wanted = _Request(profile, allow, given)
+        wanted = _Request(profile, allow, given, require)
     except PolicyError as error:
         _say(str(error))
         return _USAGE
@@ -115,13 +123,17 @@ def _run(path: str, args: list[str], profile: str, allow: list[str], given: dict
 class _Request:
     """What the command line asks for. Raises PolicyError for what is misspelt."""
 
-    def __init__(self, profile: str, allow: list[str], given: dict[str, str | None]) -> None:
+    def __init__(
+        self, profile: str, allow: list[str], given: dict[str, str | None], require: list[str]
+    ) -> None:
         from ringfence.sandbox.profiles import load_profile
+        from ringfence.sandbox.requirement import Requirement
 
         self.profile = load_profile(profile)
         # Whoever runs a script sits at its stdin.
         self.grants = [grant_of(text) for text in (*allow, "stdin:read")]
         self.limits = _limits(given)
+        self.requirement = Requirement.read(require)
 
     def policy(self) -> "Policy":
         """Return the whole policy. Raises PolicyError for what cannot be kept."""
@@ -172,8 +184,9 @@ def _supervise(wanted: _Request, script: "Script", argv: list[str]) -> "Ending":
 
     policy = wanted.policy()
     with Pool(
-        1, profile=wanted.profile, capabilities=wanted.grants, limits=wanted.limits, isolation="call", stdout="inherit"
-    ) as pool:
+        1, profile=wanted.profile, capabilities=wanted.grants, limits=wanted.limits, isolation="call", stdout="inherit",
+        require=wanted.requirement,
+    ) as pool:  # fmt: skip
 
         def names_in(modules: list[Module]) -> list[str]:
             error = (future := pool.submit(imported_names, modules)).exception()

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Final, Self, final
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, InstanceOf, field_validator
 
 from ringfence.plugins.errors import SandboxViolation
 from ringfence.plugins.model import Bytes, Flag, FrozenModel, Seconds
 from ringfence.plugins.reach import NetPolicy, PathPolicy, Reach
 from ringfence.sandbox.errors import PolicyError
+from ringfence.sandbox.requirement import NO_REQUIREMENT, Requirement, RequirementLike
 from ringfence.sandbox.scopes import read_path, read_variable
 
 __all__ = ["IsolationMode", "NamespaceConfig", "ResourceLimits", "SandboxConfig"]
@@ -86,6 +87,8 @@ class SandboxConfig(FrozenModel):
         isolation, trusted: see `IsolationMode`; PROCESS needs ``trusted=True`` too, so that no slip opens a sandbox.
         namespaces, resource_limits: see there.
         dropped_capabilities, kept_capabilities: of the kernel, ``CAP_...``. Workers keep none, whatever is said here.
+        require: the least that must come true of the lock-in, else no plugin is loaded: a level (``"private"``,
+            ``"confined"``, ``"limited"``), layers by name that must be there whole, or a list of such.
         best_effort: what cannot be enforced and is no boundary (shares of the machine) is reported, not refused.
     """
 
@@ -105,6 +108,7 @@ class SandboxConfig(FrozenModel):
     resource_limits: ResourceLimits = ResourceLimits()
     dropped_capabilities: tuple[str, ...] = ()
     kept_capabilities: tuple[str, ...] = ()
+    require: Annotated[InstanceOf[Requirement], BeforeValidator(Requirement.read)] = NO_REQUIREMENT
     best_effort: Flag = False
 
     @classmethod
@@ -261,6 +265,10 @@ class SandboxConfig(FrozenModel):
     def keep_capabilities(self, names: Iterable[str]) -> Self:
         """Return a copy that names kernel capabilities to keep, which is refused when a plugin is loaded."""
         return self._with(kept_capabilities=tuple(names))
+
+    def with_require(self, wanted: RequirementLike) -> Self:
+        """Return a copy that insists on this level or these layers."""
+        return self._with(require=wanted)
 
     def with_best_effort(self, best_effort: bool = True) -> Self:
         """Return a copy that reports, and does not refuse, shares of the machine that nothing here can enforce."""

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any, Final, final
 
 from ringfence.plugins.errors import InvalidConfig
@@ -14,6 +16,7 @@ from ringfence.sandbox.features import Features
 from ringfence.sandbox.limits import Limits
 from ringfence.sandbox.policy import Demand, Layer, Policy
 from ringfence.sandbox.profiles import Profile, load_profile
+from ringfence.sandbox.requirement import NO_REQUIREMENT, Requirement
 
 __all__ = ["WorkerSettings", "worker_settings"]
 
@@ -35,6 +38,7 @@ class WorkerSettings:
         call_timeout: seconds a call may take, or None.
         working_dir: where the plugin's code is to find itself, or None for the worker's private folder.
         unenforced: what was asked for as best effort and is not enforced, as text.
+        requirement: the least that must come true of the lock-in.
     """
 
     profile: Profile
@@ -42,10 +46,13 @@ class WorkerSettings:
     call_timeout: float | None
     working_dir: str | None
     unenforced: tuple[str, ...]
+    requirement: Requirement = NO_REQUIREMENT
 
     def pool_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments for `Pool` that hold the worker; how many and which kind is the caller's."""
-        return {"profile": self.profile, "capabilities": (), "limits": None, "timeout": None}
+        return {
+            "profile": self.profile, "capabilities": (), "limits": None, "timeout": None, "require": self.requirement,
+        }  # fmt: skip
 
     def guest_limits(self) -> dict[str, int | None]:
         """Return the limits that the guest itself counts, as plain data."""
@@ -87,6 +94,7 @@ def worker_settings(
         call_timeout=effective.call_timeout,
         working_dir=_working_dir(effective),
         unenforced=tuple(problem for box in boxes for problem in _shares(box)),
+        requirement=reduce(or_, (box.require for box in boxes), NO_REQUIREMENT),
     )
 
 

@@ -26,7 +26,6 @@ from ringfence.pool.output import Stream
 from ringfence.pool.restart import StartBudget
 from ringfence.pool.statistics import Counters
 from ringfence.pool.zygote import Zygote
-from ringfence.sandbox.policy import Demand
 from ringfence.sandbox.report import Report
 
 __all__ = ["Crew"]
@@ -364,8 +363,7 @@ class Crew:
         if message[1] != m.PROTOCOL_VERSION:
             raise RemoteProtocolError(f"it speaks protocol {message[1]}, not {m.PROTOCOL_VERSION}")
         handle.report = Report.from_data(message[2])
-        demands = self._config.policy.demands
-        weak = handle.report.weaker_than(layer for layer, demand in demands.items() if demand is Demand.REQUIRED)
+        weak = self._config.policy.unmet_by(handle.report)
         if weak:
             self.break_down(BrokenPool("a worker is not locked in as required: " + "; ".join(map(str, weak))), done)
             return

@@ -35,6 +35,7 @@ from ringfence.sandbox.plan import make_plan
 from ringfence.sandbox.policy import Policy
 from ringfence.sandbox.profiles import Profile
 from ringfence.sandbox.report import Report
+from ringfence.sandbox.requirement import RequirementLike
 from ringfence.sandbox.runtime_paths import runtime_paths
 
 __all__ = ["Pool", "PoolView"]
@@ -232,10 +233,13 @@ class Pool(_Tasks):
         max_buffer: bytes in one large argument or result.
         preload: modules to import once, before workers are forked.
         environ: where the values of granted environment variables come from; by default os.environ.
+        require: the least that will do, whatever the profile only prefers: a level (``"private"``, ``"confined"``,
+            ``"limited"``), layers by name that must be there whole, or a list of such.
 
     Raises:
         PolicyError: the policy makes no sense or asks for what cannot be enforced.
-        UnsupportedError: this host lacks a layer that the profile requires. Nothing was started.
+        UnsupportedError: this host lacks a layer that the profile requires, or what `require` says. Nothing foreign
+            was started.
     """
 
     def __init__(
@@ -258,8 +262,9 @@ class Pool(_Tasks):
         max_buffer: int | str = "256MiB",
         preload: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        require: RequirementLike = None,
     ) -> None:
-        policy = Policy.build(profile, capabilities, limits, environ)
+        policy = Policy.build(profile, capabilities, limits, environ, require)
         if pickle_results and not policy.is_trusted:
             raise PolicyError(
                 f"pickle_results needs profile='trusted': unpickling what a worker of profile {policy.name!r} sent "

@@ -9,7 +9,7 @@ from ringfence.sandbox.capabilities import Capability
 from ringfence.sandbox.features import Features
 from ringfence.sandbox.landlock import weaknesses
 from ringfence.sandbox.policy import Demand, Layer
-from ringfence.sandbox.report import Status
+from ringfence.sandbox.report import Level, Status, level_of
 
 __all__ = ["Assessment", "CapabilityFinding", "LayerFinding", "Strength", "assess"]
 
@@ -71,6 +71,11 @@ class Assessment:
         wanted = {Demand.REQUIRED, Demand.PREFERRED} if strict else {Demand.REQUIRED}
         bad = {Status.NONE, Status.PARTIAL} if strict else {Status.NONE}
         return tuple(f for f in self.layers if demands[f.layer] in wanted and f.status in bad)
+
+    def level(self, demands: Mapping[Layer, Demand]) -> Level:
+        """Return the level that a worker held to these demands reaches here."""
+        off = {layer for layer, demand in demands.items() if demand is Demand.OFF}
+        return level_of({f.layer: Status.OFF if f.layer in off else f.status for f in self.layers})
 
     def to_data(self) -> dict[str, Any]:
         """Return the findings as dicts, lists and text only."""

@@ -38,7 +38,7 @@ def make_plan(policy: Policy, features: Features, *, runtime: RuntimePaths, sing
         single_use: whether each worker serves one task; then RLIMIT_CPU stands behind the supervisor's clock.
 
     Raises:
-        UnsupportedError: a required layer is not to be had here, or a grant's scope could not be kept.
+        UnsupportedError: a required layer or level is not to be had here, or a grant's scope could not be kept.
     """
     return _Planner(policy, features, runtime).plan(single_use)
 
@@ -64,6 +64,8 @@ class _Planner:
         cgroup = self._cgroup()
         seccomp = self._seccomp(namespaces, landlock)
         self._monitor()
+        report = Report(tuple(self._reports[layer] for layer in Layer))
+        self._require(report)
         return Plan(
             policy=self._policy.name,
             grants=tuple(self._grants(namespaces)),
@@ -76,7 +78,7 @@ class _Planner:
             seccomp=seccomp,
             close_range=self._features.close_range,
             missing=tuple(self._missing),
-            report=Report(tuple(self._reports[layer] for layer in Layer)),
+            report=report,
         )
 
     # --- what every layer does ------------------------------------------------------------------------------
@@ -96,6 +98,18 @@ class _Planner:
             raise UnsupportedError(layer, reason, fix)
         self._missing.append(Missing(layer.value, reason, fix))
         self._note(layer, Status.NONE, "not enforced", reason)
+
+    def _require(self, report: Report) -> None:
+        """Refuse if less will come true than the caller insists on."""
+        lacking = self._policy.requirement.lacking(report)
+        if not lacking:
+            return
+        first, wanted = lacking[0], self._policy.requirement
+        reason = f"{wanted} is required, and this would be {report.level}, with {first.layer} {first.status}"
+        fix = next((m.fix for m in self._missing if m.layer == first.layer), "require less, or use another host")
+        if first.status is Status.OFF:
+            fix = f"profile {self._policy.name!r} switches it off: take another profile"
+        raise UnsupportedError(first.layer, f"{reason} ({first.cause or first.detail})", fix)
 
     # --- layers ---------------------------------------------------------------------------------------------
 

@@ -10,24 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, final
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant, GrantLike, as_grant
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.limits import Limits
+from ringfence.sandbox.report import Layer, LayerReport, Report
+from ringfence.sandbox.requirement import NO_REQUIREMENT, Requirement, RequirementLike
 
 if TYPE_CHECKING:
     from ringfence.sandbox.profiles import Profile
 
 __all__ = ["Demand", "Layer", "Policy", "refuse_unenforceable"]
-
-
-class Layer(StrEnum):
-    """One independent way in which a worker is held, in the order they are applied."""
-
-    DESCRIPTORS = "descriptors"
-    NAMESPACES = "namespaces"
-    RLIMITS = "rlimits"
-    CGROUP = "cgroup"
-    PRIVILEGES = "privileges"
-    LANDLOCK = "landlock"
-    SECCOMP = "seccomp"
-    MONITOR = "monitor"
 
 
 class Demand(StrEnum):
@@ -62,6 +51,7 @@ class Policy:
         demands: for every layer, whether it is required, preferred or off.
         timeout: seconds a task may take by the clock, or `None`.
         environment: the variables the worker gets, with their values.
+        requirement: the least that must come true, whatever is only preferred.
     """
 
     name: str
@@ -71,6 +61,7 @@ class Policy:
     demands: Mapping[Layer, Demand] = field(hash=False)
     timeout: float | None
     environment: Mapping[str, str] = field(hash=False)
+    requirement: Requirement = NO_REQUIREMENT
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "capabilities", self.capabilities.sealed())
@@ -79,10 +70,17 @@ class Policy:
         object.__setattr__(self, "demands", MappingProxyType(demands))
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
 
+    def unmet_by(self, report: Report) -> tuple[LayerReport, ...]:
+        """Return the layers because of which a worker with this report must not run anything; none if it may."""
+        required = [layer for layer, demand in self.demands.items() if demand is Demand.REQUIRED]
+        weak = report.weaker_than(required)
+        known = {entry.layer for entry in weak}
+        return weak + tuple(entry for entry in self.requirement.lacking(report) if entry.layer not in known)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A read-only view of a dict cannot be pickled; its contents can.
         fields = (self.name, self.capabilities, self.limits, dict(self.demands), self.timeout)
-        return Policy, (*fields, dict(self.environment))
+        return Policy, (*fields, dict(self.environment), self.requirement)
 
     @property
     def is_trusted(self) -> bool:
@@ -96,6 +94,7 @@ class Policy:
         capabilities: Iterable[GrantLike] = (),
         limits: Limits | None = None,
         environ: Mapping[str, str] | None = None,
+        require: RequirementLike = None,
     ) -> "Policy":
         """Put a policy together and refuse what cannot be kept.
 
@@ -105,6 +104,8 @@ class Policy:
             limits: the fields given here replace the profile's.
             environ: where the values of granted variables are taken from, by default this process's
                 environment.
+            require: the least that will do: a level (``"private"``, ``"confined"``, ``"limited"``), layers by name
+                that must be there whole, or a list of such.
 
         Raises:
             UnknownCapability: a name is unknown; the error suggests the nearest.
@@ -132,7 +133,8 @@ class Policy:
         )
         refuse_unenforceable(policy, origins=_origins(profile, asked))
         environment = _resolve_environment(policy, os.environ if environ is None else environ)
-        return cls(policy.name, granted, merged, policy.demands, policy.timeout, environment)
+        wanted = Requirement.read(require)
+        return cls(policy.name, granted, merged, policy.demands, policy.timeout, environment, wanted)
 
 
 def _read_grants(capabilities: Iterable[GrantLike]) -> tuple[Grant, ...]:

@@ -3,9 +3,55 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, final
+from typing import Any, Final, final
 
-__all__ = ["LayerReport", "Report", "Status"]
+__all__ = ["Layer", "LayerReport", "Level", "Report", "Status", "level_of"]
+
+
+class Layer(StrEnum):
+    """One independent way in which a worker is held, in the order they are applied."""
+
+    DESCRIPTORS = "descriptors"
+    NAMESPACES = "namespaces"
+    RLIMITS = "rlimits"
+    CGROUP = "cgroup"
+    PRIVILEGES = "privileges"
+    LANDLOCK = "landlock"
+    SECCOMP = "seccomp"
+    MONITOR = "monitor"
+
+
+class Level(StrEnum):
+    """How well a worker is held, in one word; ``PRIVATE > CONFINED > LIMITED > NONE``."""
+
+    PRIVATE = "private"
+    """What was not granted can neither be reached nor seen: Landlock, seccomp and a root of the worker's own."""
+    CONFINED = "confined"
+    """What was not granted cannot be reached; names, sizes and times of files can be seen: no mount namespace."""
+    LIMITED = "limited"
+    """Landlock or seccomp is not there: what is granted is not all that can be reached."""
+    NONE = "none"
+    """Nothing holds it."""
+
+    # Compared by rank, not as text.
+    def __lt__(self, other: str) -> bool:
+        return _RANKS[self] < _RANKS[Level(other)]
+
+    def __le__(self, other: str) -> bool:
+        return _RANKS[self] <= _RANKS[Level(other)]
+
+    def __gt__(self, other: str) -> bool:
+        return _RANKS[self] > _RANKS[Level(other)]
+
+    def __ge__(self, other: str) -> bool:
+        return _RANKS[self] >= _RANKS[Level(other)]
+
+
+_RANKS: Final = {level: rank for rank, level in enumerate(reversed(Level))}
+
+# What has to hold for a level, at least in part; at PRIVATE the namespaces have to be whole besides.
+CONFINED_LAYERS: Final = (Layer.DESCRIPTORS, Layer.RLIMITS, Layer.PRIVILEGES, Layer.LANDLOCK, Layer.SECCOMP)
+_ANY_LAYER: Final = (Layer.NAMESPACES, Layer.RLIMITS, Layer.PRIVILEGES, Layer.LANDLOCK, Layer.SECCOMP)
 
 
 class Status(StrEnum):
@@ -51,12 +97,9 @@ class Report:
         return "\n".join(str(layer) for layer in self.layers)
 
     @property
-    def level(self) -> Status:
-        """The summary: FULL or OFF if every layer is, NONE if no layer holds at all, else PARTIAL."""
-        statuses = {layer.status for layer in self.layers} - {Status.OFF}
-        if len(statuses) > 1:
-            return Status.PARTIAL
-        return statuses.pop() if statuses else Status.OFF
+    def level(self) -> Level:
+        """How well the worker is held, in one word."""
+        return level_of({layer.layer: layer.status for layer in self.layers})
 
     def weaker_than(self, required: Iterable[str]) -> tuple[LayerReport, ...]:
         """Return the layers among ``required`` that do not hold at all; none means the report will do."""
@@ -80,6 +123,17 @@ class Report:
         if not isinstance(data, (list, tuple)) or len(data) > 32:
             raise ValueError("a report is a short list of layers")
         return cls(tuple(_read_layer(entry) for entry in data))
+
+
+def level_of(statuses: Mapping[str, Status]) -> Level:
+    """Return the level that layers of these statuses, by name, add up to; a layer not named does not hold."""
+
+    def holds(layer: str) -> bool:
+        return statuses.get(layer) in (Status.FULL, Status.PARTIAL)
+
+    if not all(map(holds, CONFINED_LAYERS)):
+        return Level.LIMITED if any(map(holds, _ANY_LAYER)) else Level.NONE
+    return Level.PRIVATE if statuses.get(Layer.NAMESPACES) is Status.FULL else Level.CONFINED
 
 
 def _read_layer(entry: Any) -> LayerReport:

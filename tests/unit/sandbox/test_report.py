@@ -26,23 +26,6 @@ def test_a_layer_is_found_by_name() -> None:
         GOOD["monitor"]
 
 
-@pytest.mark.parametrize(
-    ("statuses", "level"),
-    [
-        ([Status.FULL, Status.FULL], Status.FULL),
-        ([Status.FULL, Status.OFF], Status.FULL),
-        ([Status.FULL, Status.NONE], Status.PARTIAL),
-        ([Status.PARTIAL], Status.PARTIAL),
-        ([Status.NONE, Status.NONE], Status.NONE),
-        ([Status.OFF], Status.OFF),
-        ([], Status.OFF),
-    ],
-)
-def test_the_level_is_the_weakest_truth(statuses: list[Status], level: Status) -> None:
-    """One word for all layers: mixed is partial, never full."""
-    assert Report(tuple(LayerReport(str(i), s, "") for i, s in enumerate(statuses))).level is level
-
-
 def test_layers_below_what_is_required_are_listed() -> None:
     """Off, absent and unmentioned layers are too weak; partial ones hold."""
     weak = GOOD.weaker_than(["seccomp", "landlock", "cgroup", "namespaces"])
