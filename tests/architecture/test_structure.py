@@ -14,7 +14,7 @@ import ringfence
 
 ROOT = Path(ringfence.__file__).parent
 PROJECT = Path(__file__).parent.parent.parent
-MODULES = sorted(path for path in ROOT.rglob("*.py") if "tables" not in path.parts)
+MODULES = sorted(path for path in ROOT.rglob("*.py") if "tables" not in path.relative_to(ROOT).parts)
 NAMES = [
     name
     for _, name, _ in pkgutil.walk_packages([str(ROOT)], "ringfence.")
