@@ -11,6 +11,7 @@ from ringfence.sandbox.errors import UnsupportedError
 from ringfence.sandbox.features import Features
 from ringfence.sandbox.landlock import Access, LandlockPlan, PathGrant, plan_landlock, weaknesses
 from ringfence.sandbox.namespaces import SCRATCH, SCRATCH_PARENT, NamespacePlan
+from ringfence.sandbox.opens import OPENS, Fact, brought_by
 from ringfence.sandbox.policy import Demand, Layer, Policy
 from ringfence.sandbox.privileges import PrivilegePlan
 from ringfence.sandbox.report import LayerReport, Report, Status
@@ -252,12 +253,12 @@ class _Planner:
             return None
         own_pids = namespaces is not None and namespaces.own_pids
         private_root = namespaces is not None and namespaces.private_root
-        bundles = choose_bundles(
-            self._caps,
-            private_root=private_root,
-            signals_contained=own_pids or (landlock is not None and landlock.abi >= 6),
-            paths_contained=private_root or landlock is not None,
-        )
+        facts = {
+            Fact.PRIVATE_ROOT: private_root,
+            Fact.SIGNALS_INSIDE: own_pids or (landlock is not None and landlock.abi >= 6),
+            Fact.PATHS_INSIDE: private_root or landlock is not None,
+        }
+        bundles = choose_bundles(self._caps, [fact for fact, holds in facts.items() if holds])
         program = build_program(features.machine, bundles, pid=1 if own_pids else None)
         detail = f"allow-list of {len(bundles)} sets, {len(program.instructions)} instructions"
         self._note(Layer.SECCOMP, Status.FULL, detail)
@@ -271,17 +272,10 @@ class _Planner:
 
     def _grants(self, namespaces: NamespacePlan | None) -> Iterator[PathGrant]:
         caps, runtime = self._caps, self._runtime
-        yield from (PathGrant(path, _READ) for path in runtime.read)
-        yield from (PathGrant(path, Access.READ | Access.WRITE) for path in runtime.devices)
-        if any(caps.has(capability) for capability in _NETWORK):
-            yield from (PathGrant(path, _READ) for path in runtime.network)
+        for brings in dict.fromkeys(brought_by(caps)):
+            yield from (PathGrant(path, brings.access) for path in getattr(runtime, brings.paths))
         for capability, access in _ACCESS.items():
             yield from (PathGrant(path, access, True, _led_to(path)) for path in caps.scopes(capability))
-        if caps.has(Capability.PROCESS_EXEC):
-            yield from (PathGrant(path, Access.EXECUTE) for path in runtime.loaders)
-        if caps.is_unscoped(Capability.PROCESS_EXEC):
-            # What may be executed is what can be seen: the private root decides.
-            yield from (PathGrant(path, _READ | Access.EXECUTE) for path in (*runtime.programs, *runtime.read))
         if namespaces is not None and namespaces.scratch:
             yield PathGrant(SCRATCH_PARENT, _READ | Access.WRITE | Access.DELETE)
 
@@ -303,13 +297,7 @@ class _Planner:
 
 _PARTS: Final = ((4, "TCP ports"), (5, "device ioctls"), (6, "signals, abstract sockets"))
 
-_ACCESS: Final = {
-    Capability.FS_READ: _READ,
-    Capability.FS_WRITE: Access.WRITE,
-    Capability.FS_DELETE: Access.DELETE,
-    Capability.FS_EXECUTE: Access.LIST,
-    Capability.PROCESS_EXEC: _READ | Access.EXECUTE,
-}
+_ACCESS: Final = {capability: opens.access for capability, opens in OPENS.items() if opens.access}
 
 
 def _led_to(path: str) -> str | None:

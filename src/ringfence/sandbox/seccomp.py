@@ -1,12 +1,14 @@
 """Turns bundles of rules into one program: pure; the worker only loads the result."""
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 
 from ringfence.sandbox.bpf import ARCHES, Branch, Decision, Program, assemble, errno_action
 from ringfence.sandbox.capabilities import Capabilities, Capability
-from ringfence.sandbox.rulesets import BASE, BUNDLES, Bundle, Rule
+from ringfence.sandbox.grant_rulesets import BUNDLES
+from ringfence.sandbox.opens import Fact, calls_of
+from ringfence.sandbox.rulesets import BASE, Bundle, Rule
 
 __all__ = ["DEFAULT", "build_program", "choose_bundles", "decide", "syscall_table"]
 
@@ -25,27 +27,17 @@ def syscall_table(machine: str) -> Mapping[str, int]:
 
 
 def choose_bundles(
-    capabilities: Capabilities, *, private_root: bool, signals_contained: bool, paths_contained: bool
+    capabilities: Capabilities, host: Collection[Fact] = (), brokered: Collection[Capability] = ()
 ) -> tuple[Bundle, ...]:
-    """Return the bundles that these grants open, the base first.
+    """Return the bundles that these grants open, the base first; `sandbox.opens` says which.
 
     Args:
         capabilities: what is granted.
-        private_root: whether a mount namespace leaves only granted paths writable.
-        signals_contained: whether a pid namespace or Landlock keeps signals inside.
-        paths_contained: whether Landlock or a mount namespace decides what can be written.
+        host: what the layers of this host make true.
+        brokered: the capabilities whose connections the supervisor makes.
     """
-    names = [str(c) for c in Capability if str(c) in BUNDLES and capabilities.has(c)]
-    writes = "fs:write" in names
-    # The private folder is the worker's own: it may remove what it made there. Elsewhere Landlock refuses.
-    if capabilities.has(Capability.FS_EXECUTE) or (writes and private_root):
-        names.append("fs:delete")
-    if writes:
-        real = private_root and capabilities.has(Capability.FS_METADATA)
-        names.append("metadata" if real else "metadata pretended")
-    if "process:exec" in names:
-        names += ["redirections"] * paths_contained + ["signals to children"] * signals_contained
-    return (*BASE, *(BUNDLES[name] for name in dict.fromkeys(names)))
+    names = dict.fromkeys(calls_of(capabilities, host, brokered))
+    return (*BASE, *(BUNDLES[name] for name in names))
 
 
 def decide(bundles: Iterable[Bundle], default: int = DEFAULT) -> dict[str, Decision]:

@@ -36,8 +36,8 @@ _NEVER: Final = frozenset(
         "ptrace", "process_vm_readv", "process_vm_writev", "mount", "umount", "umount2", "pivot_root", "chroot",
         "fsopen", "fsconfig", "fsmount", "fspick", "move_mount", "open_tree", "mount_setattr", "unshare", "setns",
         "open_by_handle_at", "pidfd_getfd", "iopl", "ioperm", "init_module", "finit_module", "delete_module",
-        "reboot", "swapon", "swapoff", "quotactl", "acct", "settimeofday", "clock_settime", "adjtimex",
-        "clock_adjtime", "ntp_adjtime", "klogctl", "fanotify_init",
+        "reboot", "swapon", "swapoff", "quotactl", "acct", "settimeofday", "clock_settime",
+        "klogctl", "fanotify_init",
     )
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from ringfence.worker import guest_symbols
 from ringfence.worker.guest_symbols import ends_the_worker, judge_symbol
 
 # What libc calls otherwise than the kernel.
-KERNEL_NAMES = {"umount": "umount2", "ntp_adjtime": "clock_adjtime", "klogctl": "syslog"}
+KERNEL_NAMES = {"umount": "umount2", "klogctl": "syslog"}
 
 
 def test_what_is_refused_for_ending_the_worker_would_end_it() -> None:

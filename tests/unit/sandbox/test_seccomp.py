@@ -9,11 +9,14 @@ import pytest
 
 from ringfence.sandbox.bpf import ALLOW, ARCHES, KILL_PROCESS, OWN_PID, Decision, Instruction, errno_action, simulate
 from ringfence.sandbox.capabilities import Capabilities
-from ringfence.sandbox.rulesets import BASE, BUNDLES, Bundle, Rule
+from ringfence.sandbox.grant_rulesets import BUNDLES
+from ringfence.sandbox.opens import Fact
+from ringfence.sandbox.rulesets import BASE, Bundle, Rule
 from ringfence.sandbox.seccomp import DEFAULT, build_program, choose_bundles, decide, syscall_table
 
 PID = 4711
 ENOSYS = errno_action(38)
+HOST = frozenset({Fact.PRIVATE_ROOT, Fact.SIGNALS_INSIDE, Fact.PATHS_INSIDE})
 GRANTS = {
     "nothing": Capabilities.none(),
     "files": Capabilities.from_names(["fs:read", "fs:write", "fs:delete", "fs:metadata"]),
@@ -26,7 +29,7 @@ GRANTS = {
 
 def bundles_for(name: str) -> tuple[Bundle, ...]:
     """The bundles of one of `GRANTS` on a host with everything."""
-    return choose_bundles(GRANTS[name], private_root=True, signals_contained=True, paths_contained=True)
+    return choose_bundles(GRANTS[name], HOST)
 
 
 def expected(decision: Decision, args: tuple[int, ...]) -> int:
@@ -128,9 +131,7 @@ def test_processes_are_not_threads() -> None:
 
 def test_pretended_success_is_no_kill() -> None:
     """chmod under fs:write answers errno 0, which is another thing than the action 0 (kill the thread)."""
-    bundles = choose_bundles(
-        Capabilities.from_names(["fs:write"]), private_root=False, signals_contained=True, paths_contained=True
-    )
+    bundles = choose_bundles(Capabilities.from_names(["fs:write"]), HOST - {Fact.PRIVATE_ROOT})
     assert decide(bundles)["chmod"][-1].action == errno_action(0) != 0
 
 
@@ -151,12 +152,8 @@ def test_an_unknown_machine_is_an_error() -> None:
 @pytest.mark.parametrize(("contained", "expected_kill"), [(True, ALLOW), (False, DEFAULT)])
 def test_children_can_be_signalled_only_where_signals_stay_inside(contained: bool, expected_kill: int) -> None:
     """With process:exec kill opens only if a pid namespace or Landlock keeps it inside."""
-    bundles = choose_bundles(
-        Capabilities.from_names(["process:exec"]),
-        private_root=True,
-        signals_contained=contained,
-        paths_contained=True,
-    )
+    host = HOST if contained else HOST - {Fact.SIGNALS_INSIDE}
+    bundles = choose_bundles(Capabilities.from_names(["process:exec"]), host)
     program = build_program("x86_64", bundles, pid=PID)
     kill = syscall_table("x86_64")["kill"]
     assert simulate(program.instructions, ARCHES["x86_64"].audit, kill, (PID + 1, 9)) == expected_kill
