@@ -11,9 +11,11 @@ from typing import Any, Final
 
 from ringfence.ipc.errors import RemoteProtocolError
 
-__all__ = ["FIELDS", "NAMES", "PROTOCOL_VERSION", "check"]
+__all__ = ["FIELDS", "NAMES", "PROTOCOL_VERSION", "STACK_SIGNAL", "check"]
 
 PROTOCOL_VERSION: Final = 1
+# The signal that asks a worker for its stacks: of the real-time ones, which nothing else uses by custom.
+STACK_SIGNAL: Final = 61
 
 # supervisor -> zygote
 CONFIGURE: Final = 1
@@ -53,7 +55,7 @@ STARTED: Final = 38
 FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     # tag: (fields, how many of them must be there)
     CONFIGURE: ((bytes, dict), 2),  # pickled Plan, settings
-    SPAWN: ((int, list), 2),  # worker number, roles of the fds: channel, tokens, and in capture mode stdout, stderr
+    SPAWN: ((int, list), 2),  # worker number, roles of the fds: channel, tokens, stacks; to capture stdout, stderr
     RETIRE: ((), 0),
     FORK: ((int,), 1),  # birth number; fds: the zygote's channel, its stderr
     HELLO: ((int, int), 2),  # protocol version, pid

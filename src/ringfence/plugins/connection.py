@@ -319,9 +319,9 @@ class Connection:
         limit = round(call.timeout or 0.0, 3)
         error = CallTimeout(f"{self._host.name}.{call.function} took longer than {limit:g} s", limit, now)
         error.plugin = self._host.name
-        stack = outcomes.stack_in(self._stderr())
+        stack = outcomes.stack_in(self._stderr()) or getattr(self._doom, "stack", "")
         if stack:
-            error.add_note(f"where it was when its time was up:\n{stack}")
+            error.locate(stack)
         return error
 
     # What the guest says

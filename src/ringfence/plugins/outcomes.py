@@ -119,7 +119,10 @@ def _named(error: LimitExceeded, what: str) -> LimitExceeded:
     """Return a pool's error about "the task" as one about `what`."""
     if error.plugin is not None or not error.message.startswith("the task"):
         return error
-    return type(error)(what + error.message.removeprefix("the task"), error.limit, error.measured)
+    named = type(error)(what + error.message.removeprefix("the task"), error.limit, error.measured)
+    if error.stack:
+        named.locate(error.stack)
+    return named
 
 
 def is_limit(error: BaseException) -> bool:

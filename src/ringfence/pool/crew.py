@@ -19,12 +19,14 @@ from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.delivery import Delivery, Printed, fresh_output
 from ringfence.pool.dispatch import Dispatcher
-from ringfence.pool.errors import BrokenPool, LimitExceeded, MemoryExceeded, OutputExceeded, ProtocolViolation
+from ringfence.pool.errors import BrokenPool, MemoryExceeded, ProtocolViolation
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.output import Stream
 from ringfence.pool.restart import StartBudget
+from ringfence.pool.stacks import attach
 from ringfence.pool.statistics import Counters
+from ringfence.pool.warden import Warden
 from ringfence.pool.zygote import Zygote
 from ringfence.sandbox.report import Report
 
@@ -36,9 +38,6 @@ _log = logging.getLogger("ringfence.pool")
 _STOP_GRACE: Final = 1.0
 # Seconds a worker may take from its fork to READY; a hundred times what it takes on a loaded machine.
 _START_GRACE: Final = 30.0
-
-# Bytes that a worker without a task may print, beyond what a task may: what native code had buffered.
-_IDLE_OUTPUT: Final = 1024 * 1024
 # Seconds after a worker's end within which the zygote has to say so; it does nothing else.
 _BURIAL_GRACE: Final = 10.0
 _NEVER: Final = float("inf")
@@ -81,6 +80,7 @@ class Crew:
         # The next time that a worker is late in starting or stopping.
         self._late_at = _NEVER
         self.handlers: dict[int, Callable[[_Done], None]] = {}
+        self.warden = Warden(dispatcher, monitor, counters, backlog, poller, self.handlers)
         # Set once: why no worker will ever be started again.
         self.broken: BaseException | None = None
 
@@ -131,7 +131,7 @@ class Crew:
 
     def next_time(self) -> float:
         """Return when there is something to do here, whatever else happens."""
-        when = self._late_at
+        when = min(self._late_at, self.warden.next_time())
         if self._start_after > time.monotonic() and (self._zygote is None or self.wants_worker()):
             when = min(when, self._start_after)
         return when
@@ -407,16 +407,8 @@ class Crew:
         if handle.line and handle.line[0].session is not None:
             done += fresh_output(handle)
             return
-        if handle.doom is not None:
-            return
-        bound = self._config.policy.limits.output
-        printed = handle.printed_now() - sum(handle.printed)
-        if handle.line:
-            if bound is not None and printed > bound:
-                text = f"the task printed {printed} bytes, limit {bound}"
-                self._limit(handle, OutputExceeded(text, bound, printed))
-        elif printed > (bound or 0) + _IDLE_OUTPUT:
-            handle.kill()  # a thread that a task left behind floods us, and no task's limit counts
+        if handle.doom is None:
+            self.warden.weigh_output(handle, self._config.policy.limits.output)
 
     # Ending
 
@@ -425,28 +417,10 @@ class Crew:
             _log.warning("worker %d broke the protocol and is killed: %s", handle.pid, error)
         handle.kill(outcome.violation(error, handle.last_words(), handle.pid))
 
-    def _limit(self, handle: WorkerHandle, error: LimitExceeded) -> None:
-        self._counters.limited += 1
-        handle.kill(error, handle.line[0] if handle.line else None)
-
     def look(self, done: _Done) -> None:
         """Look at the workers whose time has come: limits, late starts, late stops."""
         now = time.monotonic()
-        for handle in self._dispatcher.due(now):
-            if not handle.line or handle.doom is not None:
-                continue
-            task = handle.line[0]
-            if task.session is not None and task.session.turned_over():
-                handle.head_since, handle.cpu_mark = now, self._monitor.mark(handle.pid)
-            error, when = self._monitor.look(
-                handle.pid, handle.head_since, task.options.timeout, handle.cpu_mark, handle.baseline_rss, now
-            )
-            if error is None:
-                self._dispatcher.look_at(handle, when if task.session is None else task.session.next_look(when, now))
-                continue
-            self.hear_worker(handle, done)  # it may have answered by now
-            if handle.line and handle.line[0] is task and handle.doom is None:
-                self._limit(handle, error)
+        self.warden.look(now, lambda handle: self.hear_worker(handle, done))
         if now >= self._late_at:
             self._end_late(now, done)
 
@@ -523,6 +497,7 @@ class Crew:
         error: BaseException
         if handle.doom is not None:
             error = handle.doom
+            attach(error, handle.stacks, self._config.sources.fill_in)
         else:
             self._counters.crashed += 1
             error = handle.cause_of_death(self._config.policy.limits.cpu)
@@ -542,6 +517,7 @@ class Crew:
     def _remove(self, handle: WorkerHandle) -> None:
         self._starting.discard(handle.number)
         del self.workers[handle.number]
+        self.warden.forget(handle)
         self._unwatch(handle.channel.fileno())
         for stream in handle.streams():
             if stream.fd >= 0:

@@ -56,13 +56,25 @@ class TaskUnreadable(WorkerCrashed):
 
 
 class LimitExceeded(PluginRuntimeError):
-    """A task went past one of its limits. `limit` and `measured` are in the limit's unit, None where not known."""
+    """A task went past one of its limits. `limit` and `measured` are in the limit's unit, None where not known.
+
+    `stack` says where it was at that moment, in the form of a traceback; it is empty where the worker did not say, or
+    where the error came up in the task's own code and has a traceback.
+    """
 
     def __init__(self, message: str, limit: float | None = None, measured: float | None = None) -> None:
         super().__init__(message, limit, measured)
         self.message = message
         self.limit = limit
         self.measured = measured
+        self.stack = ""
+
+    def locate(self, stack: str, place: str = "") -> None:
+        """Note where the task was: its `stack`, and in a few words the `place`."""
+        self.stack = stack
+        if place:
+            self.message += f"; it was at {place}"
+        self.add_note(f"where it was at that moment:\n{stack}")
 
     @property
     def actual(self) -> float | None:

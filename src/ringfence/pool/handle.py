@@ -66,6 +66,8 @@ class WorkerHandle:
         "ready",
         "report",
         "sealed",
+        "stack_fd",
+        "stacks",
         "started",
         "stderr",
         "stdout",
@@ -75,7 +77,13 @@ class WorkerHandle:
     )  # fmt: skip
 
     def __init__(
-        self, number: int, channel: Channel, tokens: Tokens, codec: Codec, streams: tuple[int, int] | None
+        self,
+        number: int,
+        channel: Channel,
+        tokens: Tokens,
+        codec: Codec,
+        streams: tuple[int, int] | None,
+        stack_fd: int = -1,
     ) -> None:
         self.number = number
         self.channel = channel
@@ -83,6 +91,9 @@ class WorkerHandle:
         self.codec = codec
         self.stdout = Stream(streams[0]) if streams else None
         self.stderr = Stream(streams[1]) if streams else None
+        # Where it writes its stacks when it is asked for them, and what it has written.
+        self.stack_fd = stack_fd
+        self.stacks = b""
         self.pid = 0
         self.pidfd = -1
         self.conversation = Conversation(WORKER)
@@ -145,7 +156,7 @@ class WorkerHandle:
             tokens = Tokens()
             ours.callback(tokens.close)
             reads, roles = [], {"channel": far, "tokens": tokens.worker_fd()}
-            for role in ("stdout", "stderr") if config.capture else ():
+            for role in ("stacks", "stdout", "stderr") if config.capture else ("stacks",):
                 read, write = os.pipe2(os.O_CLOEXEC)
                 ours.callback(os.close, read)
                 theirs.callback(os.close, write)
@@ -154,7 +165,8 @@ class WorkerHandle:
                 roles[role] = write
             zygote.send([m.SPAWN, number, list(roles)], tuple(roles.values()))
             channel = Channel(near, config.wire, max_outgoing=MAX_FRAME)
-            handle = cls(number, channel, tokens, codec, (reads[0], reads[1]) if reads else None)
+            stacks, *printed = reads
+            handle = cls(number, channel, tokens, codec, (printed[0], printed[1]) if printed else None, stacks)
             ours.pop_all()  # the handle's now
         return handle
 
@@ -305,7 +317,9 @@ class WorkerHandle:
         self.tokens.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)
-        self.pidfd = -1
+        if self.stack_fd >= 0:
+            os.close(self.stack_fd)
+        self.pidfd = self.stack_fd = -1
         if self.lease is not None:
             self.lease.close()
         for stream in (self.stdout, self.stderr):

@@ -297,7 +297,8 @@ class Supervisor:
             if task.future._owner is None:
                 return
             if task.handle is not None:
-                task.handle.kill(error, task)
+                self._crew.warden.end(task.handle, error, task)
+                self._wake()
                 return
         self.cancel(task)  # it has no worker yet
 

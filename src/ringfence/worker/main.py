@@ -1,6 +1,7 @@
 """A worker's life from the fork to its end: lock in, say READY, serve, leave by the book."""
 
 import atexit
+import faulthandler
 import os
 import sys
 from typing import Any, Final, NoReturn
@@ -27,7 +28,8 @@ def run(prepared: enforce.Prepared, fds: dict[str, int]) -> NoReturn:
     """Be a worker; never return.
 
     Called in a child that was just forked. `fds` by role: "channel" is our end of the pipe, "tokens" the socket that
-    tokens come from; "stdout" and "stderr" are write ends, absent where the zygote's are kept.
+    tokens come from, "stacks" what to write to when asked where we are; "stdout" and "stderr" are write ends, absent
+    where the zygote's are kept.
     """
     code = EXIT_NOT_STARTED
     try:
@@ -61,6 +63,8 @@ def _run(prepared: enforce.Prepared, fds: dict[str, int]) -> int:
         streams = Streams()
         streams.install()
     settle()
+    # In C: it answers while native code keeps the interpreter to itself, too.
+    faulthandler.register(m.STACK_SIGNAL, fds["stacks"], all_threads=True)
     channel.send(codec.pack([m.READY, m.PROTOCOL_VERSION, report.to_data()]))
     return _work(Worker(channel, fds["tokens"], codec, streams), channel, codec, registry)
 

@@ -1,0 +1,103 @@
+"""Ends the workers whose tasks have gone past a limit: looks when a look is due, asks where the task is, kills."""
+
+import select
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from ringfence.pool.backlog import Backlog
+from ringfence.pool.dispatch import Dispatcher
+from ringfence.pool.errors import LimitExceeded, OutputExceeded
+from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.monitor import Monitor
+from ringfence.pool.stacks import LastLooks, wants_stack
+from ringfence.pool.statistics import Counters
+from ringfence.pool.task import Task
+
+__all__ = ["Warden"]
+
+# Bytes that a worker without a task may print, beyond what a task may: what native code had buffered.
+_IDLE_OUTPUT: Final = 1024 * 1024
+
+
+class Warden:
+    """The limits of one pool's tasks. The supervisor's lock guards it."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        monitor: Monitor,
+        counters: Counters,
+        backlog: Backlog,
+        poller: select.epoll,
+        handlers: dict[int, Callable[[Any], None]],
+    ) -> None:
+        """`handlers`: what to call when a descriptor of `poller` is readable."""
+        self._dispatcher = dispatcher
+        self._monitor = monitor
+        self._counters = counters
+        self._backlog = backlog
+        self._poller = poller
+        self._handlers = handlers
+        self._last_looks = LastLooks(self._listen, self._do_not_listen)
+
+    def _listen(self, fd: int, handle: WorkerHandle) -> None:
+        self._poller.register(fd, select.EPOLLIN)
+        self._handlers[fd] = partial(self._hear, handle)
+
+    def _hear(self, handle: WorkerHandle, _done: object) -> None:
+        self._last_looks.hear(handle)
+
+    def _do_not_listen(self, fd: int) -> None:
+        del self._handlers[fd]
+        self._poller.unregister(fd)
+
+    def look(self, now: float, hear: Callable[[WorkerHandle], None]) -> None:
+        """Look at the workers whose time has come; `hear` takes in what one has said by now."""
+        for handle in self._dispatcher.due(now):
+            if not handle.line or handle.doom is not None:
+                continue
+            task = handle.line[0]
+            if task.session is not None and task.session.turned_over():
+                handle.head_since, handle.cpu_mark = now, self._monitor.mark(handle.pid)
+            error, when = self._monitor.look(
+                handle.pid, handle.head_since, task.options.timeout, handle.cpu_mark, handle.baseline_rss, now
+            )
+            if error is None:
+                self._dispatcher.look_at(handle, when if task.session is None else task.session.next_look(when, now))
+                continue
+            hear(handle)  # it may have answered by now
+            if handle.line and handle.line[0] is task and handle.doom is None:
+                self._limit(handle, error)
+        self._last_looks.end_late(now)
+
+    def weigh_output(self, handle: WorkerHandle, bound: int | None) -> None:
+        """A worker has printed something: end it if that was more than `bound` bytes in one task."""
+        printed = handle.printed_now() - sum(handle.printed)
+        if handle.line:
+            if bound is not None and printed > bound:
+                text = f"the task printed {printed} bytes, limit {bound}"
+                self._limit(handle, OutputExceeded(text, bound, printed))
+        elif printed > (bound or 0) + _IDLE_OUTPUT:
+            handle.kill()  # a thread that a task left behind floods us, and no task's limit counts
+
+    def _limit(self, handle: WorkerHandle, error: LimitExceeded) -> None:
+        self._counters.limited += 1
+        self.end(handle, error, handle.line[0] if handle.line else None)
+
+    def end(self, handle: WorkerHandle, error: BaseException | None, task: Task | None) -> None:
+        """Kill a worker for `task`, which fails with `error`; for a limit, after it had the time to say where it is."""
+        if handle.doom is not None or not wants_stack(error) or not self._last_looks.ask(handle):
+            handle.kill(error, task)
+            return
+        handle.doom, handle.doom_task = error, task
+        # It must not begin another one meanwhile.
+        self._backlog.put_back(self._dispatcher.take_back(handle, len(handle.line)))
+
+    def next_time(self) -> float:
+        """Return when somebody has to be ended who was asked where he is."""
+        return self._last_looks.next_time()
+
+    def forget(self, handle: WorkerHandle) -> None:
+        """A worker is gone."""
+        self._last_looks.forget(handle)
