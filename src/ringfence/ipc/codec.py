@@ -15,6 +15,7 @@ from msgpack import ExtType, Packer, StackError, Unpacker, unpackb
 from ringfence.ipc import ext_types, reading
 from ringfence.ipc.errors import NotSerializable, RemoteProtocolError, UnregisteredType
 from ringfence.ipc.ext_types import Unencodable
+from ringfence.ipc.hashed import MAX_UNSEEN
 from ringfence.ipc.limits import DEFAULT_LIMITS, WireLimits
 from ringfence.ipc.locate import locate
 from ringfence.ipc.measure import ENTRY_WORDS, TooDeep, weigh
@@ -34,6 +35,9 @@ _SMALL = 8 * 1024
 # it has read an element, on each of 1,024 levels: 1 MiB of headers could claim 8 GiB. With 8,192 it is 64
 # MiB.
 _FIRST_ARRAY = 8 * 1024
+
+# Entries of one map in the first attempt: msgpack fills dicts without looking at what that takes.
+_FIRST_MAP = MAX_UNSEEN
 
 # A packer keeps its buffer; above this the buffer costs more than a new packer.
 _KEPT_BUFFER = 256 * 1024
@@ -262,6 +266,7 @@ def _read_plain(packed: Buffer, max_array: int) -> Any:
         packed,
         ext_hook=PlainReading().on_leaf,
         max_array_len=max_array,
+        max_map_len=_FIRST_MAP,
         strict_map_key=False,
         unicode_errors="surrogatepass",
     )

@@ -21,6 +21,7 @@ given, ``=`` and the name, or ``Z`` with the key of a ZoneInfo. Encoders raise U
 the codec translates.
 """
 
+import functools
 import re
 import struct
 import sys
@@ -135,6 +136,12 @@ def _decode_zone(body: bytes) -> "datetime.tzinfo | None":
     key = body[1:].decode("ascii")
     if body[:1] != b"Z" or not _ZONE_KEY.fullmatch(key):
         raise ValueError("not a zone")
+    return _zone(key)
+
+
+@functools.lru_cache(maxsize=1024)
+def _zone(key: str) -> "datetime.tzinfo":
+    """Return a zone, of which there are about 600. ZoneInfo itself keeps eight, and reads a file for each other one."""
     from zoneinfo import ZoneInfo
 
     return ZoneInfo(key)

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from ringfence.ipc import ext_types
 from ringfence.ipc.errors import RemoteProtocolError
+from ringfence.ipc.hashed import MAX_UNSEEN, fill
 from ringfence.ipc.measure import CONTAINER_WORDS, ENTRY_WORDS, LEAF_WORDS
 from ringfence.ipc.types import TypeRegistry
 
@@ -34,8 +35,7 @@ MAX_FRACTION_BITS: Final = 8 * 1024
 """Bits of either part of a fraction, 2,466 digits. Reading one takes a greatest common divisor, which is quadratic in
 them: 0.13 ms for these, so that 64 MiB of fractions take 4 s, and 16 times as long for four times the bits."""
 
-# Equal hashes that one dict or set may have. Integers, tuples and UUIDs with equal hashes are easy to make,
-# and n of them cost n * n / 2 comparisons; honest ones hardly have a pair.
+# Leaves with a hash of the sender's choice that a frame may have before it is read with hooks.
 _MAX_COLLISIONS = 1000
 
 # Leaves whose hash the sender chooses. Those of str, bytes and dates are keyed with a secret.
@@ -96,9 +96,11 @@ class Reading:
 
     def on_pairs(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
         """Take the entries of a dict."""
-        if len(pairs) > _MAX_COLLISIONS:
-            _check_hashes([key for key, _ in pairs])
-        return dict(pairs)
+        if len(pairs) <= MAX_UNSEEN:
+            return dict(pairs)
+        made: dict[Any, Any] = {}
+        fill(made.update, pairs, [key for key, _ in pairs])
+        return made
 
     def finish(self) -> None:
         """Check the whole once it is read."""
@@ -168,21 +170,16 @@ class _Tag:
         self.leaf = leaf
 
 
-def _check_hashes(keys: list[Any]) -> None:
-    if len(keys) - len(set(map(hash, keys))) > _MAX_COLLISIONS:
-        raise RemoteProtocolError("keys that were made to have equal hashes")
-
-
 def _build_set(items: list[Any], registry: TypeRegistry) -> object:
-    if len(items) > _MAX_COLLISIONS:
-        _check_hashes(items)
-    return set(items)
+    if len(items) <= MAX_UNSEEN:
+        return set(items)
+    made: set[Any] = set()
+    fill(made.update, items, items)
+    return made
 
 
 def _build_frozenset(items: list[Any], registry: TypeRegistry) -> object:
-    if len(items) > _MAX_COLLISIONS:
-        _check_hashes(items)
-    return frozenset(items)
+    return frozenset(_build_set(items, registry))  # type: ignore[call-overload]  # a set of anything
 
 
 def _build_range(items: list[Any], registry: TypeRegistry) -> object:
