@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 STATE = "not initialised"
 
@@ -315,3 +316,10 @@ def converse(fd: int, farewell: str) -> str:
                     pass
             peer.sendall(text.upper())
     return farewell
+
+
+def author(source: str) -> Any:
+    """Run `source` as a file of its author's: its first line is line 1 of author.py."""
+    space: dict[str, Any] = {"__name__": "author"}
+    exec(compile(source, "author.py", "exec"), space)
+    return space.get("result")

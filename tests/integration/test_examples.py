@@ -22,7 +22,7 @@ def test_formulas() -> None:
     answers = run(str(EXAMPLES / "formulas.py"))
     expected = [
         "332833500", "118264581564861424", "ZeroDivisionError", "TaskTimeout", "MemoryExceeded",
-        "Error", "CapabilityDenied", "WorkerCrashed", "1.414",
+        "CapabilityDenied", "CapabilityDenied", "WorkerCrashed", "1.414",
     ]  # fmt: skip
     assert len(answers) == len(expected)
     for answer, part in zip(answers, expected, strict=True):

@@ -72,8 +72,14 @@ def visible(text: str) -> str:
     return line if len(line) <= _MOST_TEXT else f"{line[:_MOST_TEXT]}…"
 
 
-def _denied(error: CapabilityDenied) -> str:
+def _denied(error: CapabilityDenied) -> str | None:
     what = f"{error.operation or 'this'}({error.target!r})" if error.target is not None else f"{error.operation}"
+    if error.capability == Capability.FS_READ and error.target is not None and os.path.isabs(error.target):
+        try:
+            if not os.path.lexists(error.target):
+                return None  # missing outside, too: the script's own traceback says all there is to say
+        except ValueError:
+            return None
     try:
         needs = _for_the_user(Grant.parse(error.needs), error.target)
     except PolicyError:  # no grant at all lifts it; the message says why

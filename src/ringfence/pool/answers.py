@@ -18,6 +18,7 @@ from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.statistics import Counters
 from ringfence.pool.task import Output, Task
 from ringfence.pool.transfer import Lease
+from ringfence.sandbox.errors import CapabilityDenied
 
 __all__ = ["Answers", "Partial"]
 
@@ -151,9 +152,12 @@ class Answers:
 
     def _error(self, record: dict[str, Any]) -> BaseException:
         policy = self._config.policy
-        return outcome.exception_from(
+        error = outcome.exception_from(
             record, policy.limits.memory, self._config.sources.fill_in, trusted=policy.is_trusted
         )
+        if isinstance(error, CapabilityDenied):
+            error.granted = tuple(str(grant) for grant in policy.capabilities if grant.capability == error.capability)
+        return error
 
     def fail(
         self, task: Task, error: BaseException, done: list[Delivery | Printed], handle: WorkerHandle | None = None

@@ -2,12 +2,14 @@
 
 This explains, it protects nothing: code in the worker can switch it off, and then it sees bare errnos.
 
-A refusal is explained only when three things agree: the exception is of a kind the lock-down causes, it was
-raised by the very instruction that announced a sensitive operation (Python's audit events say so), and the
-capability that the operation needs is not granted for its target. An ordinary error in granted territory
-therefore stays what it is.
+A refusal is explained only when three things agree: the exception is of a kind the lock-down causes, it is known
+what was tried, and the capability which that takes is not granted for its target. An ordinary error in granted
+territory therefore stays what it is. What was tried is known because the very instruction that raised has announced
+it (Python's audit events), or called a C function that `unannounced` knows, or because the error is in the table of
+`disguises`. What is refused but not known in these ways gets a note that says so.
 """
 
+import errno
 import os
 import sys
 import threading
@@ -16,7 +18,9 @@ from collections.abc import Iterable
 from types import CodeType
 from typing import Any, Final, final
 
+from ringfence.sandbox.callees import called_by, is_raised_in_python
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant, GrantLike
+from ringfence.sandbox.disguises import named_path, unmask
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.sandbox.operations import (
     KEPT,
@@ -27,15 +31,23 @@ from ringfence.sandbox.operations import (
     Event,
     Need,
     is_beside_a_descriptor,
+    needs_path,
     path_of,
     text_of,
 )
+from ringfence.sandbox.unannounced import READERS, taken_by
 
 __all__ = ["Event", "Refusals", "install_audit_hook", "recent_events"]
 
 # How many events a thread remembers. An exception may pass clean-up code (removing a temporary file, closing
 # a connection) on its way up, which announces operations of its own.
 _REMEMBERED: Final = 16
+# How many threads' memories are kept: an error may reach the main thread after its own is gone (executors, asyncio).
+_THREADS: Final = 16
+# How many members of an exception group are looked at.
+_MEMBERS: Final = 16
+# What the kernel answers where no grant opens a call: seccomp, Landlock.
+_UNKNOWN: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
 
 
 class _Memory(threading.local):
@@ -43,8 +55,10 @@ class _Memory(threading.local):
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque(maxlen=_REMEMBERED)
+        _memories.append(self.events)
 
 
+_memories: Final[deque[deque[Event]]] = deque(maxlen=_THREADS)
 _memory: Final = _Memory()
 _installed = False
 
@@ -78,6 +92,13 @@ def recent_events() -> tuple[Event, ...]:
     return tuple(reversed(_memory.events))
 
 
+def _all_events() -> tuple[Event, ...]:
+    """Return this thread's last operations, then those of the other threads."""
+    own = _memory.events
+    others = [each for events in tuple(_memories) if events is not own for each in reversed(tuple(events))]
+    return (*recent_events(), *others)
+
+
 @final
 class Refusals:
     """Explains the errors of one worker.
@@ -88,6 +109,8 @@ class Refusals:
         own: folders that come without any grant: the worker's private ones. By default the current
             directory and TMPDIR.
         readable: what may be read without any grant: the interpreter and its libraries.
+        holder: how sentences name whoever has the grants.
+        remedy: how to grant what is missing, with ``{grant}`` where it stands; a note on each refusal.
     """
 
     def __init__(
@@ -95,11 +118,15 @@ class Refusals:
         capabilities: Iterable[GrantLike],
         *,
         private_root: bool = False,
+        holder: str = "this worker",
+        remedy: str = 'grant it with capabilities=["{grant}"]',
         own: Iterable[str] | None = None,
         readable: Iterable[str] | None = None,
     ) -> None:
         self._caps = Capabilities(capabilities)
         self._private_root = private_root
+        self._holder = holder
+        self._remedy = remedy
         self._own = _resolved(_private_folders() if own is None else own)
         self._readable = _resolved(_interpreter_paths() if readable is None else readable)
         # A scope may be a link; the kernel compares where it leads.
@@ -121,36 +148,44 @@ class Refusals:
 
         Args:
             error: an exception, with its traceback.
-            events: the operations announced before it, newest first; by default this thread's.
+            events: the operations announced before it, newest first; by default this thread's, then the others'.
         """
         if isinstance(error, CapabilityDenied):
             return error
-        if self._silent or not isinstance(error, OSError) or error.errno is None:
+        if self._silent or not isinstance(error, Exception):
+            return None
+        known = _all_events() if events is None else tuple(events)
+        found = unmask(error, known)
+        if found is not None:
+            operation, needs = found
+            return self._refusal(operation, needs)
+        if not isinstance(error, OSError):
             return None
         place = _innermost(error)
-        for event in recent_events() if events is None else events:
-            if _matches(event, error, place):
-                return self.judge(event) if error.errno in KINDS[event.name].errnos else None
-        return None
+        if error.errno is None:
+            name = None if is_raised_in_python(*place) else named_path(error)
+            return None if name is None else self._unseen(None, name)
+        for event in known:
+            if event.name in KINDS and _matches(event, error, place):
+                if error.errno in KINDS[event.name].errnos:
+                    return self.judge(event)
+                return self._hidden_behind(error, event)
+        return None if is_raised_in_python(*place) else self._unannounced(error, place)
 
     def hint(self, error: BaseException, events: Iterable[Event] | None = None) -> str | None:
         """Return a sentence worth adding to an exception that stays what it is, or `None`.
 
-        It says that a missing file may only be hidden, and names the refusal that another exception was made
-        of.
+        It names the refusal that the exception was made of, or what the kernel may have refused.
         """
-        known = recent_events() if events is None else tuple(events)
+        if self._silent:
+            return None
+        known = _all_events() if events is None else tuple(events)
         for cause in _chain(error):
             denied = self.explain(cause, known) if cause is not error else None
             if denied is not None:
                 return f"the sandbox refused: {denied}"
-            hidden = self._hidden(cause)
-            if hidden is not None:
-                held = ", ".join(self._held(Capability.FS_READ)) or "nothing of the kind"
-                return (
-                    f"{hidden!r} is not visible in this sandbox; if it exists outside, "
-                    f"reading it needs fs:read={hidden}; granted: {held}"
-                )
+            if (text := self._suspect(cause, known)) is not None:
+                return text
         return None
 
     def judge(self, event: Event) -> CapabilityDenied | None:
@@ -161,20 +196,93 @@ class Refusals:
         kind = KINDS.get(event.name)
         if kind is None or self._silent or is_beside_a_descriptor(event):
             return None
-        need = next((need for need in kind.needs(event) if not self._allows(need)), None)
+        return self._refusal(SPELLINGS.get(event.name, event.name), kind.needs(event))
+
+    def _refusal(self, operation: str | None, needs: Iterable[Need]) -> CapabilityDenied | None:
+        """Return the refusal of the first of these that is not granted, or None."""
+        need = next((need for need in needs if not self._allows(need)), None)
         if need is None:
             return None
         grant = need.grant
         if grant.scope is not None and grant.capability in OWN_FOLDERS and self._is_own(need):
             grant = Grant(grant.capability)
-        return CapabilityDenied(
+        denied = CapabilityDenied(
             grant.capability,
-            SPELLINGS.get(event.name, event.name),
+            operation,
             need.target,
             needs="a trusted profile" if need.never else str(grant),
             granted=self._held(grant.capability),
+            holder=self._holder,
             note=need.note,
         )
+        if not need.never:
+            denied.add_note(self._remedy.format(grant=grant))
+        return denied
+
+    def _hidden_behind(self, error: OSError, event: Event) -> CapabilityDenied | None:
+        """Return what an operation needed that did not find its path, if the path is hidden."""
+        if (path := self._hidden(error)) is None:
+            return None
+        return self.judge(event) or self._unseen(SPELLINGS.get(event.name, event.name), path)
+
+    def _unannounced(self, error: OSError, place: tuple[CodeType | None, int]) -> CapabilityDenied | None:
+        """Return what a C function needed that had not announced itself."""
+        name = called_by(*place)
+        if (path := self._hidden(error)) is not None:
+            return self._unseen(READERS.get(name or ""), path)
+        if name in READERS and error.errno in (errno.EACCES, errno.EPERM):
+            return self._unseen(READERS[name], text_of(error.filename))
+        taken = taken_by(name, error.errno or 0)
+        if taken is None:
+            return None
+        target = text_of(error.filename)
+        if taken.note:
+            return self._refusal(
+                taken.spelling, [Need(Grant(Capability.PROCESS_EXEC), target, never=True, note=taken.note)]
+            )
+        if any(self._caps.has(capability) for capability in taken.capabilities):
+            return None
+        return self._refusal(taken.spelling, [Need(Grant(taken.capabilities[0]), target, any_scope=True)])
+
+    def _unseen(self, operation: str | None, name: str | None) -> CapabilityDenied | None:
+        """Return what looking at this path needs, if it is not granted."""
+        path = path_of(name)
+        if name is None or path is None or not os.path.isabs(name):
+            return None
+        return self._refusal(operation, [needs_path(Capability.FS_READ, path, name)])
+
+    def _suspect(self, error: BaseException, known: tuple[Event, ...]) -> str | None:
+        """Return what may be behind an error that is not explained: a sentence for its reader, or None."""
+        if isinstance(error, OSError) and error.errno in _UNKNOWN:
+            place = _innermost(error)
+            if any(event.name in KINDS and _matches(event, error, place) for event in known):
+                return None  # it was judged, and found to be granted: the host's own rules are behind it
+            if error.filename is not None and self._unseen(None, text_of(error.filename)) is None:
+                return None
+            held = ", ".join(map(str, self._caps)) or "nothing"
+            name = errno.errorcode[error.errno or 0]
+            return f"the kernel refused this ({name}); it may be what no grant of {self._holder} opens: it has {held}"
+        if isinstance(error, FileNotFoundError) and (path := self._hidden(error)) is not None:
+            return f"{path!r} is not visible to {self._holder}; reading it needs fs:read={path}"
+        nameless = isinstance(error, FileNotFoundError) and self._private_root and error.filename is None
+        if nameless and not is_raised_in_python(*_innermost(error)):
+            return f"paths that are not granted do not exist for {self._holder}; it has {self._sees()}"
+        if isinstance(error, ModuleNotFoundError):
+            hidden = [path for path in sys.path if type(path) is str and self._is_hidden(path)]
+            return f"not visible to {self._holder}: {', '.join(hidden)} of sys.path" if hidden else None
+        if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+            return _no_more_threads(self._holder)
+        if isinstance(error, MemoryError) and "_ctypes" in sys.modules and not self._caps.has(Capability.NATIVE_JIT):
+            return f"a callback for C code ends like this as well: it needs native:jit, which {self._holder} lacks"
+        if isinstance(error, KeyError) and "getpwuid()" in str(error):
+            return f"{self._holder} runs as a user of its own, which has no name; getpass.getuser() reads LOGNAME first"
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            denied = self._unseen(None, named_path(error))
+            return None if denied is None else f"the sandbox may have refused it: {denied}"
+        return None
+
+    def _sees(self) -> str:
+        return ", ".join(str(g) for g in self._caps if g.capability in PATHS) or "nothing of the kind"
 
     def _allows(self, need: Need) -> bool:
         if need.never:
@@ -207,16 +315,29 @@ class Refusals:
 
     def _hidden(self, error: BaseException) -> str | None:
         """Return the path that a FileNotFoundError is about, if no grant makes it visible."""
-        if not (self._private_root and isinstance(error, FileNotFoundError)) or self._silent:
+        if not isinstance(error, FileNotFoundError):
             return None
-        name = text_of(error.filename)
+        for name in (text_of(error.filename), text_of(error.filename2)):
+            if name is not None and self._is_hidden(name):
+                return path_of(name)
+        return None
+
+    def _is_hidden(self, name: str) -> bool:
+        """Whether no grant makes an absolute path visible; whether it exists outside is not known here."""
         path = path_of(name)
-        if name is None or path is None or not os.path.isabs(name):
-            return None
+        if not self._private_root or self._silent or path is None or not os.path.isabs(name):
+            return False
         scopes = [grant.scope for grant in self._reach if grant.capability in PATHS and grant.scope]
-        if _below(path, (*scopes, *self._own, *self._readable)):
-            return None
-        return path
+        return not _below(path, (*scopes, *self._own, *self._readable))
+
+
+def _no_more_threads(holder: str) -> str | None:
+    import resource  # loaded with the first such error only
+
+    most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if most == resource.RLIM_INFINITY:
+        return None
+    return f"{holder} may have {most} processes and threads; `Limits(processes=...)` sets how many"
 
 
 # --- matching an error to the operation it came from --------------------------------------------------------
@@ -250,6 +371,9 @@ def _chain(error: BaseException) -> Iterable[BaseException]:
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         yield current
+        if isinstance(current, BaseExceptionGroup):
+            for each in current.exceptions[:_MEMBERS]:
+                yield from () if id(each) in seen else (each,)
         # URLError and its like carry their cause as an argument.
         reason = next((a for a in current.args if isinstance(a, BaseException)), None)
         context = None if current.__suppress_context__ else current.__context__

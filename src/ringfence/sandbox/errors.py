@@ -83,6 +83,7 @@ class CapabilityDenied(PluginRuntimeError, PermissionError):
         target: on what, if that is known: a path, an address, a name.
         needs: the grant that would have allowed it, with its scope; by default the bare capability.
         granted: the grants of the same kind that were there, as text; empty for none.
+        holder: whose grants they are, as the sentence names it: "this plugin", "this worker".
         note: one more sentence, for refusals that no grant lifts.
         message: the text, when it was already put together elsewhere; by default it is made of the rest.
 
@@ -98,6 +99,7 @@ class CapabilityDenied(PluginRuntimeError, PermissionError):
         *,
         needs: str | None = None,
         granted: Iterable[str] = (),
+        holder: str = "this code",
         note: str = "",
         message: str | None = None,
     ) -> None:
@@ -106,6 +108,7 @@ class CapabilityDenied(PluginRuntimeError, PermissionError):
         self.target = target
         self.needs = needs or self.capability
         self.granted = tuple(granted)
+        self.holder = holder
         self.note = note
         super().__init__(self._compose() if message is None else message)
         self.errno = _errno.EPERM
@@ -115,15 +118,19 @@ class CapabilityDenied(PluginRuntimeError, PermissionError):
         what = self.operation or "this"
         if self.operation and self.target is not None:
             what = f"{self.operation}({self.target!r})"
-        text = f"{what} needs {self.needs}; granted: {', '.join(self.granted) or 'nothing of the kind'}"
+        text = f"{what} needs {self.needs}"
+        if self.needs.startswith(self.capability):  # else no grant lifts it
+            text += f"; {self.holder} has {', '.join(self.granted) or 'nothing of the kind'}"
         return f"{text}; {self.note}" if self.note else text
 
     def __str__(self) -> str:
         return str(self.args[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {"needs": self.needs, "granted": self.granted, "note": self.note, "message": self.args[0]}
-        return _rebuild_denied, (self.capability, self.operation, self.target, state), {"plugin": self.plugin}
+        state = {name: getattr(self, name) for name in ("needs", "granted", "holder", "note")}
+        state["message"] = self.args[0]
+        kept = {"plugin": self.plugin, **({"__notes__": self.__notes__} if hasattr(self, "__notes__") else {})}
+        return _rebuild_denied, (self.capability, self.operation, self.target, state), kept
 
 
 def _rebuild_denied(

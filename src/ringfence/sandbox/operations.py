@@ -17,6 +17,7 @@ __all__ = [
     "Event",
     "Need",
     "is_beside_a_descriptor",
+    "needs_path",
     "path_of",
     "text_of",
 ]
@@ -76,6 +77,10 @@ KEPT: Final[Mapping[str, slice]] = {
     "os.forkpty": slice(0),
     "os.kill": slice(1),
     "os.killpg": slice(1),
+    "os.system": slice(0),
+    "ctypes.dlopen": slice(1),
+    # Not judged: what it takes depends on what is there. Remembered for the error that it ends in.
+    "sqlite3.connect": slice(1),
 }
 # Where among them the folder descriptors stand that a relative path is looked up from; -1 there is "none".
 _FOLDERS: Final[Mapping[str, slice]] = {
@@ -153,9 +158,22 @@ def path_of(value: object, *, follow: bool = True) -> str | None:
         return None
 
 
+def needs_path(capability: Capability, path: str, target: str) -> Need:
+    """Return what an operation of this capability on an absolute path takes."""
+    if capability is Capability.FS_READ and path.startswith(_PROCESSES) and path[6:7] in _OF_A_PROCESS:
+        note = "a worker sees no processes in /proc, itself included"
+        return Need(Grant(capability), target, never=True, note=note)
+    return Need(Grant(capability, path), target)
+
+
+_PROCESSES: Final = "/proc/"
+# /proc/self, /proc/thread-self, /proc/123; not /proc/cpuinfo and its like, which can be granted.
+_OF_A_PROCESS: Final = frozenset("st0123456789")
+
+
 def _path_needs(capability: Capability, *values: object, follow: bool = True) -> list[Need]:
     paths = [(path_of(value, follow=follow), text_of(value) or ".") for value in values]
-    return [Need(Grant(capability, path), text) for path, text in paths if path is not None]
+    return [needs_path(capability, path, text) for path, text in paths if path is not None]
 
 
 def _opened(event: Event) -> list[Need]:
@@ -269,6 +287,16 @@ def _starts(event: Event) -> list[Need]:
     return [Need(Grant(Capability.PROCESS_EXEC), name, any_scope=True)]
 
 
+def _runs_shell(event: Event) -> list[Need]:
+    return [Need(Grant(Capability.PROCESS_EXEC), None, any_scope=True)]
+
+
+def _loads_library(event: Event) -> list[Need]:
+    # A bare name is looked for where libraries are, which every worker may read.
+    name = text_of(event.args[0])
+    return _path_needs(Capability.FS_READ, name) if name is not None and "/" in name else []
+
+
 def _signals(event: Event) -> list[Need]:
     return [Need(Grant(Capability.PROCESS_EXEC), str(event.args[0]), any_scope=True)]
 
@@ -300,7 +328,13 @@ KINDS: Final[Mapping[str, _Kind]] = {
     **dict.fromkeys(("subprocess.Popen", "os.posix_spawn", "os.exec"), _Kind(_starts, _FORK_REFUSALS)),
     **dict.fromkeys(("os.fork", "os.forkpty"), _Kind(_starts, _FORK_REFUSALS)),
     **dict.fromkeys(("os.kill", "os.killpg"), _Kind(_signals)),
+    "os.system": _Kind(_runs_shell),
+    "ctypes.dlopen": _Kind(_loads_library),
 }
 
 # Where the event's name is not what the author of the code wrote.
-SPELLINGS: Final[Mapping[str, str]] = {"socket.__new__": "socket.socket", "os.exec": "os.execv"}
+SPELLINGS: Final[Mapping[str, str]] = {
+    "socket.__new__": "socket.socket",
+    "os.exec": "os.execv",
+    "ctypes.dlopen": "ctypes.CDLL",
+}

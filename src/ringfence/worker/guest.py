@@ -78,7 +78,12 @@ class _Guest:
         if settings.folder is not None and grants.is_unscoped(Capability.FS_READ):
             grants = grants.with_(f"{Capability.FS_READ}={settings.folder}")
         everything = Capabilities.all() | Capabilities(["fs:read=/", "fs:write=/", "fs:delete=/"])
-        refusals = Refusals(grants if settings.sandboxed else everything, private_root=settings.private_root)
+        refusals = Refusals(
+            grants if settings.sandboxed else everything,
+            private_root=settings.private_root,
+            holder="this plugin",
+            remedy='grant it with capabilities = ["{grant}"] in the manifest, and let the host allow it',
+        )
         known = ("call_depth", "instructions", "fs_ops", "net_ops")
         self._limits = Limits(**{name: settings.limits.get(name) for name in known})
         self._watch = Watch(refusals, self._limits, grants if settings.sandboxed else None)

@@ -31,7 +31,7 @@ _FILE_EVENTS: Final = frozenset(
     name
     for name in KEPT
     if name == "open" or (name.startswith("os.") and name not in ("os.posix_spawn", "os.exec", "os.fork", "os.forkpty",
-                                                                 "os.kill", "os.killpg"))
+                                                                 "os.kill", "os.killpg", "os.system"))
 )  # fmt: skip
 _NET_EVENTS: Final = frozenset(
     ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")

@@ -178,12 +178,12 @@ class Worker:
         if isinstance(error, _UnreadableTask):
             kind, error = "unreadable", error.__cause__ or error
             skip = None
-        elif isinstance(error, MemoryError):
-            kind = "memory"
         elif self._refusals is not None and (denied := self._refusals.explain(error)) is not None:
             kind, error, denied.__cause__ = "denied", denied.with_traceback(error.__traceback__), error
-        elif self._refusals is not None and (hint := self._refusals.hint(error)) is not None:
-            _add_note(error, hint)
+        else:
+            kind = "memory" if isinstance(error, MemoryError) else kind
+            if self._refusals is not None and (hint := self._refusals.hint(error)) is not None:
+                _add_note(error, hint)
         # Our own frames above the task's are of no use to its author.
         while skip is not None and skip.tb_next is not None and skip.tb_frame.f_code.co_filename != __file__:
             skip = skip.tb_next

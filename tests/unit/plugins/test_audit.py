@@ -44,7 +44,7 @@ def test_a_refusal_says_who_what_and_why() -> None:
     assert (found.plugin, found.capability, found.operation, found.target) == (
         "example", "fs:write=/etc/x", "open", "/etc/x",
     )  # fmt: skip
-    assert not found.allowed and "granted: nothing of the kind" in found.detail
+    assert not found.allowed and "has nothing of the kind" in found.detail
     log.denied("example", CapabilityDenied("crypto"))
     assert log.events()[-1].operation == ""
 

@@ -215,7 +215,7 @@ def test_require_names_what_is_missing() -> None:
     caps.require("fs:read=/data/x")
     with pytest.raises(CapabilityDenied) as caught:
         caps.require("fs:read=/etc/passwd", "open", "/etc/passwd")
-    assert str(caught.value) == "open('/etc/passwd') needs fs:read=/etc/passwd; granted: fs:read=/data"
+    assert str(caught.value) == "open('/etc/passwd') needs fs:read=/etc/passwd; this code has fs:read=/data"
     assert caught.value.capability == "fs:read"
 
 

@@ -1,0 +1,171 @@
+"""Refusals that explain: whatever refused, however it arrives, authors read what was needed, at their own line."""
+
+import os
+from collections.abc import Iterator
+
+import pool_tasks as tasks
+import pytest
+
+from ringfence import CapabilityDenied, Pool
+from ringfence.sandbox.features import probe
+
+pytestmark = pytest.mark.as_user
+
+_HIDES = "mnt" in probe().namespaces
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    """One worker that may read one folder."""
+    with Pool(1, capabilities=["fs:read=/usr/share/doc"]) as made:
+        yield made
+
+
+# What the author wrote, and what the sentence says. The line that is to blame is the last one.
+_DENIED = {
+    "open": (
+        "open('/etc/passwd')", "open('/etc/passwd') needs fs:read=/etc/passwd; this worker has fs:read=/usr/share/doc",
+    ),
+    "open to write": (
+        "open('/srv/x', 'w')", "open('/srv/x') needs fs:write=/srv/x; this worker has nothing of the kind",
+    ),
+    "pathlib": ("import pathlib\npathlib.Path('/etc/passwd').read_text()", "needs fs:read=/etc/passwd"),
+    "numpy": ("import numpy\nnumpy.fromfile('/etc/passwd')", "needs fs:read=/etc/passwd"),
+    "listdir": ("import os\nos.listdir('/etc')", "os.listdir('/etc') needs fs:read=/etc"),
+    "remove": ("import os\nos.remove('/etc/passwd')", "os.remove('/etc/passwd') needs fs:delete=/etc/passwd"),
+    "sqlite3": ("import sqlite3\nsqlite3.connect('/srv/x.db')", "sqlite3.connect('/srv/x.db') needs fs:read=/srv/x.db"),
+    "sqlite3, own": ("import sqlite3\nsqlite3.connect('x.db')", "sqlite3.connect('x.db') needs fs:write;"),
+    "ctypes": ("import ctypes\nctypes.CDLL('/srv/x.so')", "ctypes.CDLL('/srv/x.so') needs fs:read=/srv/x.so"),
+    "tempfile": ("import tempfile\ntempfile.TemporaryFile()", "tempfile needs fs:write"),
+    "pwd": ("import pwd\npwd.getpwuid(0)", "pwd.getpwuid needs fs:read=/etc/passwd"),
+    "grp": ("import grp\ngrp.getgrnam('root')", "grp.getgrnam needs fs:read=/etc/group"),
+    "look-up": ("import socket\nsocket.getaddrinfo('example.com', 80)", "'example.com') needs net:dns"),
+    "asyncio": (
+        "import asyncio\nasyncio.run(asyncio.open_connection('example.com', 80))", "'example.com') needs net:dns",
+    ),
+    "another thread": (
+        "import asyncio\nasyncio.run(asyncio.to_thread(open, '/etc/passwd'))", "needs fs:read=/etc/passwd",
+    ),
+    "connection": ("import socket\nsocket.create_connection(('192.0.2.1', 80))", "needs net:request"),
+    "setsockopt": ("import socket\nsocket.socketpair()[0].setsockopt(1, 1, 1)", "socket.setsockopt needs net:request"),
+    "program": (
+        "import subprocess\nsubprocess.run(['/bin/ls'])", "subprocess.Popen('/bin/ls') needs process:exec=/bin/ls",
+    ),
+    "posix_spawn": (
+        "import os\nos.posix_spawn('/bin/ls', ['ls'], {})", "os.posix_spawn('/bin/ls') needs process:exec",
+    ),
+    "fork": ("import os\nos.fork()", "os.fork needs process:exec"),
+    "multiprocessing": (
+        "import multiprocessing\nmultiprocessing.Lock()", "multiprocessing.Lock needs a trusted profile",
+    ),
+    "wait": ("import os\nos.waitpid(-1, 0)", "os.waitpid needs process:exec"),
+    "nice": ("import os\nos.nice(5)", "no capability changes how the kernel schedules a worker"),
+    "affinity": ("import os\nos.sched_setaffinity(0, {0})", "os.sched_setaffinity needs a trusted profile"),
+    "setrlimit": (
+        "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (10, 10))", "resource.setrlimit needs a",
+    ),
+    "memfd": ("import os\nos.memfd_create('x')", "the kernel is an older one"),
+    "executable memory": ("import mmap\nmmap.mmap(-1, 4096, prot=7)", "mmap.mmap needs native:jit"),
+    "mkfifo": ("import os\nos.mkfifo('x')", "no capability makes special files"),
+    "openpty": ("import os\nos.openpty()", "no capability opens terminals"),
+    "setuid": ("import os\nos.setuid(0)", "no capability makes a worker another user"),
+}  # fmt: skip
+_HIDDEN = {
+    "stat": ("import os\nos.stat('/etc/passwd')", "os.stat('/etc/passwd') needs fs:read=/etc/passwd"),
+    "getsize": ("import os\nos.path.getsize('/etc/passwd')", "os.stat('/etc/passwd') needs fs:read=/etc/passwd"),
+    "readlink": ("import os\nos.readlink('/etc/mtab')", "os.readlink('/etc/mtab') needs fs:read=/etc/mtab"),
+    "chdir": ("import os\nos.chdir('/srv/no')", "os.chdir('/srv/no') needs fs:read=/srv/no"),
+    "not there either": ("open('/no/such/file')", "open('/no/such/file') needs fs:read=/no/such/file"),
+    "a process": ("open('/proc/self/status')", "a worker sees no processes in /proc"),
+}  # fmt: skip
+# These keep their type, because the author may have given it a meaning; a note says what was refused.
+_NOTED = {
+    "made of a refusal": (
+        "try:\n    open('/srv/x', 'w')\nexcept OSError as error:\n    raise ValueError('no') from error",
+        ValueError, "the sandbox refused: open('/srv/x') needs fs:write=/srv/x",
+    ),
+    "urllib": (
+        "import urllib.request\nurllib.request.urlopen('http://example.com')", Exception,
+        "the sandbox refused: socket.getaddrinfo('example.com') needs net:dns",
+    ),
+    "a group": (
+        "try:\n    open('/srv/x', 'w')\nexcept OSError as error:\n    raise ExceptionGroup('all', [error])",
+        ExceptionGroup, "the sandbox refused: open('/srv/x') needs fs:write=/srv/x",
+    ),
+    "an errno of one's own": (
+        "raise PermissionError(1, 'my own system call')", PermissionError, "the kernel refused this (EPERM)"
+    ),
+    "threads": (
+        "import threading, time\nfor _ in range(500):\n"
+        "    threading.Thread(target=time.sleep, args=(1,), daemon=True).start()",
+        RuntimeError, "this worker may have 64 processes and threads",
+    ),
+    "the user's name": (
+        "import getpass\ngetpass.getuser()", Exception, "runs as a user of its own",
+    ),
+    "C callbacks": (
+        "import ctypes\nctypes.CFUNCTYPE(None)(print)", MemoryError, "needs native:jit, which this worker lacks",
+    ),
+}  # fmt: skip
+# Nothing here is the sandbox's doing.
+_ORDINARY = {
+    "relative": "open('no-such-file')",
+    "granted": "open('/usr/share/doc/no-such-file')",
+    "the interpreter's": "import os\nopen(os.path.dirname(os.__file__) + '/no-such-file')",
+    "handled": "try:\n    open('/etc/ringfence.conf')\nexcept FileNotFoundError:\n    pass\n{}['key']",
+    "exists": "import os\nresult = os.path.exists('/etc/passwd')\n1 / 0",
+    "one's own": "raise FileNotFoundError('/etc/passwd is what I wanted')",
+}
+
+
+def _line_of(source: str) -> str:
+    return f'"author.py", line {source.count(chr(10)) + 1}, in'
+
+
+def test_refusals_are_explained_at_their_line(pool: Pool) -> None:
+    """CapabilityDenied, whatever it was inside, with the grant, and how to give it, and the author's own line."""
+    for name, (source, said) in _DENIED.items():
+        error = pool.submit(tasks.author, source).exception(30)
+        assert isinstance(error, CapabilityDenied), (name, error)
+        assert said in str(error), name
+        lifted = error.needs != "a trusted profile"
+        assert not lifted or f'capabilities=["{error.needs}"]' in error.__notes__[0], name
+        assert error.granted == (("fs:read=/usr/share/doc",) if error.capability == "fs:read" else ()), name
+        assert _line_of(source) in str(error.__cause__), (name, error.__cause__)
+
+
+@pytest.mark.skipif(not _HIDES, reason="needs a private root")
+def test_hidden_paths_are_explained_like_refused_ones(pool: Pool) -> None:
+    """In the same words whether they exist outside or not: they are no oracle."""
+    for name, (source, said) in _HIDDEN.items():
+        error = pool.submit(tasks.author, source).exception(30)
+        assert isinstance(error, CapabilityDenied), (name, error)
+        assert said in str(error), name
+        assert "FileNotFoundError: [Errno 2]" in str(error.__cause__), name
+        assert _line_of(source) in str(error.__cause__), (name, error.__cause__)
+
+
+def test_what_keeps_its_type_gets_a_note(pool: Pool) -> None:
+    """A library's own exception, a limit, a refusal that nothing is known of."""
+    for name, (source, kind, said) in _NOTED.items():
+        error = pool.submit(tasks.author, source).exception(30)
+        assert isinstance(error, kind) and not isinstance(error, CapabilityDenied), (name, error)
+        assert any(said in note for note in error.__notes__), (name, error.__notes__)
+
+
+def test_what_is_not_the_sandboxs_doing_stays_as_it_is(pool: Pool) -> None:
+    """No other type, no note."""
+    for name, source in _ORDINARY.items():
+        error = pool.submit(tasks.author, source).exception(30)
+        assert error is not None and not isinstance(error, CapabilityDenied), name
+        assert not getattr(error, "__notes__", []), name
+
+
+def test_with_the_grant_the_same_line_works(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the sentence names is enough."""
+    lines = "import os, pwd, tempfile, sqlite3, mmap\nopen('/etc/passwd').close(); os.stat('/etc/passwd')\n"
+    lines += "pwd.getpwuid(0); tempfile.TemporaryFile(); sqlite3.connect('x.db').execute('create table t (a)')\n"
+    lines += "mmap.mmap(-1, 4096, prot=7)\nresult = os.listdir('.')"
+    with Pool(1, capabilities=["fs:read=/etc/passwd", "fs:write", "native:jit"]) as pool:
+        assert pool.submit(tasks.author, lines).result(30) == ["x.db"]
+        assert os.getcwd()
