@@ -109,6 +109,7 @@ class Refusals:
         own: folders that come without any grant: the worker's private ones. By default the current
             directory and TMPDIR.
         readable: what may be read without any grant: the interpreter and its libraries.
+        home: a folder that unscoped fs:read brings besides the private one: a plugin's own.
         holder: how sentences name whoever has the grants.
         remedy: how to grant what is missing, with ``{grant}`` where it stands; a note on each refusal.
     """
@@ -122,12 +123,14 @@ class Refusals:
         remedy: str = 'grant it with capabilities=["{grant}"]',
         own: Iterable[str] | None = None,
         readable: Iterable[str] | None = None,
+        home: str | None = None,
     ) -> None:
         self._caps = Capabilities(capabilities)
         self._private_root = private_root
         self._holder = holder
         self._remedy = remedy
         self._own = _resolved(_private_folders() if own is None else own)
+        self._home = _resolved([] if home is None else [home])
         self._readable = _resolved(_interpreter_paths() if readable is None else readable)
         # A scope may be a link; the kernel compares where it leads.
         self._reach = self._caps.with_all(
@@ -307,6 +310,8 @@ class Refusals:
 
     def _is_own(self, need: Need) -> bool:
         """Whether the unscoped capability would have done: it brings the private folder."""
+        if need.grant.capability is Capability.FS_READ and _below(need.grant.scope or "/", self._home):
+            return True
         relative = need.target is not None and not os.path.isabs(need.target)
         return _below(need.grant.scope or "/", self._own) or (relative and not self._own)
 

@@ -81,6 +81,7 @@ class _Guest:
         refusals = Refusals(
             grants if settings.sandboxed else everything,
             private_root=settings.private_root,
+            home=settings.folder,
             holder="this plugin",
             remedy='grant it with capabilities = ["{grant}"] in the manifest, and let the host allow it',
         )
