@@ -122,7 +122,8 @@ def assemble(machine: str, decisions: Mapping[int, Decision], default: int, newe
             kernel without the call, because that is the answer libraries have fallbacks for.
 
     Raises:
-        ValueError: a decision does not end in an unconditional branch, or the program is too long.
+        ValueError: a decision does not end in an unconditional branch, a condition always or never holds, or the
+            program is too long.
     """
     arch = ARCHES[machine]
     body = [Instruction(_LD_ABS, 0, 0, _OFFSET_NR)]
@@ -186,6 +187,7 @@ def _branch(branch: Branch) -> _Code:
 
 def _test(condition: Condition, skip: int) -> _Code:
     """Return code that goes on when the condition holds and else jumps over ``skip`` more instructions."""
+    _check(condition)
     low = [value if value == OWN_PID else value & _LOW for value in condition.values]
     high = {0 if value == OWN_PID else value >> 32 & _LOW for value in condition.values}
     code = _load(condition.arg, 0, condition.mask & _LOW)
@@ -200,6 +202,16 @@ def _test(condition: Condition, skip: int) -> _Code:
     if any(max(i.jt, i.jf) > 255 for i in code):
         raise ValueError(f"a condition jumps too far: {condition}")
     return code
+
+
+def _check(condition: Condition) -> None:
+    """Refuse a condition that cannot mean what was meant: one that always holds, or that never does."""
+    if not condition.values:
+        raise ValueError(f"a condition without values would hold always: {condition}")
+    whole = condition.mask & _LOW == _LOW
+    for value in condition.values:
+        if not whole if value == OWN_PID else value & ~condition.mask:
+            raise ValueError(f"{value:#x} is outside the mask and never met: {condition}")
 
 
 def _load(arg: int, half: int, mask: int) -> _Code:

@@ -55,9 +55,12 @@ def decide(bundles: Iterable[Bundle], default: int = DEFAULT) -> dict[str, Decis
     result = {}
     for call in conditional | always:
         end = always[call][0] if call in always else default
-        # A condition that leads where the end leads anyway only costs instructions.
-        branches = [b for b in conditional.get(call, ()) if b.action != end]
-        result[call] = (*dict.fromkeys(branches), Branch((), end))
+        branches = list(dict.fromkeys(conditional.get(call, ())))
+        # Conditions that lead where the end leads anyway only cost instructions. Not those before another answer:
+        # they keep calls from it.
+        while branches and branches[-1].action == end:
+            branches.pop()
+        result[call] = (*branches, Branch((), end))
     return result
 
 

@@ -157,6 +157,22 @@ def test_a_condition_with_too_many_values_is_refused() -> None:
         assemble("x86_64", {3: only_if(Condition(0, tuple(range(300))))}, EPERM, 10)
 
 
+@pytest.mark.parametrize(
+    ("condition", "why"),
+    [
+        (Condition(0, ()), "hold always"),
+        (Condition(0, (8,), 7), "never met"),
+        (Condition(0, (1 << 32,)), "never met"),
+        (Condition(0, (OWN_PID,), 7), "never met"),
+    ],
+    ids=["no value", "bit outside", "upper half outside", "pid cut off"],
+)
+def test_a_condition_that_says_nothing_is_refused(condition: Condition, why: str) -> None:
+    """A slip in a table that would open a call, or close it, for everybody is an error."""
+    with pytest.raises(ValueError, match=why):
+        assemble("x86_64", {3: only_if(condition)}, EPERM, 10)
+
+
 def test_the_bytes_are_the_kernels() -> None:
     """Eight bytes an instruction: code, jumps, immediate; the first loads the architecture."""
     raw = assemble("x86_64", {}, EPERM, 10).to_bytes()

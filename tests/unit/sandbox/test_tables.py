@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import filter_oracle
 import syscall_headers
 
 from ringfence.sandbox.seccomp import syscall_table
@@ -20,6 +21,19 @@ def test_the_table_agrees_with_the_installed_headers(machine: str) -> None:
     table = syscall_table(machine)
     for name, number in syscall_headers.parse(machine).items():
         assert table[name] == number, name
+
+
+@pytest.mark.skipif(filter_oracle.load() is None, reason="libseccomp.so.2 is not installed")
+@pytest.mark.parametrize("machine", sorted(syscall_headers.HEADERS))
+def test_libseccomp_knows_the_same_numbers(machine: str) -> None:
+    """Every name that libseccomp knows on a machine has the number it has here; it knows nearly all."""
+    library = filter_oracle.load()
+    assert library is not None
+    table = syscall_table(machine)
+    theirs = {call: filter_oracle.number_of(library, machine, call) for call in table}
+    known = {call: number for call, number in theirs.items() if number is not None}
+    assert known == {call: table[call] for call in known}
+    assert len(known) > len(table) - 30
 
 
 @pytest.mark.parametrize("machine", sorted(syscall_headers.HEADERS))
