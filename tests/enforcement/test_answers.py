@@ -1,0 +1,150 @@
+"""The kernel answers each refused system call as the table says: asked with every number there is."""
+
+import ctypes
+import mmap
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "sandbox"))
+
+import filter_model as model
+from jail import Sender, in_process
+
+from ringfence.sandbox import _syscalls
+from ringfence.sandbox.bpf import ALLOW, ARCHES, KILL_PROCESS, errno_action
+from ringfence.sandbox.capabilities import Capabilities, Capability, Grant
+from ringfence.sandbox.privileges import forbid_regain
+from ringfence.sandbox.rulesets import BASE, Bundle
+from ringfence.sandbox.seccomp import build_program, choose_bundles
+
+MACHINE = os.uname().machine
+CHOICES = {
+    "nothing": BASE,
+    "everything": choose_bundles(Capabilities(map(Grant, Capability)), model.HOST),
+    "everything on a bare host": choose_bundles(Capabilities(map(Grant, Capability)), ()),
+    "by the broker": choose_bundles(
+        Capabilities(["net:request", "net:listen"]), model.HOST, (Capability.NET_REQUEST, Capability.NET_LISTEN)
+    ),
+}
+# Whatever a filter says, the kernel lets these two in, and ends with SIGILL whoever is not its own trampoline.
+PAST_FILTERS = {"uprobe", "uretprobe"}
+# What could harm others, would the filter let it through, is asked for with signal 0 or an impossible one only.
+SIGNALS = {"kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"}
+
+pytestmark = [
+    pytest.mark.needs("seccomp"),
+    pytest.mark.skipif(MACHINE not in ARCHES, reason="no table for this machine"),
+]
+
+
+def call(number: int, args: tuple[int, ...]) -> int:
+    """Make a system call; return its errno, 0 for none."""
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.restype = ctypes.c_long
+    ctypes.set_errno(0)
+    pid = os.getpid()
+    result = syscall(ctypes.c_long(number), *map(ctypes.c_ulong, args))
+    if os.getpid() != pid:  # it was a fork, and should not have been
+        os._exit(1)
+    return ctypes.get_errno() if result == -1 else 0
+
+
+def lock_in(bundles: tuple[Bundle, ...]) -> None:
+    """Put this process under the filter alone."""
+    forbid_regain(dumpable=True)
+    program = build_program(MACHINE, bundles)
+    loaded = _syscalls.FilterProgram(program.to_bytes(), program.pid_slots)
+    loaded.set_pid(os.getpid())
+    _syscalls.seccomp_load(loaded)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_kernel_refuses_as_the_table_says(choice: str) -> None:
+    """Every number, and the edges of every filtered argument: where the table says an errno, that errno comes."""
+
+    def ask(send: Sender) -> None:
+        calls = model.Sample(MACHINE, os.getpid())
+        expected = calls.expected(CHOICES[choice]).tolist()
+        numbers, rows = calls.numbers.tolist(), calls.args.tolist()
+        apart = {calls.table[name] for name in PAST_FILTERS & calls.table.keys()}
+        signals = {calls.table[name] for name in SIGNALS}
+        harmless = (0, model.ALL_ONES)
+        lock_in(CHOICES[choice])
+        asked, wrong = 0, []
+        # The sample begins with all numbers and zeros for arguments, then all numbers and all ones: impossible
+        # arguments, with which nothing would happen were a call let through.
+        start = len(calls.plain)
+        for number, args, answer in list(zip(numbers, rows, expected, strict=True))[start:]:
+            if answer in (ALLOW, KILL_PROCESS) or number in apart:
+                continue
+            if number in signals and not (args[1] in harmless and args[2] in harmless):
+                continue
+            asked += 1
+            got = call(number, tuple(args))
+            if errno_action(got) != answer:
+                wrong.append([number, args, hex(answer), got])
+        send(["value", [asked, wrong[:5]]])
+
+    outcome = in_process(ask)
+    assert outcome, outcome
+    asked, wrong = outcome.value
+    assert not wrong
+    assert asked > 10_000
+
+
+def _deadly() -> dict[str, int]:
+    table = model.syscall_table(MACHINE)
+    rules = model.rules_for(BASE)
+    deadly = {name: table[name] for name, about in rules.items() if name in table and about[-1].action == KILL_PROCESS}
+    if ARCHES[MACHINE].foreign_from is not None:
+        deadly |= {"x32 getpid": 0x40000000 | 39, "x32 execve": 0x40000000 | 520, "-1": -1}
+    return deadly
+
+
+def _end_of(attempt: "ctypes._CFuncPtr | None", number: int, bundles: tuple[Bundle, ...]) -> int:
+    """Return the signal that ended a process which made a call under the filter, 0 if none did."""
+    pid = os.fork()
+    if pid == 0:
+        lock_in(bundles)
+        if attempt is not None:
+            attempt()
+        else:
+            call(number, (model.ALL_ONES,) * 6)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def test_proof_of_intent_ends_the_process() -> None:
+    """Each of these calls ends by SIGSYS whoever makes it, with every capability granted."""
+
+    def ask(send: Sender) -> None:
+        ends = {name: _end_of(None, number, CHOICES["everything"]) for name, number in _deadly().items()}
+        send(["value", ends])
+
+    outcome = in_process(ask)
+    assert outcome, outcome
+    assert outcome.value == dict.fromkeys(_deadly(), signal.SIGSYS)
+
+
+@pytest.mark.skipif(MACHINE != "x86_64", reason="only this machine has another one inside")
+def test_the_calls_of_32_bits_end_the_process() -> None:
+    """int 0x80 reaches another table of calls, where 20 is getpid and 11 execve."""
+
+    def ask(send: Sender) -> None:
+        page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        page.write(bytes.fromhex("b814000000cd80c3"))  # mov eax, 20; int 0x80; ret
+        function = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+        free = function() == os.getpid()
+        send(["value", [free, _end_of(function, 0, CHOICES["everything"])]])
+
+    outcome = in_process(ask)
+    assert outcome, outcome
+    free, end = outcome.value
+    if not free:
+        pytest.skip("this kernel takes no calls of 32 bits")
+    assert end == signal.SIGSYS
