@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         CapabilityDenied,
         EnforcementError,
         PolicyError,
+        SandboxHole,
         UnknownCapability,
         UnsupportedError,
     )
@@ -101,7 +102,14 @@ _HOMES = {
     "Output": "pool.task",
     **dict.fromkeys(("Capabilities", "Capability", "Grant"), "sandbox.capabilities"),
     **dict.fromkeys(
-        ("CapabilityDenied", "EnforcementError", "PolicyError", "UnknownCapability", "UnsupportedError"),
+        (
+            "CapabilityDenied",
+            "EnforcementError",
+            "PolicyError",
+            "SandboxHole",
+            "UnknownCapability",
+            "UnsupportedError",
+        ),
         "sandbox.errors",
     ),
     "BackoffConfig": "plugins.backoff",
@@ -211,6 +219,7 @@ __all__ = [
     "RingfenceError",
     "RuntimeConfig",
     "SandboxConfig",
+    "SandboxHole",
     "StateManager",
     "Statistics",
     "TaskTimeout",

@@ -31,6 +31,8 @@ EXITED: Final = 13
 FAILED: Final = 14
 # nursery -> host
 FORKED: Final = 15
+# zygote -> supervisor
+PROVEN: Final = 17
 # supervisor -> worker
 START: Final = 20
 MODULES: Final = 21
@@ -63,6 +65,7 @@ FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     SPAWNED: ((int, int), 2),  # worker number, pid as the host sees it; fd: pidfd
     EXITED: ((int, int, float, int), 4),  # worker number, wait status, CPU seconds, peak RSS in bytes
     FAILED: ((int, dict), 2),  # worker or birth number, or -1 for the zygote itself; failure record
+    PROVEN: ((list,), 1),  # what the self-test saw: for each group of attempts, the answers
     FORKED: ((int, int), 2),  # birth number, pid; fd: pidfd
     START: ((dict,), 1),
     MODULES: ((list,), 1),

@@ -15,11 +15,12 @@ __all__ = ["NURSERY", "WORKER", "ZYGOTE", "Conversation"]
 
 _Table = Mapping[str, Mapping[int, str]]
 
-# What a zygote may say. It says HELLO, is configured once, then reports on the workers it was asked for.
+# What a zygote may say. It says HELLO, is configured once, then reports on the workers it was asked for,
+# and on the self-test if it was asked for that.
 ZYGOTE: Final[_Table] = {
     "connected": {m.HELLO: "greeted"},
     "greeted": {m.CONFIGURED: "serving", m.FAILED: "failed"},
-    "serving": {m.SPAWNED: "serving", m.EXITED: "serving", m.FAILED: "serving"},
+    "serving": {m.SPAWNED: "serving", m.EXITED: "serving", m.FAILED: "serving", m.PROVEN: "serving"},
     "failed": {},
 }
 

@@ -20,6 +20,7 @@ from ringfence.pool.config import PoolConfig
 from ringfence.pool.delivery import Delivery, Printed, fresh_output
 from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import BrokenPool, MemoryExceeded, ProtocolViolation
+from ringfence.pool.examination import Examination
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.output import Stream
@@ -28,6 +29,7 @@ from ringfence.pool.stacks import attach
 from ringfence.pool.statistics import Counters
 from ringfence.pool.warden import Warden
 from ringfence.pool.zygote import Zygote
+from ringfence.sandbox.errors import EnforcementError
 from ringfence.sandbox.report import Report
 
 __all__ = ["Crew"]
@@ -68,6 +70,7 @@ class Crew:
         self._answers = Answers(config, backlog, self._codec, counters)
         self._numbers = itertools.count(1)
         self._budget = StartBudget()
+        self._examination = Examination(config.plan)
         self._zygote: Zygote | None = None
         # One that was started already and waits to be configured.
         self._spare: Zygote | None = spare
@@ -210,6 +213,8 @@ class Crew:
             zygote.ready = True
         elif tag == m.FAILED and message[1] < 0:
             self.break_down(outcome.exception_from(message[2]), done)
+        elif tag == m.PROVEN:
+            self._proven(zygote, message[1], done)
         elif tag in (m.SPAWNED, m.EXITED, m.FAILED):
             handle = self.workers.get(message[1])
             if handle is None:
@@ -221,14 +226,22 @@ class Crew:
                 if handle.doom is not None:
                     handle.kill()
                 elif handle.early is not None:
-                    early, handle.early = handle.early, None
-                    self._ready_after_all(handle, early, done)
+                    self._ready_after_all(handle, done)
             elif tag == m.EXITED:
                 handle.exit_code, handle.cpu_used, handle.peak_rss = message[2:5]
                 self._bury(handle, done)
             else:
                 self._remove(handle)
                 self._start_failed(outcome.exception_from(message[2]), done)
+
+    def _proven(self, zygote: Zygote, answers: list[Any], done: _Done) -> None:
+        """The self-test is over: workers that are locked in may start, or nothing ever will."""
+        if zygote.proof is None or (hole := zygote.proof.judge(answers)) is not None:
+            self.break_down(hole or BrokenPool("a zygote answered before it was asked"), done)
+            return
+        for handle in list(self.workers.values()):
+            if handle.pid and handle.early is not None:
+                self._ready_after_all(handle, done)
 
     def _lose_zygote(self, zygote: Zygote, error: BaseException, done: _Done) -> None:
         """The zygote is gone, and by PDEATHSIG every worker with it: bury them all; a new one starts when needed."""
@@ -369,13 +382,17 @@ class Crew:
             return
         if handle.stopping:
             return  # it is told to leave already, and will not read START
-        if not handle.pid:
-            handle.early = message  # SPAWNED is still on its way: what follows needs the pid
+        zygote = self._zygote
+        if not handle.pid or zygote is None or zygote.proof is None or zygote.proof.pending:
+            handle.early = message  # SPAWNED is still on its way, or the self-test is: what follows needs both
             return
-        group = self._zygote.group if self._zygote is not None else None
         try:
-            if group is not None:
-                group.admit(handle.number, handle.pid)
+            self._examination.take(handle)
+            if zygote.group is not None:
+                zygote.group.admit(handle.number, handle.pid)
+        except EnforcementError as error:
+            self.break_down(error, done)
+            return
         except ProcessLookupError:
             handle.kill()  # it died since: the zygote will say how
             return
@@ -393,7 +410,8 @@ class Crew:
             return
         self._dispatcher.join(handle)
 
-    def _ready_after_all(self, handle: WorkerHandle, message: list[Any], done: _Done) -> None:
+    def _ready_after_all(self, handle: WorkerHandle, done: _Done) -> None:
+        message, handle.early = handle.early or [], None
         try:
             self._ready(handle, message, done)
         except RemoteProtocolError as error:

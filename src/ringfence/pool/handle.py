@@ -291,6 +291,13 @@ class WorkerHandle:
             return CpuExceeded(text, cpu_limit, self.cpu_used)
         return outcome.crash(self.exit_code, self.last_words(), self.pid)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process that the zygote gave us has ended."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
     def await_end(self, deadline: float) -> None:
         """Wait until it has ended, or until `deadline` (of time.monotonic)."""
         if self.pidfd >= 0:

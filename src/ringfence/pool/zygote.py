@@ -15,6 +15,7 @@ from ringfence.pool import nursery
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.group import PoolGroup
 from ringfence.pool.process import ByPidfd, Process, start_interpreter
+from ringfence.pool.proof import Proof
 
 __all__ = ["Nursing", "Zygote"]
 
@@ -39,6 +40,8 @@ class Zygote:
         """
         self._codec = Codec()
         self.group: PoolGroup | None = None
+        # From `configure` on; while it is pending, no worker of this zygote may be sent anything.
+        self.proof: Proof | None = None
         self.conversation = Conversation(ZYGOTE)
         self.ready = False
         self._inherit, self._stdin = inherit, stdin
@@ -91,12 +94,15 @@ class Zygote:
             self.group = PoolGroup(config.cgroup, config.plan.cgroup)
             # Before it is told what to do, and so before it starts anything itself.
             self.group.adopt(self.pid)
+        plan = pickle.dumps(config.plan)
+        self.proof = Proof(config.plan, config.policy.capabilities, plan)
         settings = {
             "preload": list(config.preload),
             "prefix": sys.prefix,
             "cgroup": None if self.group is None else self.group.path,
+            "attempts": self.proof.attempts(),
         }
-        self.send([m.CONFIGURE, pickle.dumps(config.plan), settings])
+        self.send([m.CONFIGURE, plan, settings])
 
     @property
     def pid(self) -> int:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ringfence.sandbox.errors import CapabilityDenied as CapabilityDenied
     from ringfence.sandbox.errors import EnforcementError as EnforcementError
     from ringfence.sandbox.errors import PolicyError as PolicyError
+    from ringfence.sandbox.errors import SandboxHole as SandboxHole
     from ringfence.sandbox.errors import UnknownCapability as UnknownCapability
     from ringfence.sandbox.errors import UnsupportedError as UnsupportedError
     from ringfence.sandbox.limits import Limits as Limits
@@ -32,6 +33,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Profile",
+    "SandboxHole",
     "UnknownCapability",
     "UnsupportedError",
     "list_profiles",
@@ -52,6 +54,7 @@ _HOMES: Final = {
     "Policy": "policy",
     "PolicyError": "errors",
     "Profile": "profiles",
+    "SandboxHole": "errors",
     "UnknownCapability": "errors",
     "UnsupportedError": "errors",
     "list_profiles": "profiles",

@@ -9,10 +9,12 @@ every architecture; the few older ones are in `_OLD_NUMBERS`.
 
 import ctypes
 import os
+from collections.abc import Iterable
 from typing import Final
 
 __all__ = [
     "FilterProgram",
+    "attempt",
     "capget",
     "capset",
     "close_range",
@@ -195,6 +197,16 @@ def move_mount(fd: int, target: str) -> None:
     where = os.fsencode(target)
     # MOVE_MOUNT_F_EMPTY_PATH: the source is the fd itself.
     _checked(_syscall(_long(_MOVE_MOUNT), _long(fd), b"", _long(AT_FDCWD), where, _long(4)))
+
+
+def attempt(number: int, arguments: Iterable[int | str]) -> int:
+    """Make any system call, and return what it returned, or minus its errno.
+
+    For the self-test, whose arguments are numbers that no kernel takes for an address, and texts: paths.
+    """
+    ready = [os.fsencode(value) if isinstance(value, str) else _long(value) for value in arguments]
+    result = int(_syscall(_long(number), *ready))
+    return -ctypes.get_errno() if result == -1 else result
 
 
 def close_range(first: int, last: int) -> None:

@@ -7,7 +7,14 @@ from typing import Any, final
 
 from ringfence.errors import PluginCompatibilityError, PluginRuntimeError, PluginValidationError, RingfenceError
 
-__all__ = ["CapabilityDenied", "EnforcementError", "PolicyError", "UnknownCapability", "UnsupportedError"]
+__all__ = [
+    "CapabilityDenied",
+    "EnforcementError",
+    "PolicyError",
+    "SandboxHole",
+    "UnknownCapability",
+    "UnsupportedError",
+]
 
 
 class PolicyError(RingfenceError, ValueError):
@@ -50,7 +57,6 @@ class UnsupportedError(PluginCompatibilityError):
         return type(self), (self.layer, self.reason, self.fix)
 
 
-@final
 class EnforcementError(RingfenceError, OSError):
     """A step of the lock-down failed: the process must not run foreign code.
 
@@ -71,6 +77,26 @@ class EnforcementError(RingfenceError, OSError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.step, self.errno, self.detail)
+
+
+@final
+class SandboxHole(EnforcementError):
+    """A locked-in worker could do what it must not be able to: no foreign code was run.
+
+    `probe` is what it tried, `layer` which layer should have refused it, `seen` what came of it and `expected`
+    what should have: an errno by name, a number, or how the process should have ended.
+    """
+
+    def __init__(self, probe: str, layer: str, seen: str, expected: str) -> None:
+        self.probe = probe
+        self.layer = str(layer)
+        self.seen = seen
+        self.expected = expected
+        detail = f"{probe}: {seen}, where {self.layer} should make it {expected}; no task was run"
+        super().__init__("the sandbox has a hole", 0, f"{detail} (`ringfence doctor --self-test` shows more)")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.probe, self.layer, self.seen, self.expected)
 
 
 @final

@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel
@@ -22,8 +22,12 @@ from ringfence.ipc.errors import ChannelClosed
 from ringfence.sandbox import enforce
 from ringfence.worker import failure
 from ringfence.worker import main as worker
+from ringfence.worker.selftest import Trials
 
 __all__ = ["main"]
+
+# Stands for the worker that tries the sandbox, where others have a number.
+_TRYING: Final = -1
 
 
 def main(fd: int) -> None:
@@ -43,7 +47,7 @@ def main(fd: int) -> None:
             group = _Group(settings["cgroup"])
         prepared = _configure(channel, codec, plan, settings)
         if prepared is not None:
-            _Zygote(channel, codec, prepared).loop()
+            _Zygote(channel, codec, prepared, Trials(prepared, codec, settings["attempts"])).loop()
     except ChannelClosed:
         pass
     finally:
@@ -96,7 +100,7 @@ def _configure(channel: Channel, codec: Codec, plan: bytes, settings: dict[str, 
 class _Zygote:
     """The loop and the children it answers for."""
 
-    def __init__(self, channel: Channel, codec: Codec, prepared: enforce.Prepared) -> None:
+    def __init__(self, channel: Channel, codec: Codec, prepared: enforce.Prepared, trials: Trials) -> None:
         self._channel = channel
         self._codec = codec
         self._prepared = prepared
@@ -104,11 +108,19 @@ class _Zygote:
         self._poller.register(channel.fileno(), select.EPOLLIN)
         # pidfd -> (worker number, pid): every child that has been forked and not yet waited for.
         self._children: dict[int, tuple[int, int]] = {}
+        # The self-test, and the child that is at it now.
+        self._trials = trials
+        self._trying = -1
 
     def loop(self) -> None:
         try:
+            # Beside the first workers: they wait for what comes of it, locked in, not for each other.
+            self._try_next()
             while True:
-                for fd, _ in self._poller.poll():
+                events = self._poller.poll(None if self._trying < 0 else self._trials.time_left())
+                if not events:
+                    signal.pidfd_send_signal(self._trying, signal.SIGKILL)  # late
+                for fd, _ in events:
                     if fd in self._children:
                         self._reap(fd)
                     elif not self._serve():
@@ -138,10 +150,24 @@ class _Zygote:
             return
         if pid == 0:
             worker.run(self._prepared, fds)
+        pidfd = self._adopt(number, pid)
+        self._send([m.SPAWNED, number, enforce.host_pid(self._prepared, pid)], [pidfd])
+
+    def _adopt(self, number: int, pid: int) -> int:
+        """Take note of a child, and return a pidfd of it."""
         pidfd = os.pidfd_open(pid)
         self._children[pidfd] = (number, pid)
         self._poller.register(pidfd, select.EPOLLIN)
-        self._send([m.SPAWNED, number, enforce.host_pid(self._prepared, pid)], [pidfd])
+        return pidfd
+
+    def _try_next(self) -> None:
+        """Go on with the self-test; when it is done, say what was seen. Raises OSError: no room for a process."""
+        if (pid := self._trials.start()) is not None:
+            self._trying = self._adopt(_TRYING, pid)
+        elif self._trials.failure is not None:
+            self._send([m.FAILED, -1, self._trials.failure])
+        elif self._trials.answers:
+            self._send([m.PROVEN, self._trials.answers])
 
     def _reap(self, pidfd: int) -> None:
         number, pid = self._children.pop(pidfd)
@@ -150,6 +176,11 @@ class _Zygote:
         _, status, usage = os.wait4(pid, 0)
         self._kill_strays()
         code = os.waitstatus_to_exitcode(status)
+        if number == _TRYING:
+            self._trying = -1
+            self._trials.ended(code)
+            self._try_next()
+            return
         self._send([m.EXITED, number, code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024])
 
     def _kill_strays(self) -> None:
