@@ -318,6 +318,13 @@ def converse(fd: int, farewell: str) -> str:
     return farewell
 
 
+def send_of_task(tag, *fields, times=1):
+    worker, number = worker_and_task()
+    for _ in range(times):
+        worker._send([tag, number, *fields])
+    time.sleep(20)
+
+
 def author(source: str) -> Any:
     """Run `source` as a file of its author's: its first line is line 1 of author.py."""
     space: dict[str, Any] = {"__name__": "author"}

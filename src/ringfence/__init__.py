@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     )
     from ringfence.sandbox.limits import Limits
     from ringfence.sandbox.policy import Policy
+    from ringfence.sandbox.refusal import Refusal
     from ringfence.sandbox.report import Level, Report
 
 # Name to the module it lives in: nothing is imported, and nothing runs, before it is used.
@@ -149,6 +150,7 @@ _HOMES = {
     "Limits": "sandbox.limits",
     "profiles": "plugins.profiles",
     "Policy": "sandbox.policy",
+    "Refusal": "sandbox.refusal",
     **dict.fromkeys(("Level", "Report"), "sandbox.report"),
 }
 
@@ -210,6 +212,7 @@ __all__ = [
     "ProfileRegistry",
     "ProtocolViolation",
     "QueueFull",
+    "Refusal",
     "RegistryConfig",
     "RemoteError",
     "Report",

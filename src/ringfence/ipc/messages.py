@@ -52,6 +52,7 @@ LEASED: Final = 35
 NEED_BUFFER: Final = 36
 SYNCED: Final = 37
 STARTED: Final = 38
+REFUSED: Final = 39
 
 # The fields after the tag; `object` means any value the codec accepts.
 FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
@@ -83,6 +84,7 @@ FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     LEASED: ((int, dict, int, int), 2),  # task, how to read the lease[, as above]
     NEED_BUFFER: ((int,), 1),  # task
     SYNCED: ((), 0),
+    REFUSED: ((int, list, int), 3),  # task, [[capability, operation, target, needs], ...], how many more there were
     STARTED: ((), 0),  # the initializer has run: from here on, answers
 }
 
@@ -97,6 +99,9 @@ _MOST: Final = 1 << 63
 # Failure records may hold others (exception groups): so many in all, so deep.
 MAX_FAILURES: Final = 256
 MAX_FAILURE_DEPTH: Final = 16
+
+# Refusals in one REFUSED, of which there is at most one for each task.
+MAX_REFUSALS: Final = 64
 
 # Task flags, in TASKS.
 CHUNK: Final = 1  # the payload is a list of argument tuples; the answer is a list of outcomes

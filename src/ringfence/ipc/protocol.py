@@ -44,6 +44,7 @@ WORKER: Final[_Table] = {
         m.NEED_LEASE: "serving",
         m.NEED_BUFFER: "serving",
         m.SYNCED: "serving",
+        m.REFUSED: "serving",
     },
     "failed": {},
 }

@@ -10,6 +10,7 @@ from typing import Final, final
 from ringfence.plugins.audit_events import RELOAD, AuditEvent, AuditLevel, AuditSink
 from ringfence.plugins.jsonl import JsonlSink
 from ringfence.sandbox.errors import CapabilityDenied
+from ringfence.sandbox.refusal import Refusal
 
 __all__ = ["AuditEvent", "AuditLevel", "AuditLog", "AuditSink", "JsonlSink"]
 
@@ -67,6 +68,8 @@ class AuditLog:
             return
         if not event.at:
             object.__setattr__(event, "at", self._clock())  # nobody else has seen it yet
+        if not event.allowed:
+            _refusal_of(event).log()
         with self._lock:
             self._events.append(event)
             self._counts[event.allowed] += 1
@@ -133,3 +136,12 @@ class AuditLog:
             if self._failing:
                 with self._lock:
                     self._failing.discard(sink)
+
+
+def _refusal_of(event: AuditEvent) -> Refusal:
+    """Return the record of a refusal that the log ``ringfence.audit`` shares with pools."""
+    needs = event.detail.removeprefix("needs ") if event.detail.startswith("needs ") else event.capability or ""
+    return Refusal(
+        capability=(event.capability or "").partition("=")[0], operation=event.operation, target=event.target,
+        needs=needs, plugin=event.plugin, at=event.at,
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import time
 from typing import Any
 
 from ringfence.ipc import messages as m
@@ -12,18 +13,22 @@ from ringfence.ipc.types import REGISTERED
 from ringfence.pool import outcome
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
-from ringfence.pool.delivery import Delivery, Printed
+from ringfence.pool.delivery import Delivery, Printed, Told
 from ringfence.pool.errors import ResultNotSerializable, WorkerCrashed
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.statistics import Counters
 from ringfence.pool.task import Output, Task
 from ringfence.pool.transfer import Lease
+from ringfence.sandbox.capabilities import Capability
 from ringfence.sandbox.errors import CapabilityDenied
+from ringfence.sandbox.refusal import AUDIT, Refusal, of_kind
 
 __all__ = ["Answers", "Partial"]
 
 
 _log = logging.getLogger("ringfence.pool")
+# The types of a refusal's fields: the target may be unknown.
+_REFUSAL_FIELDS = ([str, str, str, str], [str, str, type(None), str])
 
 
 class Partial:
@@ -52,6 +57,7 @@ class Answers:
             "capabilities": [str(grant) for grant in config.policy.capabilities],
             "private_root": config.plan.namespaces is not None and config.plan.namespaces.private_root,
             "trusted": config.policy.is_trusted,
+            "refusals": config.on_refusal is not None or AUDIT.isEnabledFor(logging.INFO),
             "initializer": None if initializer is None else initializer.payload,
             "modules": [] if initializer is None else [list(module) for module in initializer.modules],
         }
@@ -60,6 +66,9 @@ class Answers:
         """Take the answer to the task at the head of a worker's line. Raises RemoteProtocolError."""
         task = handle.line[0]
         value, error = self._read(handle, task, message)
+        denied = error if error is not None else value.error if type(value) is Partial else None
+        if isinstance(denied, CapabilityDenied):
+            done.append(self._told(handle, [denied.capability, denied.operation or "", denied.target, denied.needs]))
         counts = tuple(message[3:5]) if len(message) == 5 else None
         self.forget_requests(handle)
         handle.line.popleft()
@@ -216,6 +225,30 @@ class Answers:
         if (task.id, tag) in handle.asked:
             raise RemoteProtocolError(f"{m.NAMES[tag]} twice for one task")
         handle.asked.add((task.id, tag))
+
+    def take_refusals(self, handle: WorkerHandle, message: list[Any], done: list[Delivery | Printed]) -> None:
+        """Take what the task at the head was refused, and went on. Raises RemoteProtocolError."""
+        _, _, refusals, more = message
+        if not self.start_settings["refusals"]:
+            raise RemoteProtocolError("REFUSED, which nobody asked for")
+        self._only_once(handle, handle.line[0], m.REFUSED)
+        if not 0 < len(refusals) <= m.MAX_REFUSALS or more < 0:
+            raise RemoteProtocolError("REFUSED with none, or with too many")
+        for at, fields in enumerate(refusals, 1):
+            if type(fields) is not list or [type(each) for each in fields] not in _REFUSAL_FIELDS:
+                raise RemoteProtocolError("a refusal that is not [capability, operation, target, needs]")
+            if Capability.from_name(fields[0][:64]) is None:
+                raise RemoteProtocolError("a refusal for want of an unknown capability")
+            done.append(self._told(handle, fields, handled=True, more=more if at == len(refusals) else 0))
+
+    def _told(self, handle: WorkerHandle, fields: list[Any], *, handled: bool = False, more: int = 0) -> Told:
+        capability, operation, target, needs = fields
+        refusal = Refusal(
+            capability=capability, operation=operation, target=target, needs=needs,
+            granted=of_kind(self._config.policy.capabilities, capability), handled=handled, pid=handle.pid,
+            task=handle.line[0].id, at=time.time(), more=more,
+        )  # fmt: skip
+        return Told(refusal, self._config.on_refusal)
 
     def forget_requests(self, handle: WorkerHandle) -> None:
         """The task at the head is answered: what it asked for on the way is over. Raises RemoteProtocolError."""

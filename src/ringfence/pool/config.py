@@ -10,6 +10,7 @@ from ringfence.pool.sources import SourceFiles
 from ringfence.pool.task import Output
 from ringfence.sandbox.plan import Plan
 from ringfence.sandbox.policy import Policy
+from ringfence.sandbox.refusal import Refusal
 
 __all__ = ["PoolConfig"]
 
@@ -38,3 +39,4 @@ class PoolConfig:
     # Whose lines may be shown in tracebacks.
     sources: SourceFiles
     on_output: Callable[[Output], Any] | None
+    on_refusal: Callable[[Refusal], Any] | None = None

@@ -367,6 +367,8 @@ class Crew:
                 self._answers.send_arguments(handle)
             elif tag == m.NEED_LEASE:
                 self._answers.send_lease(handle, message[2])
+            elif tag == m.REFUSED:
+                self._answers.take_refusals(handle, message, done)
             else:
                 self._answers.take(handle, message, done)
                 return 1

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ringfence.pool.future import PoolFuture
 from ringfence.pool.task import Output
+from ringfence.sandbox.refusal import Refusal
 
 if TYPE_CHECKING:
     from ringfence.pool.handle import WorkerHandle
 
-__all__ = ["Delivery", "Printed", "deliver", "fresh_output"]
+__all__ = ["Delivery", "Printed", "Told", "deliver", "fresh_output"]
 
 _log = logging.getLogger("ringfence.pool")
 
@@ -70,6 +71,25 @@ class Printed:
             self._on_output(self._name, self._data)
         except Exception:  # noqa: BLE001  # the caller's function: anything may come
             _log.exception("on_output raised")
+
+
+class Told(Printed):
+    """A refusal, on its way to the log and to whoever asked for them."""
+
+    __slots__ = ("_on_refusal", "_refusal")
+
+    def __init__(self, refusal: Refusal, on_refusal: Callable[[Refusal], Any] | None) -> None:
+        self._refusal = refusal
+        self._on_refusal = on_refusal
+
+    def run(self) -> None:
+        """Tell of it; what that raises is logged, never raised here."""
+        self._refusal.log()
+        if self._on_refusal is not None:
+            try:
+                self._on_refusal(self._refusal)
+            except Exception:  # noqa: BLE001  # the caller's function: anything may come
+                _log.exception("on_refusal raised")
 
 
 def fresh_output(handle: "WorkerHandle") -> list["Delivery | Printed"]:

@@ -34,6 +34,7 @@ from ringfence.sandbox.limits import Limits, parse_duration, parse_size
 from ringfence.sandbox.plan import make_plan
 from ringfence.sandbox.policy import Policy
 from ringfence.sandbox.profiles import Profile
+from ringfence.sandbox.refusal import Refusal
 from ringfence.sandbox.report import Report
 from ringfence.sandbox.requirement import RequirementLike
 from ringfence.sandbox.runtime_paths import runtime_paths
@@ -227,6 +228,9 @@ class Pool(_Tasks):
         queue_size: tasks that may wait; `submit` blocks while the queue is full. By default there is no bound.
         stdout: "capture" keeps what tasks print for `future.output`; "inherit" lets it through to ours.
         on_output: called with each task's Output, in the supervisor's thread.
+        on_refusal: called with a `Refusal` for each thing that the sandbox refused a task, also where the task handled
+            it; in the supervisor's thread. Workers then judge every file, socket and program that Python announces,
+            some 10 µs each; they report at most 64 of one task.
         pickle_results: let workers pickle results that are not plain data. Only for the trusted profile: whoever
             controls a worker then controls this process.
         max_message: bytes in one message from a worker, before anything of it is kept.
@@ -257,6 +261,7 @@ class Pool(_Tasks):
         queue_size: int | None = None,
         stdout: Literal["capture", "inherit"] = "capture",
         on_output: Callable[[Output], Any] | None = None,
+        on_refusal: Callable[[Refusal], Any] | None = None,
         pickle_results: bool = False,
         max_message: int | str = MAX_FRAME,
         max_buffer: int | str = "256MiB",
@@ -305,6 +310,7 @@ class Pool(_Tasks):
                 preload=tuple(preload),
                 sources=self._serialiser.sources,
                 on_output=on_output,
+                on_refusal=on_refusal,
             )
 
         # Its interpreter starts while we find out what it is to be told.

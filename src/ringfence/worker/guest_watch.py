@@ -5,7 +5,6 @@ reported even if the plugin swallows the error. Only a look-up of a C function f
 is refused here, so that there is an error which says so.
 """
 
-import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from ringfence.sandbox.operations import KEPT
 from ringfence.worker.guest_limits import Limits, reach
 from ringfence.worker.guest_state import CURRENT, Active, Call
 from ringfence.worker.guest_symbols import OPERATION, ends_the_worker, judge_symbol
+from ringfence.worker.harmless import Libraries, is_harmless
 
 __all__ = ["Watch"]
 
@@ -67,8 +67,7 @@ class Watch:
         self._active: Active | None = None
         # What no call does: the module while it is loaded, threads of the plugin's own.
         self._background = Call(0, "", 0)
-        folders = {sys.prefix, sys.base_prefix, os.path.dirname(os.__file__)} - {"/", "/usr"}
-        self._libraries = tuple(folder + os.sep for folder in folders)
+        self._libraries = Libraries()
 
     def install(self, active: Active) -> None:
         """Begin to listen, and to report to `active`; Python offers no way to take an audit hook away again."""
@@ -115,7 +114,7 @@ class Watch:
 
     def hear(self, name: str, args: tuple[Any, ...]) -> None:
         """Count and judge an operation. Raises LimitReached when it was one too many."""
-        if name == "open" and self._is_library(args):
+        if name == "open" and self._libraries.holds(args):
             return
         if name in _FILE_EVENTS:
             self._count("fs_ops", self._limits.fs_ops, args)
@@ -123,7 +122,7 @@ class Watch:
             self._count("net_ops", self._limits.net_ops, args)
         try:
             denied = self._refusals.judge(Event(name, args))
-            if denied is not None and not _is_harmless(name, args):
+            if denied is not None and not is_harmless(name, args, __file__):
                 self.report(denied)
         except Exception:  # noqa: BLE001  # an error here would become the plugin's; ChannelClosed, RecursionError
             pass
@@ -149,16 +148,6 @@ class Watch:
         if measured > limit:
             raise reach(call, kind, limit, measured)
 
-    def _is_library(self, args: tuple[Any, ...]) -> bool:
-        """Whether this reads a file of the interpreter's: imports do so by the hundred."""
-        path, mode, flags = args
-        return (
-            type(path) is str
-            and path.startswith(self._libraries)
-            and ".." not in path
-            and (mode in ("r", "rb") or (mode is None and flags & os.O_ACCMODE == os.O_RDONLY))
-        )
-
 
 def _on_event(name: str, args: tuple[Any, ...]) -> None:
     part = KEPT.get(name)
@@ -173,19 +162,3 @@ def _on_event(name: str, args: tuple[Any, ...]) -> None:
             watch.hear(name, args[part])
     finally:
         _thread.paused = False
-
-
-def _is_harmless(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether an operation is allowed to everybody, which its arguments do not show to the grants."""
-    if name == "os.kill":
-        return bool(args[0] == os.getpid())
-    if name == "socket.__new__":
-        # Wrapping a descriptor that is there, as socketpair() does, announces itself like a new socket.
-        frame = sys._getframe()
-        while frame is not None and frame.f_code.co_filename in _OWN_FILES:
-            frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
-        return frame is not None and frame.f_locals.get("fileno") is not None
-    return False
-
-
-_OWN_FILES: Final = frozenset((__file__,))

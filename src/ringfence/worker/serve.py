@@ -21,9 +21,11 @@ from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, NotSerializable
 from ringfence.ipc.large import lay_out
 from ringfence.sandbox.denials import Refusals
+from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.worker import failure
 from ringfence.worker.modules import ShippedModules
 from ringfence.worker.output import Streams
+from ringfence.worker.overheard import Overheard
 
 __all__ = ["Worker"]
 
@@ -59,6 +61,8 @@ class Worker:
         self._waiting: deque[_TaskMessage] = deque()
         self._pickle_results = False
         self._refusals: Refusals | None = None  # a trusted worker is refused nothing by us
+        self._overheard: Overheard | None = None  # where the host asked what tasks were refused
+        self._uncaught: CapabilityDenied | None = None
 
     def serve(self) -> None:
         """Run tasks until STOP arrives or the supervisor is gone (ChannelClosed)."""
@@ -83,6 +87,9 @@ class Worker:
         if not settings["trusted"]:
             self._refusals = Refusals(settings["capabilities"], private_root=settings["private_root"])
             self._refusals.install()
+            if settings["refusals"]:
+                self._overheard = Overheard(self._refusals)
+                self._overheard.install()
         if settings["call_depth"] is not None:
             sys.setrecursionlimit(settings["call_depth"])
         for name, source, filename, is_package in settings["modules"]:
@@ -107,7 +114,11 @@ class Worker:
                     raise ChannelClosed("the supervisor is gone")
             except BlockingIOError:
                 return  # taken back, and so is everything behind it
-            self._channel.send(self._answer(task, function, payload, flags))
+            answer = self._answer(task, function, payload, flags)
+            if self._overheard is not None and (told := self._overheard.take(self._uncaught)):
+                self._send([m.REFUSED, task, *told])
+            self._uncaught = None
+            self._channel.send(answer)
 
     def _answer(self, task: int, function: int, payload: Any, flags: int) -> bytes:
         """Run one task and return the frame that answers it."""
@@ -179,6 +190,7 @@ class Worker:
             kind, error = "unreadable", error.__cause__ or error
             skip = None
         elif self._refusals is not None and (denied := self._refusals.explain(error)) is not None:
+            self._uncaught = denied
             kind, error, denied.__cause__ = "denied", denied.with_traceback(error.__traceback__), error
         else:
             kind = "memory" if isinstance(error, MemoryError) else kind
