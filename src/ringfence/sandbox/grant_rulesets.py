@@ -5,13 +5,12 @@ Which set opens with which capability is in `sandbox.opens`.
 
 from typing import Final
 
-from ringfence.sandbox.bpf import Condition, errno_action
-from ringfence.sandbox.rulesets import SEND_FLAGS, Bundle, Rule, bits, ints
+from ringfence.sandbox.bpf import errno_action
+from ringfence.sandbox.rulesets import SEND_FLAGS, Bundle, Rule, bits, flags, ints, one_of
 
 __all__ = ["BUNDLES"]
 
 _EOPNOTSUPP: Final = 95
-_LOW: Final = 0xFFFFFFFF
 _ALL: Final = 0xFFFFFFFFFFFFFFFF
 
 _AF_INET: Final = (2, 10)
@@ -25,44 +24,43 @@ _SIGCHLD: Final = 17
 # PARENT_SETTID, CHILD_CLEARTID, CHILD_SETTID
 _FORK_EXTRAS: Final = 0x100000 | 0x200000 | 0x1000000
 _VFORK: Final = 0x100 | 0x4000 | _SIGCHLD
-# ARCH_SET_FS, ARCH_GET_FS, ARCH_CET_STATUS, ARCH_SHSTK_STATUS: what a C library does at its start.
-_ARCH_PRCTLS: Final = (0x1002, 0x1003, 0x3001, 0x5005)
+# What a C library does at its start.
+_ARCH_PRCTLS: Final = {
+    "ARCH_SET_FS": 0x1002, "ARCH_GET_FS": 0x1003, "ARCH_CET_STATUS": 0x3001, "ARCH_SHSTK_STATUS": 0x5005,
+}  # fmt: skip
 
 _FICLONE: Final = 0x40049409
-_FCNTL_LOCKS: Final = (5, 6, 7)  # F_GETLK, F_SETLK, F_SETLKW
-_RENAME_FLAGS: Final = 3  # RENAME_NOREPLACE, RENAME_EXCHANGE
+_LOCKS: Final = {"F_GETLK": 5, "F_SETLK": 6, "F_SETLKW": 7}
+# Not RENAME_WHITEOUT, which leaves a device behind.
+_RENAME_FLAGS: Final = {"RENAME_NOREPLACE": 1, "RENAME_EXCHANGE": 2}
 _MAP_HUGETLB: Final = 0x40000
 
-_SET_OPTIONS: Final = {
-    # SO_REUSEADDR, ERROR, BROADCAST, SNDBUF, RCVBUF, KEEPALIVE, LINGER, REUSEPORT, RCVTIMEO, SNDTIMEO
-    1: (2, 4, 6, 7, 8, 9, 13, 15, 20, 21, 66, 67),
-    # TCP_NODELAY, MAXSEG, CORK, KEEPIDLE, KEEPINTVL, KEEPCNT, QUICKACK, USER_TIMEOUT. Not FASTOPEN_CONNECT
-    # and ULP: Landlock's port rules do not see the first, the second loads kernel modules.
-    6: (1, 2, 3, 4, 5, 6, 12, 18),
-    0: (1, 2, 11),  # IP_TOS, IP_TTL, IP_RECVERR
-    41: (16, 25, 26, 67),  # IPV6_UNICAST_HOPS, RECVERR, V6ONLY, TCLASS
-}
-# TCP_INFO besides, which clients ask to learn whether a connection that was kept is still alive. Those of the
-# socket itself are in the base.
-_GET_OPTIONS: Final = {6: (*_SET_OPTIONS[6], 11), 0: _SET_OPTIONS[0], 41: _SET_OPTIONS[41]}
+# Not SO_ATTACH_FILTER and its like (programs for the kernel), SO_MARK, SO_BINDTODEVICE.
+_SOCKET_OPTIONS: Final = {
+    "SO_REUSEADDR": 2, "SO_ERROR": 4, "SO_BROADCAST": 6, "SO_SNDBUF": 7, "SO_RCVBUF": 8, "SO_KEEPALIVE": 9,
+    "SO_LINGER": 13, "SO_REUSEPORT": 15, "SO_RCVTIMEO": 20, "SO_SNDTIMEO": 21, "SO_RCVTIMEO_NEW": 66,
+    "SO_SNDTIMEO_NEW": 67,
+}  # fmt: skip
+# Not TCP_FASTOPEN_CONNECT and TCP_ULP: Landlock's port rules do not see the first, the second loads kernel modules.
+_TCP_OPTIONS: Final = {
+    "TCP_NODELAY": 1, "TCP_MAXSEG": 2, "TCP_CORK": 3, "TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 6,
+    "TCP_QUICKACK": 12, "TCP_USER_TIMEOUT": 18,
+}  # fmt: skip
+_IP_OPTIONS: Final = {"IP_TOS": 1, "IP_TTL": 2, "IP_RECVERR": 11}
+_IPV6_OPTIONS: Final = {"IPV6_UNICAST_HOPS": 16, "IPV6_RECVERR": 25, "IPV6_V6ONLY": 26, "IPV6_TCLASS": 67}
 
 
-def _options(call: str, table: dict[int, tuple[int, ...]]) -> tuple[Rule, ...]:
-    words = {1: "of the socket", 6: "of TCP", 0: "of IPv4", 41: "of IPv6"}
-    return tuple(Rule(call, (ints(1, level), ints(2, *names)), words=words[level]) for level, names in table.items())
+def _option(call: str, level: str, options: dict[str, int]) -> Rule:
+    number = {"SOL_SOCKET": 1, "IPPROTO_TCP": 6, "IPPROTO_IP": 0, "IPPROTO_IPV6": 41}[level]
+    return Rule(call, (ints(1, number), one_of(2, options)), words=f"{level}: {', '.join(options)}")
 
 
 def _socket(kind: int, protocols: tuple[int, ...], words: str) -> Rule:
     return Rule("socket", (ints(0, *_AF_INET), bits(1, _SOCK_TYPE, kind), ints(2, *protocols)), words=words)
 
 
-def _sends(calls: str, flags: int, *conditions: Condition, words: str = "MSG_DONTWAIT, NOSIGNAL, MORE, EOR") -> Rule:
-    return Rule(calls, (*conditions, bits(flags, _LOW & ~SEND_FLAGS, 0)), words=words)
-
-
 _TCP_SOCKET: Final = _socket(_STREAM, _TCP, "AF_INET or AF_INET6, SOCK_STREAM, protocol 0 or TCP")
-_SENDMSG: Final = _sends("sendmsg", 2)
-_OPTIONS: Final = (*_options("setsockopt", _SET_OPTIONS), *_options("getsockopt", _GET_OPTIONS))
+_SENDS: Final = ", ".join(SEND_FLAGS)
 
 BUNDLES: Final = {
     bundle.name: bundle
@@ -70,7 +68,7 @@ BUNDLES: Final = {
         Bundle(
             "locks",
             "Locks on open files, as sqlite takes them; not in the base, for the library's files are shared.",
-            (Rule("flock"), Rule("fcntl", (ints(1, *_FCNTL_LOCKS),), words="F_GETLK, F_SETLK, F_SETLKW")),
+            (Rule("flock"), Rule("fcntl", (one_of(1, _LOCKS),), words=", ".join(_LOCKS))),
         ),
         Bundle(
             "attributes",
@@ -83,10 +81,9 @@ BUNDLES: Final = {
             (
                 Rule("open openat creat mkdir mkdirat rename renameat ftruncate truncate fsync fdatasync"),
                 Rule("fallocate msync sync_file_range copy_file_range sendfile"),
-                # RENAME_WHITEOUT leaves a device behind.
-                Rule("renameat2", (bits(4, _LOW & ~_RENAME_FLAGS, 0),), words="RENAME_NOREPLACE, RENAME_EXCHANGE"),
+                Rule("renameat2", (flags(4, _RENAME_FLAGS),), words=", ".join(_RENAME_FLAGS)),
                 # Python 3.14's pathlib copies by cloning first and falls back on this errno only.
-                Rule("ioctl", (ints(1, _FICLONE),), errno_action(_EOPNOTSUPP), words="FICLONE, for pathlib of 3.14"),
+                Rule("ioctl", (ints(1, _FICLONE),), errno_action(_EOPNOTSUPP), words="FICLONE"),
             ),
         ),
         Bundle(
@@ -111,19 +108,24 @@ BUNDLES: Final = {
         ),
         Bundle("fs:delete", "Removing names.", (Rule("unlink unlinkat rmdir"),)),
         Bundle(
+            "internet sockets",
+            "Talking over internet sockets, whoever made them.",
+            (
+                Rule("sendmsg", (flags(2, SEND_FLAGS),), words=_SENDS),
+                _option("setsockopt", "SOL_SOCKET", _SOCKET_OPTIONS),
+                _option("setsockopt", "IPPROTO_TCP", _TCP_OPTIONS),
+                _option("setsockopt", "IPPROTO_IP", _IP_OPTIONS),
+                _option("setsockopt", "IPPROTO_IPV6", _IPV6_OPTIONS),
+                # Clients ask whether a connection that was kept is still alive. SOL_SOCKET is in the base.
+                _option("getsockopt", "IPPROTO_TCP", {**_TCP_OPTIONS, "TCP_INFO": 11}),
+                _option("getsockopt", "IPPROTO_IP", _IP_OPTIONS),
+                _option("getsockopt", "IPPROTO_IPV6", _IPV6_OPTIONS),
+            ),
+        ),
+        Bundle(
             "net:request",
             "TCP out. Protocol and type are compared whole: MPTCP and SCTP escape Landlock's port rules.",
-            (_TCP_SOCKET, Rule("connect"), _SENDMSG, *_OPTIONS),
-        ),
-        Bundle(
-            "net:broker",
-            "Talking over sockets that the supervisor made and connected. None can be made or led elsewhere here.",
-            (_SENDMSG, *_OPTIONS),
-        ),
-        Bundle(
-            "net:broker listen",
-            "Taking connections on a socket that the supervisor bound.",
-            (Rule("listen accept accept4"),),
+            (_TCP_SOCKET, Rule("connect")),
         ),
         Bundle(
             "net:dns",
@@ -131,15 +133,15 @@ BUNDLES: Final = {
             (
                 _socket(_DGRAM, _UDP, "AF_INET or AF_INET6, SOCK_DGRAM, protocol 0 or UDP"),
                 Rule("connect recvmmsg"),
-                _sends("sendto sendmmsg", 3),
-                _SENDMSG,
-                *_OPTIONS,
+                Rule("sendto sendmmsg", (flags(3, SEND_FLAGS),), words=_SENDS),
             ),
         ),
+        Bundle("net:listen", "TCP in, for servers.", (_TCP_SOCKET, Rule("bind listen accept accept4"))),
         Bundle(
-            "net:listen",
-            "TCP in, for servers.",
-            (_TCP_SOCKET, Rule("bind listen accept accept4"), _SENDMSG, *_OPTIONS),
+            "net:broker listen",
+            "Taking connections on a socket that the supervisor bound and listens on. With listen, one that was never "
+            "connected would take any free port.",
+            (Rule("accept accept4"),),
         ),
         Bundle(
             "process:exec",
@@ -147,7 +149,7 @@ BUNDLES: Final = {
             (
                 Rule("clone", (bits(0, _ALL & ~_FORK_EXTRAS, _SIGCHLD, _VFORK),), words="fork and vfork"),
                 Rule("fork vfork execve wait4 waitid setsid setpgid"),
-                Rule("arch_prctl", (ints(0, *_ARCH_PRCTLS),), words="the thread's segment, shadow stack asked about"),
+                Rule("arch_prctl", (one_of(0, _ARCH_PRCTLS),), words=", ".join(_ARCH_PRCTLS)),
                 Rule("getxattr lgetxattr listxattr llistxattr"),
             ),
         ),

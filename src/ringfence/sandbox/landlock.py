@@ -16,6 +16,7 @@ __all__ = [
     "LandlockPlan",
     "PathGrant",
     "build_ruleset",
+    "names_of",
     "open_place",
     "plan_landlock",
     "weaknesses",
@@ -84,6 +85,20 @@ _FILE_RIGHTS: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_D
 
 BIND_TCP: Final = 1
 CONNECT_TCP: Final = 2
+
+# As the kernel's header has them, without LANDLOCK_ACCESS_FS_.
+_NAMES: Final = {
+    _EXECUTE: "EXECUTE",
+    _WRITE_FILE: "WRITE_FILE",
+    _READ_FILE: "READ_FILE",
+    _READ_DIR: "READ_DIR",
+    _REMOVE_DIR: "REMOVE_DIR",
+    _REMOVE_FILE: "REMOVE_FILE",
+    _MAKE_DIR: "MAKE_DIR",
+    _MAKE_REG: "MAKE_REG",
+    _REFER: "REFER",
+    _TRUNCATE: "TRUNCATE",
+}
 
 # ABI to the file rights it brought; every handled right is refused unless a rule gives it.
 _FS_BY_ABI: Final = {1: (1 << 13) - 1, 2: _REFER, 3: _TRUNCATE, 5: _IOCTL_DEV, 9: _RESOLVE_UNIX}
@@ -156,11 +171,21 @@ def build_ruleset(plan: LandlockPlan, grants: Iterable[PathGrant]) -> int:
 
 def rights(access: Access, handled: int, *, is_folder: bool) -> int:
     """Return the kernel's bits for our words: those the rule-set handles and the kind of file can have."""
+    return _wanted(access) & handled & (-1 if is_folder else _FILE_RIGHTS)
+
+
+def names_of(access: Access) -> tuple[str, ...]:
+    """Return the kernel's names of the rights that our words stand for on a folder, on a kernel that has them all."""
+    wanted = _wanted(access)
+    return tuple(name for bit, name in _NAMES.items() if wanted & bit)
+
+
+def _wanted(access: Access) -> int:
     wanted = 0
     for word, bits in _RIGHTS.items():
         if word in access:
             wanted |= bits
-    return wanted & handled & (-1 if is_folder else _FILE_RIGHTS)
+    return wanted
 
 
 def open_place(path: str) -> int:

@@ -79,8 +79,8 @@ OPENS: Final[Mapping[Capability, Opens]] = {
         "Reading takes what the base has, and a rule for the place; locks and attributes are for sqlite and shutil.",
         (Use("locks", when=(Fact.SCOPED,)), Use("attributes")),
         _LOOK,
-        beyond="Without a scope there is nothing more to read than before. A lock is seen by every worker that holds "
-        "a path or fs:write: the library's files are shared, and locks on them can carry a message.",
+        beyond="No lock is private: workers that hold a path or fs:write see each other's on the library's files, "
+        "which they share, and so could pass a message.",
     ),
     Capability.FS_WRITE: Opens(
         "Creating and changing files; where is for Landlock and the mounts to say.",
@@ -100,42 +100,43 @@ OPENS: Final[Mapping[Capability, Opens]] = {
         "Removing names; a move takes it where the file was.",
         (Use("fs:delete"),),
         Access.DELETE,
-        beyond="Creating or changing anything.",
+        beyond="No creating, no changing.",
     ),
     Capability.FS_METADATA: Opens(
         "Modes, owners and times have no path rule in any Landlock: only a private root keeps them inside.",
         (Use("metadata", when=(Fact.WRITES, Fact.PRIVATE_ROOT)),),
-        beyond="Without a private root, changes are answered with success and not done. Making fifos and devices.",
+        beyond="No fifos, no devices. Without a private root, changes are answered with success and not done.",
     ),
     Capability.FS_EXECUTE: Opens(
         "Deprecated: an old name for removing files and listing folders.",
         (Use("fs:delete"),),
         Access.LIST,
-        beyond="Running anything: that is process:exec.",
+        beyond="No running of anything: that is process:exec.",
     ),
     Capability.NET_REQUEST: Opens(
         "TCP out, to addresses of either family; the protocol is compared whole, ports are Landlock's.",
-        (Use("net:request", unless=(Fact.BROKERED,)), Use("net:broker", when=(Fact.BROKERED,))),
+        (Use("internet sockets"), Use("net:request", unless=(Fact.BROKERED,))),
         ports=CONNECT_TCP,
         paths=_NAMES,
-        beyond="UDP and looking up names (net:dns), listening (net:listen), Unix and raw sockets, MPTCP, Fast Open.",
+        beyond="No UDP, no looking up of names (net:dns), no listening (net:listen), no Unix or raw sockets, no MPTCP, "
+        "no Fast Open.",
     ),
     Capability.NET_LISTEN: Opens(
         "TCP in, for servers; ports are Landlock's.",
         (
+            Use("internet sockets"),
             Use("net:listen", unless=(Fact.BROKERED,)),
-            Use("net:broker", when=(Fact.BROKERED,)),
             Use("net:broker listen", when=(Fact.BROKERED,)),
         ),
         ports=BIND_TCP,
         paths=_NAMES,
-        beyond="Connecting (net:request). Listening without a bind takes a free port that no port rule sees.",
+        beyond="No connecting (net:request). Listening without a bind takes a free port that no port rule sees.",
     ),
     Capability.NET_DNS: Opens(
         "UDP, to ask name servers.",
-        (Use("net:dns"),),
+        (Use("internet sockets"), Use("net:dns", unless=(Fact.BROKERED,))),
         paths=_NAMES,
-        beyond="TCP. It limits nobody to names: UDP carries anything to any address.",
+        beyond="No TCP. Without a scope it limits nobody to names: UDP carries anything to any address.",
     ),
     Capability.PROCESS_EXEC: Opens(
         "Starting programs and waiting for them; they live under this same filter and these same paths.",
@@ -153,14 +154,17 @@ OPENS: Final[Mapping[Capability, Opens]] = {
             Brings("programs", _LOOK | Access.EXECUTE, (Fact.UNSCOPED,)),
             Brings("read", _LOOK | Access.EXECUTE, (Fact.UNSCOPED,)),
         ),
-        beyond="A way out: a program has what the worker has. A path limits which file is started, not what it runs.",
+        beyond="No way out: a program has what the worker has. A path limits which file is started, not what it runs.",
     ),
     Capability.ENV_READ: Opens(
         "The environment is made when the worker starts; reading it takes no system call.",
-        beyond="Variables that steer the dynamic loader are never passed.",
+        beyond="No variables that steer the dynamic loader.",
     ),
     Capability.ENV_WRITE: Opens(f"{_NOTHING}: a process owns its copy of the environment."),
-    Capability.TIME_READ: Opens(f"{_NOTHING}: clocks are read without it.", beyond="Setting a clock ends the process."),
+    Capability.TIME_READ: Opens(
+        f"{_NOTHING}: clocks are read without it.",
+        beyond="No setting of clocks: that ends the process.",
+    ),
     Capability.RANDOM: Opens(f"{_NOTHING}: the processor gives random numbers, and the base has getrandom."),
     Capability.STDIN_READ: Opens("Descriptor 0 leads to the caller's input, or nowhere; reading it is in the base."),
     Capability.STDOUT_WRITE: Opens("Descriptor 1 is a pipe whose end is bounded; writing to it is in the base."),
@@ -175,7 +179,7 @@ OPENS: Final[Mapping[Capability, Opens]] = {
     Capability.NATIVE_JIT: Opens(
         "Compilers in the process write machine code, then run it.",
         (Use("native:jit"),),
-        beyond="Starting programs. What it gives up is a hardening: readable shared objects can be loaded anyway.",
+        beyond="No programs. What it gives up is a hardening: readable shared objects can be loaded anyway.",
     ),
 }
 

@@ -6,33 +6,38 @@ and nothing in it reaches another process, the network or a writable path. What 
 `sandbox.grant_rulesets`; ``docs/reference/system-calls.md`` is written from both.
 """
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from ringfence.sandbox.bpf import ALLOW, KILL_PROCESS, OWN_PID, Condition, errno_action
 
-__all__ = ["BASE", "SEND_FLAGS", "Bundle", "Rule", "bits", "ints"]
+__all__ = ["BASE", "SEND_FLAGS", "Bundle", "Rule", "bits", "flags", "ints", "one_of"]
 
 _ENOSYS: Final = 38
 _LOW: Final = 0xFFFFFFFF
 _ALL: Final = 0xFFFFFFFFFFFFFFFF
 
-# All constants have the same value on x86-64 and aarch64.
+# All constants have the same value on x86-64 and aarch64. Tables of names are what the page shows to auditors.
+
 _AF_UNIX: Final = 1
 _SOCK_TYPE: Final = 0xF
 _STREAM: Final = 1
 _SOL_SOCKET: Final = 1
-# MSG_DONTWAIT, EOR, NOSIGNAL, MORE. Not FASTOPEN, which connects where Landlock's port rules do not look, and not
-# OOB: on Unix sockets it is nobody's habit, and a use after free was found there (CVE-2025-38236).
-SEND_FLAGS: Final = 0x40 | 0x80 | 0x4000 | 0x8000
-# SO_REUSEADDR, TYPE, ERROR, BROADCAST, SNDBUF, RCVBUF, KEEPALIVE, LINGER, REUSEPORT, RCVLOWAT, RCVTIMEO, SNDTIMEO,
-# ACCEPTCONN, PROTOCOL, DOMAIN, and the time-outs with 64 bits. Not PEERCRED and PEERPIDFD: the peer is the host.
-_SOCKET_FACTS: Final = (2, 3, 4, 6, 7, 8, 9, 13, 15, 18, 20, 21, 30, 38, 39, 66, 67)
+# Not MSG_FASTOPEN, which connects where Landlock's port rules do not look, and not MSG_OOB: on Unix sockets it is
+# nobody's habit, and a use after free was found there (CVE-2025-38236).
+SEND_FLAGS: Final = {"MSG_DONTWAIT": 0x40, "MSG_EOR": 0x80, "MSG_NOSIGNAL": 0x4000, "MSG_MORE": 0x8000}
+# Not SO_PEERCRED and SO_PEERPIDFD: the peer may be the supervisor. Those of time have a second number, with 64 bits.
+_SOCKET_FACTS: Final = {
+    "SO_REUSEADDR": 2, "SO_TYPE": 3, "SO_ERROR": 4, "SO_BROADCAST": 6, "SO_SNDBUF": 7, "SO_RCVBUF": 8,
+    "SO_KEEPALIVE": 9, "SO_LINGER": 13, "SO_REUSEPORT": 15, "SO_RCVLOWAT": 18, "SO_RCVTIMEO": 20, "SO_SNDTIMEO": 21,
+    "SO_ACCEPTCONN": 30, "SO_PROTOCOL": 38, "SO_DOMAIN": 39, "SO_RCVTIMEO_NEW": 66, "SO_SNDTIMEO_NEW": 67,
+}  # fmt: skip
 
 # O_ACCMODE | O_CREAT | O_TRUNC | __O_TMPFILE | O_PATH. O_DIRECTORY shares bits with O_TMPFILE, hence the bit
 # of __O_TMPFILE alone.
 _OPEN_CHANGES: Final = 0x600243
-_O_NONBLOCK: Final = 0x800
-_O_CLOEXEC: Final = 0x80000
+_READS: Final = "for reading; no O_CREAT, O_TRUNC, O_TMPFILE, O_PATH"
+_PIPE_FLAGS: Final = {"O_NONBLOCK": 0x800, "O_CLOEXEC": 0x80000}
 _O_ASYNC: Final = 0x2000
 _RWF_NOWAIT: Final = 8
 
@@ -40,27 +45,37 @@ _PROT_WRITE: Final = 2
 _PROT_EXEC: Final = 4
 _MAP_ANONYMOUS: Final = 0x20
 _MAP_HUGETLB: Final = 0x40000
-# MADV_NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, DONTFORK, DOFORK, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP,
-# WIPEONFORK, KEEPONFORK, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, COLLAPSE, GUARD_INSTALL, GUARD_REMOVE.
-# Not MERGEABLE (pages shared with other processes tell of them by their timing), HWPOISON and SOFT_OFFLINE (they take
-# memory from the host) and REMOVE (it punches holes into what is shared).
-_ADVICE: Final = (0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 25, 102, 103)
+# Not MADV_MERGEABLE (pages shared with other processes tell of them by their timing), MADV_HWPOISON and
+# MADV_SOFT_OFFLINE (they take memory from the host) and MADV_REMOVE (it punches holes into what is shared).
+_ADVICE: Final = {
+    "MADV_NORMAL": 0, "MADV_RANDOM": 1, "MADV_SEQUENTIAL": 2, "MADV_WILLNEED": 3, "MADV_DONTNEED": 4, "MADV_FREE": 8,
+    "MADV_DONTFORK": 10, "MADV_DOFORK": 11, "MADV_HUGEPAGE": 14, "MADV_NOHUGEPAGE": 15, "MADV_DONTDUMP": 16,
+    "MADV_DODUMP": 17, "MADV_WIPEONFORK": 18, "MADV_KEEPONFORK": 19, "MADV_COLD": 20, "MADV_PAGEOUT": 21,
+    "MADV_POPULATE_READ": 22, "MADV_POPULATE_WRITE": 23, "MADV_COLLAPSE": 25, "MADV_GUARD_INSTALL": 102,
+    "MADV_GUARD_REMOVE": 103,
+}  # fmt: skip
 
 # CLONE_VM | FS | FILES | SIGHAND | THREAD, all of them: a test for CLONE_THREAD alone lets CLONE_NEWNET in.
 _THREAD: Final = 0x10F00
 # SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID, DETACHED, CHILD_SETTID may come with it (glibc: 0x3d0f00).
 _THREAD_EXTRAS: Final = 0x40000 | 0x80000 | 0x100000 | 0x200000 | 0x400000 | 0x1000000
 
-# TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, TCGETS2 (what isatty() asks from glibc 2.42 on).
-_TERMINAL_IOCTLS: Final = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A)
-# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_GET_SEALS (asked of a memfd with arguments
-# before it is mapped). Not F_SETOWN and F_SETSIG (the kernel would send signals for us), not F_SETPIPE_SZ (a MiB
-# of kernel memory per pipe).
-_FCNTLS: Final = (0, 1, 2, 3, 1030, 1032, 1034)
+# TCGETS2 is what isatty() asks from glibc 2.42 on.
+_IOCTLS: Final = {
+    "TCGETS": 0x5401, "TIOCGWINSZ": 0x5413, "FIONREAD": 0x541B, "FIONBIO": 0x5421, "FIONCLEX": 0x5450,
+    "FIOCLEX": 0x5451, "TCGETS2": 0x802C542A,
+}  # fmt: skip
+# F_GET_SEALS is asked of a memfd with arguments before it is mapped. Not F_SETOWN and F_SETSIG (the kernel would send
+# signals for us), not F_SETPIPE_SZ (a MiB of kernel memory per pipe).
+_FCNTLS: Final = {
+    "F_DUPFD": 0, "F_GETFD": 1, "F_SETFD": 2, "F_GETFL": 3, "F_DUPFD_CLOEXEC": 1030, "F_GETPIPE_SZ": 1032,
+    "F_GET_SEALS": 1034,
+}  # fmt: skip
 _F_SETFL: Final = 4
-# PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_GET_SECCOMP, PR_CAPBSET_READ, PR_GET_TIMERSLACK,
-# PR_GET_NO_NEW_PRIVS, PR_SET_VMA
-_PRCTLS: Final = (3, 15, 16, 21, 23, 30, 39, 0x53564D41)
+_PRCTLS: Final = {
+    "PR_GET_DUMPABLE": 3, "PR_SET_NAME": 15, "PR_GET_NAME": 16, "PR_GET_SECCOMP": 21, "PR_CAPBSET_READ": 23,
+    "PR_GET_TIMERSLACK": 30, "PR_GET_NO_NEW_PRIVS": 39, "PR_SET_VMA": 0x53564D41,
+}  # fmt: skip
 
 
 class Rule(NamedTuple):
@@ -93,13 +108,23 @@ def bits(arg: int, mask: int, *values: int) -> Condition:
     return Condition(arg, values, mask)
 
 
+def one_of(arg: int, names: Mapping[str, int]) -> Condition:
+    """Return a condition on an int: it is one of those named."""
+    return Condition(arg, tuple(names.values()))
+
+
+def flags(arg: int, names: Mapping[str, int]) -> Condition:
+    """Return a condition on the flags in an int: no bit but those named."""
+    return Condition(arg, (0,), _LOW & ~sum(names.values()))
+
+
 BASE: Final = (
     Bundle(
         "memory",
         "The interpreter's own heap and its shared objects; never memory that is written, then run.",
         (
             Rule("brk munmap mremap mbind get_mempolicy membarrier"),
-            Rule("madvise", (ints(2, *_ADVICE),), words="hints about its own pages"),
+            Rule("madvise", (one_of(2, _ADVICE),), words=", ".join(_ADVICE)),
             Rule(
                 "mmap",
                 (bits(2, _PROT_EXEC, 0), bits(3, _MAP_HUGETLB, 0)),
@@ -126,33 +151,33 @@ BASE: Final = (
             Rule("poll ppoll select pselect6 epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2"),
             Rule("eventfd2 pipe dup dup2 dup3 fadvise64"),
             # O_EXCL would make a pipe of the kernel's notifications.
-            Rule("pipe2", (bits(1, _LOW & ~(_O_CLOEXEC | _O_NONBLOCK), 0),), words="O_CLOEXEC, O_NONBLOCK"),
+            Rule("pipe2", (flags(1, _PIPE_FLAGS),), words=", ".join(_PIPE_FLAGS)),
             # On a socket that is already open, as the task channel is. Not sendmsg: it can pass descriptors.
             Rule("recvfrom recvmsg shutdown getsockname getpeername"),
             Rule(
                 "getsockopt",
-                (ints(1, _SOL_SOCKET), ints(2, *_SOCKET_FACTS)),
-                words="facts about the socket, none about its peer",
+                (ints(1, _SOL_SOCKET), one_of(2, _SOCKET_FACTS)),
+                words="SOL_SOCKET: " + ", ".join(_SOCKET_FACTS),
             ),
             # asyncio wakes its loop with send() over a stream pair. A datagram pair could reach any path.
             Rule("socketpair", (ints(0, _AF_UNIX), bits(1, _SOCK_TYPE, _STREAM)), words="AF_UNIX, SOCK_STREAM"),
             Rule(
                 "sendto",
-                (bits(4, _ALL, 0), bits(3, _LOW & ~SEND_FLAGS, 0)),
-                words="without an address; MSG_DONTWAIT, NOSIGNAL, MORE, EOR",
+                (bits(4, _ALL, 0), flags(3, SEND_FLAGS)),
+                words="without an address; " + ", ".join(SEND_FLAGS),
             ),
-            Rule("fcntl", (ints(1, *_FCNTLS),), words="copies and flags of descriptors, pipe size, seals"),
+            Rule("fcntl", (one_of(1, _FCNTLS),), words=", ".join(_FCNTLS)),
             # On a terminal O_ASYNC alone makes its foreground processes the ones that get SIGIO.
             Rule("fcntl", (ints(1, _F_SETFL), bits(2, _O_ASYNC, 0)), words="F_SETFL without O_ASYNC"),
-            Rule("ioctl", (ints(1, *_TERMINAL_IOCTLS),), words="terminal or not, its size, bytes ready, close on exec"),
+            Rule("ioctl", (one_of(1, _IOCTLS),), words=", ".join(_IOCTLS)),
         ),
     ),
     Bundle(
         "files",
         "Opening for reading and looking; where is Landlock's and the mount namespace's to say.",
         (
-            Rule("open", (bits(1, _OPEN_CHANGES, 0),), words="for reading; no O_CREAT, O_TRUNC, O_TMPFILE, O_PATH"),
-            Rule("openat", (bits(2, _OPEN_CHANGES, 0),), words="for reading; no O_CREAT, O_TRUNC, O_TMPFILE, O_PATH"),
+            Rule("open", (bits(1, _OPEN_CHANGES, 0),), words=_READS),
+            Rule("openat", (bits(2, _OPEN_CHANGES, 0),), words=_READS),
             Rule("getdents64 getcwd chdir fchdir access faccessat faccessat2 readlink readlinkat umask"),
             Rule("stat lstat fstat newfstatat statx statfs fstatfs"),
         ),
@@ -185,7 +210,7 @@ BASE: Final = (
             Rule("getpid getppid getuid geteuid getgid getegid getresuid getresgid getgroups"),
             Rule("getpgrp getpgid getsid"),
             Rule("prlimit64", (ints(0, 0), bits(2, _ALL, 0)), words="asking for its own limits"),
-            Rule("prctl", (ints(0, *_PRCTLS),), words="names of threads and of memory, and facts about itself"),
+            Rule("prctl", (one_of(0, _PRCTLS),), words=", ".join(_PRCTLS)),
         ),
     ),
     Bundle(

@@ -1,9 +1,16 @@
 """The rules: each set of grants compiles to a program that answers as the rules say, call by call."""
 
+import fcntl
 import itertools
+import mmap
+import os
+import re
+import socket
 import sys
+import termios
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import filter_model as model
 import filter_oracle as oracle
 
+from ringfence.sandbox import grant_rulesets, rulesets
 from ringfence.sandbox.bpf import (
     ALLOW,
     ARCHES,
@@ -196,6 +204,42 @@ def test_conditions_are_said_in_words() -> None:
     for bundle in (*BASE, *BUNDLES.values()):
         for rule in bundle.rules:
             assert bool(rule.words) == bool(rule.conditions), (bundle.name, rule.calls)
+
+
+# Where the kernel's headers define the names; those of asm-generic are aarch64's.
+_HEADERS = [
+    Path("/usr/include") / name
+    for name in (
+        "asm-generic/mman-common.h", "asm-generic/mman.h", "asm-generic/fcntl.h", "asm-generic/socket.h",
+        "asm-generic/ioctls.h", "linux/fcntl.h", "linux/fs.h", "linux/in.h", "linux/in6.h", "linux/prctl.h",
+        "x86_64-linux-gnu/asm/prctl.h",
+    )
+]  # fmt: skip
+_DEFINE = re.compile(r"^#\s*define\s+(\w+)\s+(0x[0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*|\(1 << [0-9]+\))\s*(?:/\*.*)?$", re.M)
+
+
+def _headers() -> dict[str, int]:
+    """Return what Python's modules and the kernel's headers say that names stand for."""
+    found = {name: value for module in (fcntl, mmap, os, socket, termios) for name, value in vars(module).items()}
+    for header in filter(Path.exists, _HEADERS):
+        for name, text in _DEFINE.findall(header.read_text()):
+            shift = re.fullmatch(r"\(1 << ([0-9]+)\)", text)
+            octal = text.startswith("0") and not text.startswith("0x")
+            found.setdefault(name, 1 << int(shift[1]) if shift else int(text, 8 if octal else 0))
+    return {name: int(value) for name, value in found.items() if isinstance(value, int)}
+
+
+@pytest.mark.parametrize("table", [rulesets, grant_rulesets], ids=["base", "grants"])
+def test_names_stand_for_the_numbers_of_the_headers(table: ModuleType) -> None:
+    """Each name in the tables is known to Python or the kernel's headers, with the number it has in the tables."""
+    tables = [value for name, value in vars(table).items() if isinstance(value, dict) and not name.startswith("__")]
+    names = {name: value for each in tables for name, value in each.items() if isinstance(value, int)}
+    known = _headers()
+    assert {name: known[name] for name in names if name in known} == {n: v for n, v in names.items() if n in known}
+    # Newer than the headers, or written with a macro. Headers that are not installed cannot be asked.
+    assert not all(map(Path.exists, _HEADERS)) or names.keys() - known.keys() <= {
+        "MADV_COLLAPSE", "MADV_GUARD_INSTALL", "MADV_GUARD_REMOVE", "TCGETS2", "ARCH_CET_STATUS", "ARCH_SHSTK_STATUS",
+    }  # fmt: skip
 
 
 def test_every_capability_has_a_record_and_every_set_a_use() -> None:
