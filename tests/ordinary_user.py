@@ -1,10 +1,10 @@
 """Programs run as an ordinary user, for tests that were started as root."""
 
 import fnmatch
-import os
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +23,7 @@ def open_to_everyone() -> Iterator[tuple[Path, Path, Path]]:
 
     This checkout may lie where only its owner may go.
     """
-    home = Path("/var/tmp") / f"ringfence-copy-{os.getpid()}"
-    home.mkdir()
+    home = Path(tempfile.mkdtemp(prefix="ringfence-copy-", dir="/var/tmp"))
     here = Path(__file__).parent
     skip = shutil.ignore_patterns("__pycache__")
     try:

@@ -2,7 +2,9 @@
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jail import Caller
@@ -229,3 +231,40 @@ def test_devices_are_the_harmless_ones(caller: Caller) -> None:
     """/dev/urandom reads; a disk does not open."""
     assert caller.run(lambda: len(os.read(os.open("/dev/urandom", os.O_RDONLY), 8))).value == 8
     assert caller.run(lambda: os.open("/dev/vda", os.O_RDONLY)).errno in REFUSED
+
+
+def test_no_file_that_runs_as_its_owner_is_made(caller: Caller, tree: Path) -> None:
+    """A set-user-ID file in a granted folder would lend others the rights of whoever started the worker."""
+
+    def attempt() -> tuple[str, list[int | None]]:
+        mode = honest()
+        tries = (
+            lambda: os.open(tree / "out/a", os.O_CREAT | os.O_WRONLY, 0o4755),
+            lambda: os.open(tree / "out/b", os.O_CREAT | os.O_WRONLY, 0o2755),
+            lambda: os.chmod(tree / "out/c", 0o4755),
+            lambda: os.fchmod(os.open(tree / "out/c", os.O_WRONLY), 0o2755),
+            lambda: os.chmod("c", 0o6755, dir_fd=os.open(tree / "out", os.O_RDONLY)),
+        )
+        return mode, [in_vain(each) for each in tries]
+
+    def in_vain(what: Callable[[], Any]) -> int | None:
+        try:
+            what()
+        except OSError as error:
+            return error.errno
+        return None
+
+    def honest() -> str:
+        fd = os.open(tree / "out/c", os.O_CREAT | os.O_WRONLY, 0o640)
+        os.fchmod(fd, 0o755)
+        os.close(fd)
+        return oct(os.stat(tree / "out/c").st_mode)
+
+    allow = [f"fs:write={tree}/out", f"fs:read={tree}/out", "fs:metadata"]
+    plan = caller.plan(allow)
+    mode, refused = caller.run_plan(plan, attempt).value
+    private = plan.namespaces is not None and plan.namespaces.private_root
+    assert mode == oct(0o100755 if private else 0o100600)
+    assert refused[:2] == [errno.EPERM] * 2
+    assert refused[2:] == ([errno.EPERM] * 3 if private else [None] * 3)  # else it is pretended, and not done
+    assert all(not path.stat().st_mode & 0o6000 for path in (tree / "out").iterdir())

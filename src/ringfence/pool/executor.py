@@ -19,7 +19,7 @@ from ringfence.pool.config import PoolConfig
 from ringfence.pool.errors import BrokenPool, PoolClosed, QueueFull
 from ringfence.pool.future import PoolFuture
 from ringfence.pool.mapping import Mapper
-from ringfence.pool.preflight import check_paths
+from ringfence.pool.preflight import check_paths, paths_to_map
 from ringfence.pool.serialise import Serialiser, Shipment, plain_size
 from ringfence.pool.session import Session
 from ringfence.pool.statistics import Statistics
@@ -291,9 +291,15 @@ class Pool(_Tasks):
         def configure() -> PoolConfig:
             features = probe()
             single_use = max_tasks == 1 and isolation != "session"
-            plan = make_plan(policy, features, runtime=runtime_paths(library_paths()), single_use=single_use)
+            runtime = runtime_paths(library_paths())
+            plan = make_plan(policy, features, runtime=runtime, single_use=single_use)
             other_user = plan.privileges is not None and plan.privileges.change_uid
-            check_paths(policy.capabilities, as_other_user=other_user)
+            private = plan.namespaces is not None and plan.namespaces.private_root
+            mapped = paths_to_map(policy.capabilities, runtime.sealed) if other_user and private else {}
+            check_paths(policy.capabilities, as_other_user=other_user, behind_a_root=private, mapped=mapped)
+            if mapped:
+                works = [path for path, why_not in mapped.items() if why_not is None]
+                plan = make_plan(policy, features, runtime=runtime, single_use=single_use, mapped=works)
             return PoolConfig(
                 policy=policy,
                 plan=plan,

@@ -2,39 +2,103 @@
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from ringfence.sandbox.capabilities import Capability, Grant
 from ringfence.sandbox.errors import PolicyError
+from ringfence.sandbox.owners import why_not_mapped
 
-__all__ = ["check_paths"]
+__all__ = ["check_paths", "paths_to_map"]
 
-_READ = frozenset({Capability.FS_READ, Capability.PROCESS_EXEC})
-_WRITE = frozenset({Capability.FS_WRITE, Capability.FS_DELETE})
+_READ: Final = frozenset({Capability.FS_READ, Capability.PROCESS_EXEC})
+_WRITE: Final = frozenset({Capability.FS_WRITE, Capability.FS_DELETE})
 
 
-def check_paths(grants: Iterable[Grant], *, as_other_user: bool) -> None:
+def paths_to_map(grants: Iterable[Grant], sealed: Iterable[str]) -> dict[str, str | None]:
+    """Return the real paths that only their owner may use, with why that owner cannot be mapped to a worker, if so.
+
+    For workers that root starts and that have a root of their own: there it does not matter who may walk to a path.
+
+    Args:
+        grants: what is granted.
+        sealed: real paths of the interpreter that only their owner may read.
+    """
+    needed = list(sealed)
+    for grant in _with_paths(grants):
+        real = os.path.realpath(grant.scope or "")
+        try:
+            if real != "/" and _missing(os.stat(real).st_mode, write=grant.capability in _WRITE):
+                needed.append(real)
+        except OSError:
+            continue  # check_paths says what is wrong with it
+    paths = list(dict.fromkeys(needed))
+    # Asking costs an interpreter's start.
+    return dict(zip(paths, why_not_mapped(paths), strict=True)) if paths else {}
+
+
+def check_paths(
+    grants: Iterable[Grant], *, as_other_user: bool, behind_a_root: bool = True, mapped: Mapping[str, str | None] = {}
+) -> None:
     """Return if each path that is granted exists and, as far as can be told, can be used by the worker.
 
-    `as_other_user`: workers run as a user who owns nothing, because we are root; then what counts are the permissions
-    of "others". Raises PolicyError that names the grant, the path and what to do.
+    Args:
+        grants: what is granted.
+        as_other_user: workers run as a user who owns nothing, because we are root; then what counts are the permissions
+            of "others". Else they are who we are.
+        behind_a_root: workers have a root of their own, in which every granted path can be walked to.
+        mapped: the answer of `paths_to_map`.
+
+    Raises:
+        PolicyError: one cannot; the text names the grant, the path and what to do.
     """
-    for grant in grants:
-        if grant.scope is None or grant.capability not in _READ | _WRITE:
-            continue
+    for grant in _with_paths(grants):
+        path = grant.scope or ""
+        write = grant.capability in _WRITE
         try:
-            mode = os.stat(grant.scope).st_mode
+            mode = os.stat(path).st_mode
         except FileNotFoundError:
-            raise PolicyError(
-                f"{grant}: there is no {grant.scope}; create it first, or grant the folder above"
-            ) from None
+            raise PolicyError(f"{grant}: there is no {path}; create it first, or grant the folder above") from None
         except OSError as error:
-            raise PolicyError(f"{grant}: {grant.scope} cannot be used: {error.strerror}") from error
-        if as_other_user and (missing := _missing(mode, write=grant.capability in _WRITE)):
+            raise PolicyError(f"{grant}: {path} cannot be used: {error.strerror}") from error
+        if not as_other_user:
+            _check_own(grant, path, mode, write=write)
+            continue
+        real = os.path.realpath(path)
+        if not behind_a_root and (closed := _closed_above(real)):
+            raise PolicyError(
+                f"{grant}: started as root, workers run as a user of their own, who may not pass {closed}, and this "
+                "host gives them no root of their own to see past it; run chmod o+x on it, or start as its owner"
+            )
+        missing = _missing(mode, write=write)
+        if missing and mapped.get(real, "") is not None:
+            why = f" (its owner cannot be mapped to the worker: {mapped[real]})" if mapped.get(real) else ""
             raise PolicyError(
                 f"{grant}: started as root, workers run as a user of their own, who may not {missing[0]} "
-                f"{grant.scope}; run chmod {missing[1]} on it, or start as the user who owns it"
+                f"{path}{why}; run chmod {missing[1]} on it, or start as the user who owns it"
             )
+
+
+def _with_paths(grants: Iterable[Grant]) -> Iterable[Grant]:
+    return (grant for grant in grants if grant.scope is not None and grant.capability in _READ | _WRITE)
+
+
+def _check_own(grant: Grant, path: str, mode: int, *, write: bool) -> None:
+    """Raise PolicyError if we ourselves could not use it."""
+    rights = [("write to", os.W_OK) if write else ("read", os.R_OK)]
+    if stat.S_ISDIR(mode):
+        rights.append(("pass", os.X_OK))
+    for what, right in rights if stat.S_ISDIR(mode) or stat.S_ISREG(mode) else ():
+        if not os.access(path, right, effective_ids=True):
+            raise PolicyError(f"{grant}: you may not {what} {path} yourself, so neither may a worker that you start")
+
+
+def _closed_above(real: str) -> str | None:
+    """Return the first folder on the way to a path that others may not pass; None if they may pass all."""
+    for end, character in enumerate(real):
+        if character == "/" and end and not os.stat(real[:end]).st_mode & 0o001:
+            return real[:end]
+    return None
 
 
 def _missing(mode: int, *, write: bool) -> tuple[str, str] | None:

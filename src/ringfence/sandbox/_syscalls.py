@@ -59,6 +59,7 @@ MOUNT_ATTR_RDONLY: Final = 0x1
 MOUNT_ATTR_NOSUID: Final = 0x2
 MOUNT_ATTR_NODEV: Final = 0x4
 MOUNT_ATTR_NOEXEC: Final = 0x8
+_MOUNT_ATTR_IDMAP: Final = 0x100000
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
@@ -184,9 +185,10 @@ class _MountAttr(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
 
 
-def mount_setattr(fd: int, attributes: int) -> None:
-    """Add ``attributes`` to every mount of the detached tree ``fd``."""
-    attr = _MountAttr(attributes, 0, 0, 0)
+def mount_setattr(fd: int, attributes: int, owners: int | None = None) -> None:
+    """Add ``attributes`` to all mounts of the detached tree ``fd``, and the id map of the user namespace ``owners``."""
+    mapped = (0, 0) if owners is None else (_MOUNT_ATTR_IDMAP, owners)
+    attr = _MountAttr(attributes | mapped[0], 0, 0, mapped[1])
     flags = _long(_AT_EMPTY_PATH | _AT_RECURSIVE)
     size = _long(ctypes.sizeof(attr))
     _checked(_syscall(_long(_MOUNT_SETATTR), _long(fd), b"", flags, ctypes.byref(attr), size))

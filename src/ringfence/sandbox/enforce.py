@@ -12,8 +12,9 @@ from ringfence.sandbox import _syscalls as sys
 from ringfence.sandbox.descriptors import close_all_but, empty_environment
 from ringfence.sandbox.errors import EnforcementError
 from ringfence.sandbox.landlock import Access, build_ruleset
-from ringfence.sandbox.namespaces import enter_own, enter_shared, fork_worker, has_ended, proc_pid
-from ringfence.sandbox.privileges import drop_bounding_set, drop_privileges, forbid_regain, worker_uid
+from ringfence.sandbox.namespaces import count_alone, enter_own, enter_shared, fork_worker
+from ringfence.sandbox.pids import has_ended, proc_pid
+from ringfence.sandbox.privileges import become, drop_bounding_set, drop_capabilities, forbid_regain, worker_uid
 from ringfence.sandbox.report import Report
 from ringfence.sandbox.rlimits import (
     Ceiling,
@@ -95,7 +96,9 @@ def prepare(plan: Plan) -> Prepared:
     spaces = plan.namespaces
     proc = _open_proc(required=spaces is not None and spaces.user)
     if spaces is not None:
-        enter_shared(spaces, plan.grants, _known(proc))
+        shared = plan.privileges is not None and plan.privileges.shared_uid
+        uid = worker_uid(plan.privileges, os.getpid()) if shared and plan.privileges is not None else None
+        enter_shared(spaces, plan.grants, _known(proc), uid)
     if plan.descriptors is not None:
         # Not before: under the workers' umask the folders of the private root would be closed to them.
         empty_environment(plan.descriptors)
@@ -169,10 +172,17 @@ def enter(prepared: Prepared, keep_fds: Collection[int], *, timings: Timings | N
     mark("descriptors")
     uid = None
     if plan.privileges is not None and plan.privileges.change_uid:
-        uid = worker_uid(plan.privileges, _own_host_pid(prepared))
+        pid = prepared.pid if plan.privileges.shared_uid else _own_host_pid(prepared)
+        uid = worker_uid(plan.privileges, pid)
     if plan.namespaces is not None:
         ids = (os.geteuid(), os.getegid()) if uid is None else (uid, uid)
         enter_own(plan.namespaces, *ids, _known(prepared.proc))
+    if uid is not None and plan.namespaces is not None and plan.namespaces.count_alone:
+        # Before the limits: those in force now would be those of all workers of this user together.
+        become(uid)
+        count_alone(uid, _known(prepared.proc))
+        drop_bounding_set()
+        uid = None
     mark("namespaces")
     if plan.rlimits is not None:
         apply_rlimits(prepared.rlimits)
@@ -182,7 +192,9 @@ def enter(prepared: Prepared, keep_fds: Collection[int], *, timings: Timings | N
         if plan.namespaces is not None and plan.namespaces.user:
             # A user namespace begins with a full bounding set.
             drop_bounding_set()
-        drop_privileges(uid)
+        if uid is not None:
+            become(uid)
+        drop_capabilities()
     if plan.privileges is not None or plan.landlock is not None or plan.seccomp is not None:
         forbid_regain(dumpable=plan.privileges is None)
     # After the change of user, which would undo it.

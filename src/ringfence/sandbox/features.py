@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar, final
 
 from ringfence.sandbox.cgroups import CgroupFeature, find_own_cgroup
-from ringfence.sandbox.privileges import covers_worker_uids
+from ringfence.sandbox.privileges import NOBODY, covers_worker_uids
 
 __all__ = ["CgroupFeature", "Features", "probe", "probe_here"]
 
@@ -54,6 +54,7 @@ class Features:
         can_setuid: whether it can become another user.
         can_drop_bounding: whether it may drop the capability bounding set.
         own_uids: whether a uid per worker is mapped here.
+        users_make_namespaces: whether an ordinary user, who we can become, can make a user namespace.
         pidfd: whether processes can be held by descriptors.
         close_range: whether descriptors can be closed by range.
         memfd: whether anonymous memory files can be made.
@@ -72,6 +73,7 @@ class Features:
     can_setuid: bool = False
     can_drop_bounding: bool = False
     own_uids: bool = False
+    users_make_namespaces: bool = False
     pidfd: bool = False
     close_range: bool = False
     memfd: bool = False
@@ -153,6 +155,7 @@ def probe_here() -> Features:
         can_setuid=can_setuid,
         can_drop_bounding=bool(capabilities & _CAP_SETPCAP),
         own_uids=can_setuid and _ask(reasons, "own_uids", _probe_own_uids, False),
+        users_make_namespaces=can_setuid and _in_child(_try_as_user) is None,
         pidfd=_ask(reasons, "pidfd", lambda: _closes(os.pidfd_open(os.getpid())), False),
         close_range=_ask(reasons, "close_range", _probe_close_range, False),
         memfd=_ask(reasons, "memfd", lambda: _closes(os.memfd_create("probe")), False),
@@ -233,6 +236,17 @@ def _try_user_namespace() -> None:
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     _syscalls().unshare(_NEWUSER)
     write_id_maps(uid, gid, proc)
+
+
+def _try_as_user() -> None:
+    """Make a user namespace as workers would that root starts."""
+    from ringfence.sandbox import namespaces  # noqa: F401  # that user may not be able to read it
+
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    _syscalls().prctl(_syscalls().PR_SET_DUMPABLE, 1)
+    _try_user_namespace()
 
 
 def _try_namespace(flag: int, admin: bool) -> None:

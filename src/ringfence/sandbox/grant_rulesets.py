@@ -33,6 +33,8 @@ _FICLONE: Final = 0x40049409
 _LOCKS: Final = {"F_GETLK": 5, "F_SETLK": 6, "F_SETLKW": 7}
 # Not RENAME_WHITEOUT, which leaves a device behind.
 _RENAME_FLAGS: Final = {"RENAME_NOREPLACE": 1, "RENAME_EXCHANGE": 2}
+_O_CREATES: Final = 0x400040  # O_CREAT, __O_TMPFILE
+_SET_ID: Final = 0o6000
 _MAP_HUGETLB: Final = 0x40000
 
 # Not SO_ATTACH_FILTER and its like (programs for the kernel), SO_MARK, SO_BINDTODEVICE.
@@ -53,6 +55,14 @@ _IPV6_OPTIONS: Final = {"IPV6_UNICAST_HOPS": 16, "IPV6_RECVERR": 25, "IPV6_V6ONL
 def _option(call: str, level: str, options: dict[str, int]) -> Rule:
     number = {"SOL_SOCKET": 1, "IPPROTO_TCP": 6, "IPPROTO_IP": 0, "IPPROTO_IPV6": 41}[level]
     return Rule(call, (ints(1, number), one_of(2, options)), words=f"{level}: {', '.join(options)}")
+
+
+def _opens(call: str, flags: int) -> tuple[Rule, ...]:
+    # A file that runs as its owner, in a folder that others use, is a trap for them: the owner is who started us.
+    return (
+        Rule(call, (bits(flags, _O_CREATES, 0),), words="what is there already"),
+        Rule(call, (bits(flags + 1, _SET_ID, 0),), words="creating no set-user-ID or set-group-ID file"),
+    )
 
 
 def _socket(kind: int, protocols: tuple[int, ...], words: str) -> Rule:
@@ -79,7 +89,10 @@ BUNDLES: Final = {
             "fs:write",
             "Creating and changing files; where is Landlock's and the mount namespace's to say.",
             (
-                Rule("open openat creat mkdir mkdirat rename renameat ftruncate truncate fsync fdatasync"),
+                *_opens("open", 1),
+                *_opens("openat", 2),
+                Rule("creat", (bits(1, _SET_ID, 0),), words="no set-user-ID or set-group-ID file"),
+                Rule("mkdir mkdirat rename renameat ftruncate truncate fsync fdatasync"),
                 Rule("fallocate msync sync_file_range copy_file_range sendfile"),
                 Rule("renameat2", (flags(4, _RENAME_FLAGS),), words=", ".join(_RENAME_FLAGS)),
                 # Python 3.14's pathlib copies by cloning first and falls back on this errno only.
@@ -101,7 +114,9 @@ BUNDLES: Final = {
             "metadata",
             "Modes, owners, times; only where a mount namespace leaves nothing else writable.",
             (
-                Rule("chmod fchmod fchmodat fchmodat2 utimensat utime utimes futimesat"),
+                Rule("chmod fchmod", (bits(1, _SET_ID, 0),), words="no set-user-ID or set-group-ID file"),
+                Rule("fchmodat fchmodat2", (bits(2, _SET_ID, 0),), words="no set-user-ID or set-group-ID file"),
+                Rule("utimensat utime utimes futimesat"),
                 Rule("chown fchown fchownat lchown setxattr lsetxattr fsetxattr"),
                 Rule("removexattr lremovexattr fremovexattr"),
             ),

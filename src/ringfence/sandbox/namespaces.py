@@ -6,16 +6,16 @@ namespace of its own.
 """
 
 import os
-import select
 import signal
 from dataclasses import dataclass
 from typing import Final, final
 
 from ringfence.sandbox.errors import EnforcementError
 from ringfence.sandbox.landlock import PathGrant
+from ringfence.sandbox.pids import has_ended
 from ringfence.sandbox.private_root import build_private_root
 
-__all__ = ["SCRATCH", "NamespacePlan", "enter_own", "enter_shared", "fork_as_init", "fork_worker", "proc_pid"]
+__all__ = ["SCRATCH", "NamespacePlan", "count_alone", "enter_own", "enter_shared", "fork_as_init", "fork_worker"]
 
 _FLAGS: Final = {
     "mnt": 0x00020000,
@@ -48,6 +48,8 @@ class NamespacePlan:
         devices: device files to show.
         scratch: the size in bytes of the worker's private folder, or `None` for none.
         run_programs: whether programs below writable paths may be executed.
+        mapped: real paths whose owner changes places with the worker (see `owners`).
+        count_alone: whether a worker that root started gets a user namespace, for a count of processes of its own.
     """
 
     kinds: tuple[str, ...]
@@ -55,6 +57,8 @@ class NamespacePlan:
     devices: tuple[str, ...] = ()
     scratch: int | None = None
     run_programs: bool = False
+    mapped: tuple[str, ...] = ()
+    count_alone: bool = False
 
     @property
     def private_root(self) -> bool:
@@ -77,8 +81,10 @@ def write_id_maps(uid: int, gid: int, proc: int) -> None:
             os.close(fd)
 
 
-def enter_shared(plan: NamespacePlan, grants: tuple[PathGrant, ...], proc: int) -> None:
+def enter_shared(plan: NamespacePlan, grants: tuple[PathGrant, ...], proc: int, worker: int | None) -> None:
     """Enter the namespaces that all workers of this process share, the private root included.
+
+    `worker` is the uid of all workers, for whom the owners of the plan's mapped paths stand in; None without such.
 
     With ``plan.user`` and a pid namespace the caller continues in a child process, pid 1 of a namespace that
     its own user namespace owns: only there may it make one for each worker and come back. What is left of the
@@ -104,7 +110,7 @@ def enter_shared(plan: NamespacePlan, grants: tuple[PathGrant, ...], proc: int) 
     except OSError as error:
         raise EnforcementError(step, error.errno or 0) from error
     if plan.private_root:
-        build_private_root(plan, grants, SCRATCH if plan.scratch else None)
+        build_private_root(plan, grants, SCRATCH if plan.scratch else None, (worker, proc))
 
 
 def fork_as_init() -> None:
@@ -128,13 +134,6 @@ def fork_as_init() -> None:
         signal.signal(os.WTERMSIG(status), signal.SIG_DFL) if os.WTERMSIG(status) not in (9, 19) else None
         os.kill(os.getpid(), os.WTERMSIG(status))
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-
-
-def has_ended(pidfd: int) -> bool:
-    """Say whether the process behind ``pidfd`` has ended."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def fork_worker(plan: NamespacePlan | None, home: int | None) -> int:
@@ -185,6 +184,19 @@ def enter_own(plan: NamespacePlan, uid: int, gid: int, proc: int) -> None:
         raise EnforcementError(step, error.errno or 0) from error
 
 
+def count_alone(uid: int, proc: int) -> None:
+    """Enter a user namespace in which only this worker's processes are counted. To be called as the user ``uid``."""
+    from ringfence.sandbox import _syscalls as sys
+
+    try:
+        # The change of user has closed our own files in /proc to us.
+        sys.prctl(sys.PR_SET_DUMPABLE, 1)
+        sys.unshare(_NEWUSER)
+        write_id_maps(uid, uid, proc)
+    except OSError as error:
+        raise EnforcementError("enter the worker's own user namespace", error.errno or 0) from error
+
+
 def _mount_scratch(plan: NamespacePlan, uid: int, gid: int) -> None:
     from ringfence.sandbox import _syscalls as sys
 
@@ -194,15 +206,3 @@ def _mount_scratch(plan: NamespacePlan, uid: int, gid: int) -> None:
     options = f"size={plan.scratch},nr_inodes={inodes},mode=0700,uid={uid},gid={gid}"
     sys.mount("private", SCRATCH, "tmpfs", flags, options)
     os.chdir(SCRATCH)
-
-
-def proc_pid(pidfd: int, proc: int) -> int:
-    """Return the pid that the mounted /proc (fd ``proc``) knows for the process behind ``pidfd``."""
-    fd = os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
-    try:
-        for line in os.read(fd, 4096).decode().splitlines():
-            if line.startswith("Pid:"):
-                return int(line.split()[1])
-    finally:
-        os.close(fd)
-    raise EnforcementError("learn a worker's pid", 0, "the kernel does not tell")

@@ -1,7 +1,7 @@
 """Policy and features to plan: what each layer will do on this host, decided without touching it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from ringfence.sandbox.capabilities import Capabilities, Capability
@@ -29,7 +29,14 @@ _READ: Final = Access.READ | Access.LIST
 _NETWORK: Final = (Capability.NET_REQUEST, Capability.NET_LISTEN, Capability.NET_DNS)
 
 
-def make_plan(policy: Policy, features: Features, *, runtime: RuntimePaths, single_use: bool = False) -> Plan:
+def make_plan(
+    policy: Policy,
+    features: Features,
+    *,
+    runtime: RuntimePaths,
+    single_use: bool = False,
+    mapped: Collection[str] = (),
+) -> Plan:
     """Decide what each layer will do.
 
     Args:
@@ -37,21 +44,25 @@ def make_plan(policy: Policy, features: Features, *, runtime: RuntimePaths, sing
         features: what this kernel offers.
         runtime: what the interpreter must be able to read.
         single_use: whether each worker serves one task; then RLIMIT_CPU stands behind the supervisor's clock.
+        mapped: real paths that only their owner may use, and whose owner this kernel can map to the worker.
 
     Raises:
         UnsupportedError: a required layer or level is not to be had here, or a grant's scope could not be kept.
     """
-    return _Planner(policy, features, runtime).plan(single_use)
+    return _Planner(policy, features, runtime, mapped).plan(single_use)
 
 
 class _Planner:
     """The decisions for one policy on one host; each method decides one layer and notes its report."""
 
-    def __init__(self, policy: Policy, features: Features, runtime: RuntimePaths) -> None:
+    def __init__(
+        self, policy: Policy, features: Features, runtime: RuntimePaths, mapped: Collection[str]
+    ) -> None:
         self._policy = policy
         self._caps: Capabilities = policy.capabilities
         self._features = features
         self._runtime = runtime
+        self._mapped = tuple(sorted(mapped))
         self._reports: dict[Layer, LayerReport] = {}
         self._missing: list[Missing] = []
 
@@ -93,12 +104,12 @@ class _Planner:
     def _note(self, layer: Layer, status: Status, detail: str, cause: str | None = None) -> None:
         self._reports[layer] = LayerReport(layer.value, status, detail, cause)
 
-    def _lacks(self, layer: Layer, reason: str, fix: str) -> None:
-        """Refuse if the layer is required, else record that it will not be there."""
+    def _lacks(self, layer: Layer, reason: str, fix: str, left: str = "not enforced") -> None:
+        """Refuse if the layer is required, else record that it will not be there, and what is `left` open."""
         if self._policy.demands[layer] is Demand.REQUIRED:
             raise UnsupportedError(layer, reason, fix)
         self._missing.append(Missing(layer.value, reason, fix))
-        self._note(layer, Status.NONE, "not enforced", reason)
+        self._note(layer, Status.NONE, left, reason)
 
     def _require(self, report: Report) -> None:
         """Refuse if less will come true than the caller insists on."""
@@ -135,24 +146,28 @@ class _Planner:
         if "pid" in kinds and features.needs_user_namespace and not features.pidfd:
             kinds.remove("pid")
         if not kinds:
-            self._lacks(Layer.NAMESPACES, *_why_no_namespaces(features))
+            self._lacks(Layer.NAMESPACES, *_why_no_namespaces(features), f"visible: {'; '.join(_VISIBLE.values())}")
             return None
         wanted = {"mnt", "pid", "ipc", "uts", *(() if uses_network else ("net",))}
         lost = sorted(wanted - set(kinds))
         detail = f"{', '.join(kinds)}{' in a user namespace' if features.needs_user_namespace else ''}"
         if lost:
             cause = "; ".join(f"{kind}: {features.reasons.get(f'namespace.{kind}', 'refused')}" for kind in lost)
+            detail += "".join(f"; visible: {_VISIBLE[kind]}" for kind in lost if kind in _VISIBLE)
             self._note(Layer.NAMESPACES, Status.PARTIAL, detail, cause)
             self._missing.append(Missing(Layer.NAMESPACES.value, cause, "allow these namespaces on this host"))
         else:
             self._note(Layer.NAMESPACES, Status.FULL, detail + ("; the host's network" if uses_network else ""))
         private = "mnt" in kinds
+        mapped = self._mapped if private and features.is_root and features.own_uids else ()
         return NamespacePlan(
             kinds=tuple(kinds),
             user=features.needs_user_namespace,
             devices=self._runtime.devices if private else (),
             scratch=self._scratch_size() if private and self._caps.has(Capability.FS_WRITE) else None,
             run_programs=self._caps.has(Capability.PROCESS_EXEC),
+            mapped=mapped,
+            count_alone=bool(mapped) and features.users_make_namespaces,
         )
 
     def _scratch_size(self) -> int:
@@ -168,7 +183,7 @@ class _Planner:
         detail = "memory, open files, processes, core dumps, stack, locked memory"
         if self._features.is_root and (privileges is None or not privileges.change_uid):
             self._note(Layer.RLIMITS, Status.PARTIAL, detail, "the number of processes does not bind root")
-        elif not (namespaces is not None and namespaces.user) and not (privileges is not None and privileges.own_uid):
+        elif not _counted_alone(namespaces, privileges):
             cause = "processes are counted per user, not per worker"
             self._note(Layer.RLIMITS, Status.PARTIAL, detail, cause)
         else:
@@ -217,6 +232,7 @@ class _Planner:
             change_uid=change,
             own_uid=change and features.own_uids,
             drop_bounding=features.can_drop_bounding or (namespaces is not None and namespaces.user),
+            shared_uid=change and features.own_uids and namespaces is not None and bool(namespaces.mapped),
         )
 
     def _landlock(self, namespaces: NamespacePlan | None) -> LandlockPlan | None:
@@ -295,9 +311,25 @@ class _Planner:
                 raise UnsupportedError(Layer.LANDLOCK, reason, "Landlock ABI 4 (Linux 6.7)")
 
 
+# What a worker can see, though not reach, where it has no namespace of a kind to itself. (System V IPC needs none:
+# seccomp refuses all of it.)
+_VISIBLE: Final = {
+    "mnt": "names, sizes, times and owners of files and where links lead (stat, readlink), not their content",
+    "pid": "which processes there are",
+    "net": "that there are network devices and their names",
+    "uts": "the host's name",
+}
+
 _PARTS: Final = ((4, "TCP ports"), (5, "device ioctls"), (6, "signals, abstract sockets"))
 
 _ACCESS: Final = {capability: opens.access for capability, opens in OPENS.items() if opens.access}
+
+
+def _counted_alone(namespaces: NamespacePlan | None, privileges: PrivilegePlan | None) -> bool:
+    """Say whether a worker's processes are counted for it alone."""
+    if namespaces is not None and (namespaces.user or namespaces.count_alone):
+        return True
+    return privileges is not None and privileges.own_uid and not privileges.shared_uid
 
 
 def _led_to(path: str) -> str | None:

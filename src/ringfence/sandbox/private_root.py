@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ringfence.sandbox.errors import EnforcementError
 from ringfence.sandbox.landlock import Access, PathGrant, open_place
+from ringfence.sandbox.owners import open_map
 
 if TYPE_CHECKING:
     from ringfence.sandbox.namespaces import NamespacePlan
@@ -24,11 +25,12 @@ _ROOT_OPTIONS: Final = "size=1m,nr_inodes=4096,mode=0755"
 
 
 class Tree(NamedTuple):
-    """One bind mount: a real path, whether it may be written, whether it is a device."""
+    """One bind mount: a real path, whether it may be written, is a device, shows its owner's files as the worker's."""
 
     path: str
     writable: bool
     device: bool = False
+    mapped: bool = False
 
 
 class _Source(NamedTuple):
@@ -72,12 +74,14 @@ def choose_trees(wanted: Iterable[Tree]) -> tuple[Tree, ...]:
     by_path: dict[str, Tree] = {}
     for tree in wanted:
         known = by_path.get(tree.path)
-        by_path[tree.path] = tree if known is None else known._replace(writable=known.writable or tree.writable)
+        if known is not None:
+            tree = known._replace(writable=known.writable or tree.writable, mapped=known.mapped or tree.mapped)
+        by_path[tree.path] = tree
     chosen: dict[str, Tree] = {}
     for path in sorted(by_path, key=lambda p: p.rstrip("/").split("/")):
         tree = by_path[path]
         outer = [chosen[up] for up in _parents(path) if up in chosen]
-        covered = outer and (outer[0].writable or not tree.writable)
+        covered = outer and outer[0].writable >= tree.writable and outer[0].mapped >= tree.mapped
         if not covered or tree.device:
             chosen[path] = tree
     return tuple(chosen.values())
@@ -90,8 +94,16 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def build_private_root(plan: "NamespacePlan", grants: Iterable[PathGrant], scratch: str | None) -> None:
+def build_private_root(
+    plan: "NamespacePlan", grants: Iterable[PathGrant], scratch: str | None, worker: tuple[int | None, int] = (None, -1)
+) -> None:
     """Replace the root of this mount namespace.
+
+    Args:
+        plan: what is planned.
+        grants: what is to be seen.
+        scratch: where a private folder is to be mounted later, or `None`.
+        worker: the uid of all workers, for the plan's mapped paths, and an fd of /proc.
 
     Raises:
         EnforcementError: the kernel refused a step, or a path that the caller granted does not exist.
@@ -106,7 +118,7 @@ def build_private_root(plan: "NamespacePlan", grants: Iterable[PathGrant], scrat
         # All sources first: the building site may cover some of them.
         for tree in choose_trees(wanted):
             step = f"clone the mount of {tree.path}"
-            sources.append(_open_source(tree, plan.run_programs))
+            sources.append(_open_source(tree, plan.run_programs, worker))
         step = "build the private root"
         site = next(path for path in _BUILDING_SITES if os.path.isdir(path))
         sys.mount("root", site, "tmpfs", sys.MS_NOSUID | sys.MS_NODEV, _ROOT_OPTIONS)
@@ -136,7 +148,7 @@ def _resolve(plan: "NamespacePlan", grants: Iterable[PathGrant]) -> tuple[list[T
             raise EnforcementError(f"grant access to {grant.path}: it led to {grant.place} before", ELOOP)
         links.update(found)
         device = grant.path in plan.devices
-        trees.append(Tree(real, bool(grant.access & _CHANGES) and not device, device))
+        trees.append(Tree(real, bool(grant.access & _CHANGES) and not device, device, real in plan.mapped))
     return trees, links
 
 
@@ -152,12 +164,13 @@ def _spread(grants: Iterable[PathGrant]) -> Iterator[PathGrant]:
             yield grant
 
 
-def _open_source(tree: Tree, run_programs: bool) -> _Source:
+def _open_source(tree: Tree, run_programs: bool, worker: tuple[int | None, int]) -> _Source:
     from ringfence.sandbox import _syscalls as sys
 
     place = open_place(tree.path)
     try:
         fd = sys.open_tree(place)
+        found = os.fstat(place)
     finally:
         os.close(place)
     attributes = sys.MOUNT_ATTR_NOSUID
@@ -167,12 +180,18 @@ def _open_source(tree: Tree, run_programs: bool) -> _Source:
         attributes |= sys.MOUNT_ATTR_NOEXEC
     if not tree.device:
         attributes |= sys.MOUNT_ATTR_NODEV
+    owners, (uid, proc) = None, worker
     try:
-        sys.mount_setattr(fd, attributes)
-        return _Source(tree, fd, S_ISDIR(os.fstat(fd).st_mode))
+        if tree.mapped and uid is not None:
+            owners = open_map((found.st_uid, found.st_gid), uid, proc)
+        sys.mount_setattr(fd, attributes, owners)
+        return _Source(tree, fd, S_ISDIR(found.st_mode))
     except OSError:
         os.close(fd)
         raise
+    finally:
+        if owners is not None:
+            os.close(owners)
 
 
 def _fill(site: str, sources: list[_Source], links: dict[str, str], scratch: str | None) -> None:

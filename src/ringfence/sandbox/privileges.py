@@ -7,7 +7,7 @@ from typing import Final, final
 
 from ringfence.sandbox.errors import EnforcementError
 
-__all__ = ["PrivilegePlan", "drop_bounding_set", "drop_privileges", "forbid_regain", "worker_uid"]
+__all__ = ["PrivilegePlan", "become", "drop_bounding_set", "drop_capabilities", "forbid_regain", "worker_uid"]
 
 # The overflow uid: "nobody", also what every unmapped id looks like inside a user namespace.
 NOBODY: Final = 65534
@@ -29,17 +29,19 @@ class PrivilegePlan:
 
     Attributes:
         change_uid: whether to become an unprivileged user (started as root).
-        own_uid: whether that user is the worker's alone; else it is "nobody".
+        own_uid: whether that user is nobody else's; else it is "nobody".
+        shared_uid: whether the workers of one zygote are one user, for whom files can be made theirs.
         drop_bounding: whether there is a bounding set that this process has the right to drop.
     """
 
     change_uid: bool
     own_uid: bool
     drop_bounding: bool
+    shared_uid: bool = False
 
 
 def worker_uid(plan: PrivilegePlan, host_pid: int) -> int | None:
-    """Return the uid for the worker with this pid, or `None` when it keeps its own."""
+    """Return the uid for the worker with this pid (with `shared_uid`: of the zygote), `None` when it keeps its own."""
     if not plan.change_uid:
         return None
     return UID_BASE + host_pid if plan.own_uid and 0 < host_pid < UID_SPAN else NOBODY
@@ -75,30 +77,35 @@ def drop_bounding_set() -> None:
         raise EnforcementError("drop the capability bounding set", error.errno or 0) from error
 
 
-def drop_privileges(uid: int | None) -> None:
-    """Become ``uid`` (groups first, then gid, then uid) if given, then give up all capabilities."""
-    from ringfence.sandbox import _syscalls
-
+def become(uid: int) -> None:
+    """Become a user: groups first, then gid, then uid."""
     step = "drop supplementary groups"
     try:
-        if uid is not None:
-            os.setgroups([])
-            step = "change the group"
-            os.setresgid(uid, uid, uid)
-            step = "change the user"
-            os.setresuid(uid, uid, uid)
-        step = "drop capabilities"
-        _syscalls.capset()
+        os.setgroups([])
+        step = "change the group"
+        os.setresgid(uid, uid, uid)
+        step = "change the user"
+        os.setresuid(uid, uid, uid)
     except OSError as error:
         raise EnforcementError(step, error.errno or 0) from error
-    if uid is not None and (os.getresuid() != (uid,) * 3 or os.getresgid() != (uid,) * 3 or os.getgroups()):
+    if os.getresuid() != (uid,) * 3 or os.getresgid() != (uid,) * 3 or os.getgroups():
         raise EnforcementError("change the user", 0, "the ids are not what they were set to")
+
+
+def drop_capabilities() -> None:
+    """Give up all capabilities. After `become`."""
+    from ringfence.sandbox import _syscalls
+
+    try:
+        _syscalls.capset()
+    except OSError as error:
+        raise EnforcementError("drop capabilities", error.errno or 0) from error
 
 
 def forbid_regain(*, dumpable: bool = False) -> None:
     """Set no_new_privs, and make the process unreadable for others of its uid.
 
-    After `drop_privileges`: a change of uid makes the process as dumpable as the host's default says.
+    After `become`: a change of uid makes the process as dumpable as the host's default says.
     """
     from ringfence.sandbox import _syscalls as sys
 

@@ -56,6 +56,7 @@ class RuntimePaths:
         loaders: the dynamic loaders, which the kernel executes with every program.
         devices: harmless device files.
         closed: the members of `read` that an unprivileged user cannot reach or read.
+        sealed: where those of `closed` lead that could not be read even if they could be reached.
     """
 
     read: tuple[str, ...]
@@ -64,6 +65,7 @@ class RuntimePaths:
     loaders: tuple[str, ...] = _LOADERS
     devices: tuple[str, ...] = DEVICES
     closed: tuple[str, ...] = ()
+    sealed: tuple[str, ...] = ()
 
 
 def runtime_paths(extra: Iterable[str] = ()) -> RuntimePaths:
@@ -84,7 +86,9 @@ def runtime_paths(extra: Iterable[str] = ()) -> RuntimePaths:
         *_SYSTEM,
     ]
     read = _outermost(path for path in found if os.path.exists(path))
-    return RuntimePaths(read=read, closed=tuple(path for path in read if not _open_to_all(path)))
+    closed = tuple(path for path in read if not _open_to_all(path))
+    sealed = tuple(real for real in map(os.path.realpath, closed) if not _readable_by_all(real))
+    return RuntimePaths(read=read, closed=closed, sealed=sealed)
 
 
 def _site_folders() -> list[str]:
@@ -111,11 +115,15 @@ def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
 def _open_to_all(path: str) -> bool:
     """Say whether every user can walk to ``path`` and read it."""
     real = os.path.realpath(path)
-    mode = os.stat(real).st_mode
-    if not mode & 0o004 or (os.path.isdir(real) and not mode & 0o001):
+    if not _readable_by_all(real):
         return False
     while real != "/":
         real = os.path.dirname(real)
         if not os.stat(real).st_mode & 0o001:
             return False
     return True
+
+
+def _readable_by_all(real: str) -> bool:
+    mode = os.stat(real).st_mode
+    return bool(mode & 0o004) and (not os.path.isdir(real) or bool(mode & 0o001))
