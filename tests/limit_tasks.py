@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import stat
+import threading
 import time
 
 STACK_SIGNAL = 61
@@ -81,3 +82,84 @@ def stop() -> None:
 def nap() -> None:
     """Sleep."""
     time.sleep(600)
+
+
+def nested(depth: int) -> int:
+    """Call itself so often."""
+    return 0 if depth == 0 else nested(depth - 1)
+
+
+def own_recursion_error() -> None:
+    """Raise what has nothing to do with a limit."""
+    raise RecursionError("maximum recursion depth exceeded, says the task")
+
+
+def own_errno(number: int) -> None:
+    """Raise what has nothing to do with a limit."""
+    raise OSError(number, "says the task")
+
+
+def open_files(count: int) -> int:
+    """Have so many files open at once."""
+    return len([open(os.devnull) for _ in range(count)])  # they are to stay open
+
+
+def write_file(path: str, size: int) -> int:
+    """Write one file."""
+    with open(path, "wb") as file:
+        return file.write(b"x" * size)
+
+
+def write_files(path: str, size: int, count: int) -> int:
+    """Write several."""
+    return sum(write_file(f"{path}-{number}", size) for number in range(count))
+
+
+def start_threads(count: int) -> int:
+    """Start so many threads at once, which end with the task."""
+    done = threading.Event()
+    started = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=done.wait)
+            thread.start()
+            started.append(thread)
+    finally:
+        done.set()
+    for thread in started:
+        thread.join()
+    return len(started)
+
+
+def start_threads_that_stay(count: int) -> int:
+    """Start so many threads at once, which outlive the task."""
+    for _ in range(count):
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    return count
+
+
+def fork(count: int) -> int:
+    """Start so many processes at once."""
+    for _ in range(count):
+        if os.fork() == 0:
+            time.sleep(600)
+            os._exit(0)
+    return count
+
+
+def count_up(steps: int) -> int:
+    """Run about three lines for each step."""
+    done = 0
+    while done < steps:
+        done += 1
+    return done
+
+
+def look_at_files(count: int) -> int:
+    """Open files, and swallow what comes of it."""
+    for _ in range(count):
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except BaseException:
+            pass
+    return count

@@ -1,6 +1,5 @@
 """How a script ended: its exit code, and the one sentence that says what stopped it."""
 
-import errno
 import os
 import shlex
 import signal
@@ -9,7 +8,11 @@ from typing import Final, NamedTuple
 from ringfence.pool.errors import (
     BrokenPool,
     CpuExceeded,
+    FilesExceeded,
+    FileSizeExceeded,
+    LimitExceeded,
     MemoryExceeded,
+    ProcessesExceeded,
     ProtocolViolation,
     TaskTimeout,
     TaskUnreadable,
@@ -139,7 +142,7 @@ def _closed_to_user(path: str) -> str | None:
 
 def _memory(error: MemoryExceeded, limits: Limits) -> Ending:
     limit = _mebibytes(error.limit or limits.memory)
-    if error.measured is None:
+    if error.measured is None or error.__cause__ is not None:  # refused, not killed: it has the script's traceback
         return Ending(_FAILED, f"out of memory: limit {limit} (raise it with --memory)")
     text = f"killed: used {_mebibytes(error.measured)} of memory, limit {limit} (raise it with --memory)"
     return Ending(_SIGNALLED + signal.SIGKILL, text)
@@ -161,12 +164,13 @@ def _crashed(error: WorkerCrashed) -> Ending:
 
 def _limit_behind(error: BaseException, limits: Limits) -> str | None:
     """Name the limit that an ordinary-looking exception ran into."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number == errno.EFBIG and limits.file_size is not None:
-        return f"file too large: limit {_mebibytes(limits.file_size)} (raise it with --file-size)"
-    if number == errno.EMFILE and limits.open_files is not None:
-        return f"too many open files: limit {limits.open_files} (raise it with --files)"
-    no_thread = isinstance(error, RuntimeError) and str(error) == "can't start new thread"
-    if (no_thread or number == errno.EAGAIN) and limits.processes is not None:
-        return f"too many processes or threads: limit {limits.processes} (raise it with --processes)"
+    match error:
+        case FileSizeExceeded():
+            return f"file too large: limit {_mebibytes(limits.file_size)} (raise it with --file-size)"
+        case FilesExceeded():
+            return f"too many open files: limit {limits.open_files} (raise it with --files)"
+        case ProcessesExceeded():
+            return f"too many processes or threads: limit {limits.processes} (raise it with --processes)"
+        case LimitExceeded():
+            return error.message
     return None

@@ -54,7 +54,7 @@ def what_stopped(error: BaseException, report: Report | None) -> Stop:
         case OutputExceeded():
             return Stop("output limit", f"killed at {(error.measured or 0) / 2**20:.1f} MiB")
         case MemoryExceeded():
-            if error.measured is None:
+            if error.measured is None or error.__cause__ is not None:  # it came up in the worker
                 return Stop("rlimits", "the kernel gave no more memory")
             return Stop("monitor", f"killed at {error.measured / 2**20:.0f} MiB")
         case ProtocolViolation():

@@ -9,14 +9,10 @@ from ringfence.plugins.errors import (
     CapabilityDenied,
     CompilationError,
     ExecutionFailed,
-    FsOpsExceeded,
     FunctionNotFound,
-    InstructionsExceeded,
     LimitExceeded,
     MemoryExceeded,
-    NetOpsExceeded,
     PluginCrashed,
-    StackDepthExceeded,
     ValueConversionError,
 )
 from ringfence.plugins.programs import describe_end
@@ -25,13 +21,6 @@ from ringfence.pool.errors import BrokenPool, ProtocolViolation, WorkerCrashed
 
 __all__ = ["call_error", "death", "is_limit", "load_error", "stack_in"]
 
-# Limits that the guest keeps: kind of the record to class and words.
-_LIMITS: Final[Mapping[str, tuple[type[LimitExceeded], str]]] = {
-    "call_depth": (StackDepthExceeded, "nested {measured} calls deep, limit {limit}"),
-    "instructions": (InstructionsExceeded, "ran {measured} instructions, limit {limit}"),
-    "fs_ops": (FsOpsExceeded, "made {measured} file operations, limit {limit}"),
-    "net_ops": (NetOpsExceeded, "made {measured} network operations, limit {limit}"),
-}
 # How the guest's own report and faulthandler begin, and so where the stack is in a plugin's stderr.
 _STACK_STARTS: Final = ("--- stacks ---", "Fatal Python error", "Current thread ", "Thread 0x")
 
@@ -44,11 +33,12 @@ def call_error(record: Mapping[str, Any], plugin: str, function: str, memory: in
     cause = outcome.exception_from(record, memory)
     kind, what = record["kind"], f"{plugin}.{function}"
     error: PluginError
-    if kind in _LIMITS:
-        cls, words = _LIMITS[kind]
-        limit, measured = _number(record.get("limit")), _number(record.get("measured"))
-        text = f"{what} {words.format(limit=limit, measured=measured)}; a larger limits.{kind} allows more"
+    if kind in outcome.EXCEEDED:
+        cls, field, words = outcome.EXCEEDED[kind]
+        limit, measured = outcome.measured_in(record, "limit"), outcome.measured_in(record)
+        text = f"{what} {words.format(limit=limit, measured=measured)}; a larger limits.{field} allows more"
         error = cls(text, limit, measured)
+        error.__cause__ = cause.__cause__  # the plugin's own traceback
     elif isinstance(cause, MemoryExceeded):
         error = _named(cause, what)
     elif isinstance(cause, CapabilityDenied):
@@ -135,7 +125,3 @@ def stack_in(stderr: str) -> str:
     # The last report of the kind that comes first: faulthandler's "Fatal" stands before its "Current thread".
     at = next((at for start in _STACK_STARTS if (at := stderr.rfind(start)) >= 0), -1)
     return stderr[at:].strip() if at >= 0 else ""
-
-
-def _number(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value < 1 << 62 else None

@@ -4,7 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ringfence.errors import PluginRuntimeError, PluginStateError
-from ringfence.pool.errors import LimitExceeded, OutputExceeded
+from ringfence.pool.errors import (
+    CallDepthExceeded,
+    FsOpsExceeded,
+    InstructionsExceeded,
+    LimitExceeded,
+    NetOpsExceeded,
+    OutputExceeded,
+)
 
 __all__ = [
     "CallTimeout",
@@ -101,6 +108,7 @@ class SandboxViolation(PluginRuntimeError):
 
 LimitViolation = LimitExceeded
 OutputSizeExceeded = OutputExceeded
+StackDepthExceeded = CallDepthExceeded
 
 
 class CallTimeout(LimitExceeded, TimeoutError):
@@ -110,22 +118,6 @@ class CallTimeout(LimitExceeded, TimeoutError):
 
 
 Timeout = TimeExceeded = CallTimeout
-
-
-class InstructionsExceeded(LimitExceeded):
-    """A call ran more Python instructions than it may."""
-
-
-class StackDepthExceeded(LimitExceeded, RecursionError):
-    """A call nested deeper than it may."""
-
-
-class FsOpsExceeded(LimitExceeded):
-    """A call opened, listed or changed more files than it may."""
-
-
-class NetOpsExceeded(LimitExceeded):
-    """A call made more connections than it may."""
 
 
 class Cancelled(PluginRuntimeError):

@@ -24,6 +24,8 @@ __all__ = ["WorkerSettings", "worker_settings"]
 _OF_THE_WORKER: Final = ("memory", "cpu", "open_files", "processes", "file_size", "output", "call_depth")
 _OF_A_CALL: Final = ("memory", "cpu", "wall", "output", "call_depth", "instructions", "fs_ops", "net_ops")
 _COUNTED: Final = ("call_depth", "instructions", "fs_ops", "net_ops")
+# Those that the kernel keeps, and that the guest tells by their errors.
+_TOLD: Final = ("open_files", "processes", "file_size")
 _NETWORK: Final = (Capability.NET_REQUEST, Capability.NET_LISTEN, Capability.NET_DNS)
 
 
@@ -55,8 +57,9 @@ class WorkerSettings:
         }  # fmt: skip
 
     def guest_limits(self) -> dict[str, int | None]:
-        """Return the limits that the guest itself counts, as plain data."""
-        return {name: getattr(self.per_call, name) for name in _COUNTED}
+        """Return the limits that the guest itself counts, and those it tells by their errors, as plain data."""
+        told = {name: getattr(self.profile.limits, name) for name in _TOLD}
+        return {**{name: getattr(self.per_call, name) for name in _COUNTED}, **told}
 
 
 def worker_settings(
@@ -76,6 +79,9 @@ def worker_settings(
         UnsupportedError: this host lacks a namespace that is insisted on.
     """
     boxes = effective.sandboxes
+    for name in ("written", "cpu_share"):
+        if getattr(effective.limits, name) is not None:
+            raise PolicyError(f"limits.{name} cannot be enforced for plugins yet; leave it out")
     profile = Profile(
         name=effective.plugin,
         description=f"plugin {effective.plugin}",

@@ -29,6 +29,8 @@ __all__ = ["Answers", "Partial"]
 _log = logging.getLogger("ringfence.pool")
 # The types of a refusal's fields: the target may be unknown.
 _REFUSAL_FIELDS = ([str, str, str, str], [str, str, type(None), str])
+# The limits that a worker has to know: those it counts, and those whose errors it tells apart.
+_TOLD = tuple(sorted({field for _, field, _ in outcome.EXCEEDED.values()}))
 
 
 class Partial:
@@ -53,7 +55,7 @@ class Answers:
         self.start_settings: dict[str, Any] = {
             "types": REGISTERED.names(),
             "pickle_results": config.pickle_results,
-            "call_depth": config.policy.limits.call_depth,
+            "limits": {name: getattr(config.policy.limits, name) for name in _TOLD},
             "capabilities": [str(grant) for grant in config.policy.capabilities],
             "private_root": config.plan.namespaces is not None and config.plan.namespaces.private_root,
             "trusted": config.policy.is_trusted,
@@ -162,7 +164,7 @@ class Answers:
     def _error(self, record: dict[str, Any]) -> BaseException:
         policy = self._config.policy
         error = outcome.exception_from(
-            record, policy.limits.memory, self._config.sources.fill_in, trusted=policy.is_trusted
+            record, policy.limits.memory, self._config.sources.fill_in, trusted=policy.is_trusted, limits=policy.limits
         )
         if isinstance(error, CapabilityDenied):
             error.granted = tuple(str(grant) for grant in policy.capabilities if grant.capability == error.capability)

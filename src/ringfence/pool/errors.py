@@ -9,18 +9,27 @@ from ringfence.errors import PluginRuntimeError, RingfenceError
 
 __all__ = [
     "BrokenPool",
+    "BytesWrittenExceeded",
+    "CallDepthExceeded",
     "CpuExceeded",
+    "FileSizeExceeded",
+    "FilesExceeded",
+    "FsOpsExceeded",
     "InitializerFailed",
+    "InstructionsExceeded",
     "LimitExceeded",
     "MemoryExceeded",
+    "NetOpsExceeded",
     "OutputExceeded",
     "PoolClosed",
+    "ProcessesExceeded",
     "ProtocolViolation",
     "QueueFull",
     "RemoteError",
     "ResultNotSerializable",
     "TaskTimeout",
     "TaskUnreadable",
+    "ThreadsExceeded",
     "WorkerCrashed",
 ]
 
@@ -95,6 +104,42 @@ class CpuExceeded(LimitExceeded):
 
 class OutputExceeded(LimitExceeded):
     """The task printed more than it may: bytes of stdout and stderr together."""
+
+
+class ProcessesExceeded(LimitExceeded):
+    """The task wanted more processes and threads than it may have: the worker and the refused one included."""
+
+
+class ThreadsExceeded(ProcessesExceeded, RuntimeError):
+    """The same where it was a thread that could not be started: threads, the refused one included."""
+
+
+class FilesExceeded(LimitExceeded):
+    """The task wanted more open files than it may have: descriptors, the refused one and the worker's own included."""
+
+
+class FileSizeExceeded(LimitExceeded):
+    """The task wrote past the size that a file may have: bytes, `measured` being the first one too many."""
+
+
+class BytesWrittenExceeded(LimitExceeded):
+    """The task wrote more to disks than it may: bytes, over all files."""
+
+
+class CallDepthExceeded(LimitExceeded, RecursionError):
+    """The task nested deeper than it may: Python frames."""
+
+
+class InstructionsExceeded(LimitExceeded):
+    """The task ran more Python instructions than it may: lines, and jumps within one."""
+
+
+class FsOpsExceeded(LimitExceeded):
+    """The task opened, listed or changed files more often than it may: how often."""
+
+
+class NetOpsExceeded(LimitExceeded):
+    """The task made more connections, or looked up more names, than it may: how many."""
 
 
 class TaskTimeout(LimitExceeded, TimeoutError):

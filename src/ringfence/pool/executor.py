@@ -275,9 +275,10 @@ class Pool(_Tasks):
                 f"pickle_results needs profile='trusted': unpickling what a worker of profile {policy.name!r} sent "
                 "would let it run code here; return plain data, or register the class with ringfence.register_type"
             )
-        for name in ("instructions", "fs_ops", "net_ops"):
-            if getattr(policy.limits, name) is not None:
-                raise PolicyError(f"limits.{name} is counted for plugins only; use limits.cpu or a timeout for tasks")
+        if policy.limits.cpu_share is not None:
+            raise PolicyError("limits.cpu_share cannot be enforced yet: limit CPU seconds with limits.cpu")
+        if isolation == "session":
+            _check_countable(policy.limits)
         _check_choice("isolation", isolation, ("pool", "call", "session"))
         _check_choice("stdout", stdout, ("capture", "inherit"))
         if initializer is not None and not callable(initializer):
@@ -449,6 +450,14 @@ def _positive(name: str, value: int | None) -> int | None:
     if value is not None and value <= 0:
         raise ValueError(f"{name} must be greater than 0")
     return value
+
+
+def _check_countable(limits: Limits) -> None:
+    for name in ("instructions", "fs_ops", "net_ops", "written"):
+        if getattr(limits, name) is not None:
+            raise PolicyError(
+                f"limits.{name} is counted task by task, and a session is none; use limits.cpu or a timeout"
+            )
 
 
 def _message_size(value: int | str) -> int:

@@ -15,18 +15,42 @@ from typing import Any, Final
 from ringfence.ipc import messages as m
 from ringfence.ipc.errors import RemoteProtocolError
 from ringfence.pool.errors import (
+    BytesWrittenExceeded,
+    CallDepthExceeded,
+    FilesExceeded,
+    FileSizeExceeded,
+    FsOpsExceeded,
     InitializerFailed,
+    InstructionsExceeded,
+    LimitExceeded,
     MemoryExceeded,
+    NetOpsExceeded,
+    ProcessesExceeded,
     ProtocolViolation,
     RemoteError,
     ResultNotSerializable,
     TaskUnreadable,
+    ThreadsExceeded,
     WorkerCrashed,
 )
 from ringfence.sandbox.capabilities import Capability
 from ringfence.sandbox.errors import CapabilityDenied, EnforcementError
+from ringfence.sandbox.limits import Limits
 
-__all__ = ["crash", "exception_from", "is_cpu_limit", "violation"]
+__all__ = ["EXCEEDED", "crash", "exception_from", "is_cpu_limit", "measured_in", "violation"]
+
+# Limits that a worker itself reports: kind of its record to class, field of `Limits`, and words.
+EXCEEDED: Final[Mapping[str, tuple[type[LimitExceeded], str, str]]] = {
+    "call_depth": (CallDepthExceeded, "call_depth", "nested {measured} calls deep, limit {limit}"),
+    "file_size": (FileSizeExceeded, "file_size", "wrote past {limit} bytes of a file, the limit"),
+    "fs_ops": (FsOpsExceeded, "fs_ops", "made {measured} file operations, limit {limit}"),
+    "instructions": (InstructionsExceeded, "instructions", "ran {measured} instructions, limit {limit}"),
+    "net_ops": (NetOpsExceeded, "net_ops", "made {measured} network operations, limit {limit}"),
+    "open_files": (FilesExceeded, "open_files", "wanted {measured} open files, limit {limit}"),
+    "processes": (ProcessesExceeded, "processes", "wanted {measured} processes and threads, limit {limit}"),
+    "threads": (ThreadsExceeded, "processes", "wanted {measured} threads, limit {limit}"),
+    "written": (BytesWrittenExceeded, "written", "wrote {measured} bytes to disk, limit {limit}"),
+}
 
 _BUILTINS: Final[Mapping[str, type[BaseException]]] = {
     name: value
@@ -83,19 +107,25 @@ def exception_from(
     finish: Callable[[str], str] = str,
     *,
     trusted: bool = False,
+    limits: Limits | None = None,
 ) -> BaseException:
     """Return the exception that `record` (of ringfence.worker.failure) describes, its remote traceback as its cause.
 
     `memory` is the limit in bytes that a MemoryError ran into, if there is one; `finish` is applied to the
-    traceback's text. Only of a `trusted` worker's task, KeyboardInterrupt and GeneratorExit arrive as such.
+    traceback's text. Only of a `trusted` worker's task, KeyboardInterrupt and GeneratorExit arrive as such. A worker
+    that says it has reached one of `limits` is believed if there is such a limit.
 
     Raises RemoteProtocolError when the record is not of that form.
     """
-    return _exception(record, memory, finish, _Room(trusted=trusted))
+    return _exception(record, memory, finish, _Room(trusted=trusted), limits)
 
 
 def _exception(
-    record: Mapping[str, Any], memory: int | None, finish: Callable[[str], str], room: _Room
+    record: Mapping[str, Any],
+    memory: int | None,
+    finish: Callable[[str], str],
+    room: _Room,
+    limits: Limits | None,
 ) -> BaseException:
     room.left -= 1
     if room.left < 0 or room.depth >= m.MAX_FAILURE_DEPTH:
@@ -104,7 +134,7 @@ def _exception(
         if type(record.get(field)) is not kind or len(record[field]) > _MAX_TEXT:
             raise RemoteProtocolError(f"a failure record whose {field} is no {kind.__name__} of reasonable length")
     room.depth += 1
-    error = _of_kind(record, memory, room)
+    error = _of_kind(record, memory, limits, room)
     room.depth -= 1
     for note in record["notes"][:_MAX_NOTES]:
         if type(note) is str:
@@ -115,7 +145,7 @@ def _exception(
     return error
 
 
-def _of_kind(record: Mapping[str, Any], memory: int | None, room: _Room) -> BaseException:
+def _of_kind(record: Mapping[str, Any], memory: int | None, limits: Limits | None, room: _Room) -> BaseException:
     message = record["message"]
     name = f"{record['module']}.{record['type']}" if record["module"] != "builtins" else record["type"]
     match record["kind"]:
@@ -130,10 +160,23 @@ def _of_kind(record: Mapping[str, Any], memory: int | None, room: _Room) -> Base
         case "memory":
             if memory is None:
                 return MemoryError(message)
-            return MemoryExceeded(f"the task asked for more than its {memory >> 20} MiB of memory", memory)
+            held = measured_in(record)
+            text = f"the task asked for more than its {memory >> 20} MiB of memory"
+            return MemoryExceeded(text if held is None else f"{text}; it held {held / 2**20:.1f} MiB", memory, held)
         case "denied":
             return _denied(record)
+        case kind if kind in EXCEEDED and limits is not None:
+            cls, field, words = EXCEEDED[kind]
+            limit, measured = getattr(limits, field), measured_in(record)
+            if limit is not None:  # else it has made that up
+                return cls(f"the task {words.format(limit=limit, measured=measured)}", limit, measured)
     return _rebuilt(record, name, room)
+
+
+def measured_in(record: Mapping[str, Any], name: str = "measured") -> int | None:
+    """Return a number that a worker has measured, or None where it does not say."""
+    value = record.get(name)
+    return value if type(value) is int and 0 <= value < 1 << 62 else None
 
 
 def _denied(record: Mapping[str, Any]) -> BaseException:
@@ -262,7 +305,7 @@ def _rebuilt_group(cls: type[BaseException], record: Mapping[str, Any], name: st
     args = record.get("args")
     text = args[0] if type(args) is list and args and type(args[0]) is str else record["message"]
     if type(inner) is list and inner and all(type(each) is dict for each in inner):
-        exceptions = [_exception(each, None, str, room) for each in inner]
+        exceptions = [_exception(each, None, str, room, None) for each in inner]
         try:
             return cls(text[:_MAX_TEXT], exceptions)
         except TypeError:  # an ExceptionGroup cannot hold what is no Exception

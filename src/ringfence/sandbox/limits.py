@@ -149,6 +149,8 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "instructions": _Rule("count", 1, "nothing runs in none"),
     "fs_ops": _Rule("count", 0, ""),
     "net_ops": _Rule("count", 0, ""),
+    "written": _Rule("size", 0, ""),
+    "cpu_share": _Rule("share", 0.01, "a worker that gets less never ends"),
 }
 _ALIASES: Final[Mapping[str, str]] = {
     "max_memory": "memory",
@@ -172,6 +174,10 @@ _ALIASES: Final[Mapping[str, str]] = {
     "output_size": "output",
     "max_fs_ops": "fs_ops",
     "max_net_ops": "net_ops",
+    "max_written": "written",
+    "bytes_written": "written",
+    "max_bytes_written": "written",
+    "max_cpu_share": "cpu_share",
 }
 
 
@@ -186,6 +192,8 @@ def _read(name: str, value: _Amount) -> int | float | None:
         amount = parse_duration(value, what=what)
     elif rule.kind == "size":
         amount = parse_size(value, what=what)
+    elif rule.kind == "share":
+        amount = float(_number(value, what, "a number of processors, such as 0.5"))
     else:
         amount = _count(value, what)
     if amount < rule.least:
@@ -225,9 +233,12 @@ class Limits:
         call_depth: Python frames; the worker's recursion limit. Code can raise it again: a guard, not a
             boundary.
         instructions: Python instructions of one task, by counting jumps and lines: opt-in, because counting
-            costs far more than the code counted. Plugins' calls only.
-        fs_ops: how often one call may open, list or change files. Plugins' calls only.
-        net_ops: how many connections one call may make. Plugins' calls only.
+            costs far more than the code counted. A guard, as the next two.
+        fs_ops: how often one task may open, list or change files.
+        net_ops: how many connections one task may make, and names look up.
+        written: bytes that one task may write to disks, over all files. What goes into memory counts as memory.
+        cpu_share: processors that the worker and what it started may keep busy, such as 0.5: it is slowed down to
+            that, which is no error.
 
     The spellings of compatible hosts (``max_memory``, ``memory_bytes``, ``max_call_depth``, ``max_stack_depth``,
     ``max_instructions``, ``timeout``, ``tasks`` and so on) name the same fields. A measured amount breaks a limit
@@ -249,6 +260,8 @@ class Limits:
     instructions: int | None
     fs_ops: int | None
     net_ops: int | None
+    written: int | None
+    cpu_share: float | None
     given: frozenset[str] = field(compare=False, repr=False)
 
     def __init__(
@@ -265,6 +278,8 @@ class Limits:
         instructions: _Amount = _NOT_GIVEN,
         fs_ops: _Amount = _NOT_GIVEN,
         net_ops: _Amount = _NOT_GIVEN,
+        written: _Amount = _NOT_GIVEN,
+        cpu_share: _Amount = _NOT_GIVEN,
         **other_spellings: _Amount,
     ) -> None:
         values = {
@@ -279,6 +294,8 @@ class Limits:
             "instructions": instructions,
             "fs_ops": fs_ops,
             "net_ops": net_ops,
+            "written": written,
+            "cpu_share": cpu_share,
         }
         for spelling, value in other_spellings.items():
             if spelling not in _ALIASES:
@@ -428,6 +445,14 @@ class Limits:
     def with_net_ops(self, operations: int | None) -> "Limits":
         """Return a copy with another limit of connections."""
         return self.with_(net_ops=operations)
+
+    def with_written(self, written: int | str | None) -> "Limits":
+        """Return a copy with another limit of bytes written to disks, in bytes or as text."""
+        return self.with_(written=written)
+
+    def with_cpu_share(self, processors: float | None) -> "Limits":
+        """Return a copy with another share of the machine's processors: 0.5 is half of one."""
+        return self.with_(cpu_share=processors)
 
     def with_processes(self, processes: int | None) -> "Limits":
         """Return a copy with another limit of processes and threads."""

@@ -90,6 +90,7 @@ class _Guest:
         self._watch = Watch(refusals, self._limits, grants if settings.sandboxed else None)
         self._refusals = refusals
         self._calls = Calls(self._limits, refusals, self._watch)
+        self._calls.told = settings.limits
         self._talk = self._calls.talk = Talk(
             channel, codec, settings, self._calls.perform, self._on_cancel, self._watch.report
         )

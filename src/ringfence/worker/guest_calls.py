@@ -1,7 +1,7 @@
 """Runs one call of a plugin's function and answers it."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import CoroutineType
 from typing import Any
@@ -26,6 +26,8 @@ class Calls:
         # Set once there is one, before the first call.
         self.talk: Talk
         self._limits = limits
+        # Those whose errors are told apart, the kernel's among them.
+        self.told: Mapping[str, int | None] = {}
         self._refusals = refusals
         self._watch = watch
 
@@ -84,7 +86,7 @@ class Calls:
             kind, error = "missing", LookupError(*error.args)
         codec = self.talk.codec
         with self._watch.paused():
-            record = failed(error, codec, call, refusals=self._refusals, call_depth=self._limits.call_depth, kind=kind)
+            record = failed(error, codec, call, refusals=self._refusals, limits=self.told, kind=kind)
         try:
             error.__traceback__ = None  # its frames hold the call's arguments
         except BaseException:  # noqa: BLE001  # a __setattr__ of the plugin's

@@ -2,13 +2,14 @@
 
 import os
 import sys
-from types import TracebackType
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ringfence.ipc.codec import Codec
 from ringfence.sandbox.denials import Refusals
 from ringfence.worker import failure, tracebacks
 from ringfence.worker.guest_state import Call
+from ringfence.worker.reached import Baseline, find_limit
 
 __all__ = ["OURS", "LimitReached", "failed", "is_ours"]
 
@@ -19,6 +20,8 @@ _IMPORT_SYSTEM: Final = ("<frozen importlib._bootstrap>", "<frozen importlib._bo
 _LOOP: Final = f"{os.sep}asyncio{os.sep}"
 _LOOP_FILES: Final = tuple(_LOOP + name for name in ("runners.py", "base_events.py", "events.py"))
 
+# Loaded by the guest before its plugin.
+_BASELINE: Final = Baseline()
 
 
 class LimitReached(BaseException):
@@ -37,6 +40,7 @@ _WORDS: Final = {
     "instructions": "lines executed in one call",
     "fs_ops": "file operations in one call",
     "net_ops": "network operations in one call",
+    "written": "bytes written to disks in one task",
 }
 
 
@@ -51,17 +55,17 @@ def failed(
     call: Call | None = None,
     *,
     refusals: Refusals | None = None,
-    call_depth: int | None = None,
+    limits: Mapping[str, int | None] | None = None,
     kind: str = "exception",
 ) -> dict[str, Any]:
     """Return `error` as a failure record, with "limit" and "measured" where a limit of the call was reached.
 
-    `call` is the call that it ended, `refusals` explains what the sandbox refused, `call_depth` is the limit that a
-    RecursionError stands for, `kind` what it is unless something else is found. Raises nothing, however hostile the
-    exception is.
+    `call` is the call that it ended, `refusals` explains what the sandbox refused, `limits` are those that an exception
+    may stand for, `kind` is what it is unless something else is found. Raises nothing, however hostile the exception
+    is.
     """
     try:
-        return _described(error, codec, call, refusals, call_depth, kind)
+        return _described(error, codec, call, refusals, limits or {}, kind)
     except BaseException:  # noqa: BLE001  # the plugin's class has had its say in how it is described
         # The one attribute of a class that no metaclass gets hold of.
         name = type.__dict__["__name__"].__get__(type(error))
@@ -76,7 +80,7 @@ def _described(
     codec: Codec,
     call: Call | None,
     refusals: Refusals | None,
-    call_depth: int | None,
+    limits: Mapping[str, int | None],
     kind: str,
 ) -> dict[str, Any]:
     more: dict[str, Any] = {}
@@ -89,10 +93,9 @@ def _described(
     elif kind == "unserializable":
         # Of the result, which no line of the plugin's is to blame for: where it is says the message.
         error.__cause__ = error.__context__ = error.__traceback__ = None
-    elif isinstance(error, MemoryError):
-        kind = "memory"
-    elif isinstance(error, RecursionError) and call_depth is not None:
-        kind, more = "call_depth", {"limit": call_depth, "measured": max(call_depth + 1, _depth(error.__traceback__))}
+    elif (found := find_limit(error, limits, _BASELINE)) is not None:
+        kind, more["measured"] = found
+        more["limit"] = limits.get("processes" if kind == "threads" else kind)
     elif refusals is not None:
         denied = refusals.explain(error)
         if denied is not None:
@@ -104,14 +107,6 @@ def _described(
             _add_note(error, hint)
     tracebacks.clean(error, is_ours, _is_above)
     return {**failure.record(error, codec, kind=kind), **more}
-
-
-def _depth(trace: TracebackType | None) -> int:
-    depth = 0
-    while trace is not None:
-        depth += not is_ours(trace.tb_frame.f_code.co_filename)
-        trace = trace.tb_next
-    return depth
 
 
 def _add_note(error: BaseException, note: str) -> None:

@@ -16,26 +16,17 @@ from ringfence.sandbox.capabilities import Capabilities
 from ringfence.sandbox.denials import Event, Refusals
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.sandbox.operations import KEPT
-from ringfence.worker.guest_limits import Limits, reach
+from ringfence.worker.guest_limits import Limits
 from ringfence.worker.guest_state import CURRENT, Active, Call
 from ringfence.worker.guest_symbols import OPERATION, ends_the_worker, judge_symbol
 from ringfence.worker.harmless import Libraries, is_harmless
+from ringfence.worker.operations import Operations
 
 __all__ = ["Watch"]
 
 # Refusals that one call may report; a plugin that tries a million files is told of once.
 _MOST: Final = 256
 _MAX_TEXT: Final = 4096
-
-_FILE_EVENTS: Final = frozenset(
-    name
-    for name in KEPT
-    if name == "open" or (name.startswith("os.") and name not in ("os.posix_spawn", "os.exec", "os.fork", "os.forkpty",
-                                                                 "os.kill", "os.killpg", "os.system"))
-)  # fmt: skip
-_NET_EVENTS: Final = frozenset(
-    ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
-)
 
 
 class _Thread(threading.local):
@@ -63,11 +54,11 @@ class Watch:
     def __init__(self, refusals: Refusals, limits: Limits, grants: Capabilities | None = None) -> None:
         self._refusals = refusals
         self._grants = grants
-        self._limits = limits
         self._active: Active | None = None
         # What no call does: the module while it is loaded, threads of the plugin's own.
         self._background = Call(0, "", 0)
         self._libraries = Libraries()
+        self._operations = Operations(limits)
 
     def install(self, active: Active) -> None:
         """Begin to listen, and to report to `active`; Python offers no way to take an audit hook away again."""
@@ -116,10 +107,7 @@ class Watch:
         """Count and judge an operation. Raises LimitReached when it was one too many."""
         if name == "open" and self._libraries.holds(args):
             return
-        if name in _FILE_EVENTS:
-            self._count("fs_ops", self._limits.fs_ops, args)
-        elif name in _NET_EVENTS:
-            self._count("net_ops", self._limits.net_ops, args)
+        self._operations.count(name, args)
         try:
             denied = self._refusals.judge(Event(name, args))
             if denied is not None and not is_harmless(name, args, __file__):
@@ -138,15 +126,6 @@ class Watch:
             pass
         if ends_the_worker(name):
             raise denied
-
-    def _count(self, kind: str, limit: int | None, args: tuple[Any, ...]) -> None:
-        call = None if limit is None else Limits.charged()
-        if limit is None or call is None or (kind == "fs_ops" and isinstance(args[0], int)):
-            return
-        measured = getattr(call, kind) + 1
-        setattr(call, kind, measured)
-        if measured > limit:
-            raise reach(call, kind, limit, measured)
 
 
 def _on_event(name: str, args: tuple[Any, ...]) -> None:

@@ -12,7 +12,7 @@ import pickle
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ringfence.ipc import buffers, parcel
 from ringfence.ipc import messages as m
@@ -26,12 +26,22 @@ from ringfence.worker import failure
 from ringfence.worker.modules import ShippedModules
 from ringfence.worker.output import Streams
 from ringfence.worker.overheard import Overheard
+from ringfence.worker.reached import Baseline, find_limit
+
+if TYPE_CHECKING:
+    from ringfence.worker.counting import Counting
 
 __all__ = ["Worker"]
 
 # From here on a result travels in a leased memfd: below, one write through the pipe is cheaper (measured at
 # benchmarks/buffers.py; the pipe holds 208 KiB by default, net.core.wmem_default).
 LARGE = 128 * 1024
+
+# Frames below a task's first, and C functions among what it calls, which count too before 3.12: nobody shall have less
+# than the limit says.
+_OWN_FRAMES: Final = 44
+# What takes more than a look at an exception to notice.
+_COUNTED: Final = ("instructions", "fs_ops", "net_ops", "written")
 
 _TaskMessage = list[Any]
 _NO_KWARGS: dict[str, Any] = {}
@@ -63,6 +73,9 @@ class Worker:
         self._refusals: Refusals | None = None  # a trusted worker is refused nothing by us
         self._overheard: Overheard | None = None  # where the host asked what tasks were refused
         self._uncaught: CapabilityDenied | None = None
+        self._limits: dict[str, int | None] = {}
+        self._baseline = Baseline()
+        self._counting: Counting | None = None  # where there is something to count
 
     def serve(self) -> None:
         """Run tasks until STOP arrives or the supervisor is gone (ChannelClosed)."""
@@ -90,8 +103,15 @@ class Worker:
             if settings["refusals"]:
                 self._overheard = Overheard(self._refusals)
                 self._overheard.install()
-        if settings["call_depth"] is not None:
-            sys.setrecursionlimit(settings["call_depth"])
+        self._limits = settings["limits"]
+        self._baseline = Baseline()
+        if (depth := self._limits.get("call_depth")) is not None:
+            sys.setrecursionlimit(depth + _OWN_FRAMES)
+        if any(self._limits.get(name) is not None for name in _COUNTED):
+            from ringfence.worker.counting import Counting
+
+            self._counting = Counting(self._limits, self._baseline)
+            self._counting.install()
         for name, source, filename, is_package in settings["modules"]:
             self._modules.add(name, source, filename, is_package)
         if settings["initializer"] is not None:
@@ -152,12 +172,16 @@ class Worker:
                 if not function:  # one of a kind: it travels with its arguments
                     callable_, arguments = arguments
                 if flags & m.CHUNK:
+                    if self._counting is not None:
+                        callable_ = self._counting.counted(callable_)
                     return self._chunk(callable_, arguments)
                 args, kwargs = arguments
         except MemoryError:
             raise
         except BaseException as error:  # sys.exit in a __setstate__ is no result of the task's either
             raise _UnreadableTask from error
+        if self._counting is not None:
+            callable_ = self._counting.counted(callable_)
         return callable_(*args, **kwargs)
 
     def _read_function(self, function: int) -> Callable[..., Any]:
@@ -184,16 +208,19 @@ class Worker:
         return self._codec.pack([m.ERROR, task, made, *self._printed()])
 
     def _record(self, error: BaseException) -> dict[str, Any]:
-        kind = "exception"
+        kind, measured = "exception", None
         skip = error.__traceback__
         if isinstance(error, _UnreadableTask):
             kind, error = "unreadable", error.__cause__ or error
             skip = None
+        elif self._counting is not None and self._counting.over is not None:
+            kind, _, measured = self._counting.over
         elif self._refusals is not None and (denied := self._refusals.explain(error)) is not None:
             self._uncaught = denied
             kind, error, denied.__cause__ = "denied", denied.with_traceback(error.__traceback__), error
         else:
-            kind = "memory" if isinstance(error, MemoryError) else kind
+            if (found := find_limit(error, self._limits, self._baseline)) is not None:
+                kind, measured = found
             if self._refusals is not None and (hint := self._refusals.hint(error)) is not None:
                 _add_note(error, hint)
         # Our own frames above the task's are of no use to its author.
@@ -201,7 +228,8 @@ class Worker:
             skip = skip.tb_next
         while skip is not None and skip.tb_next is not None and skip.tb_next.tb_frame.f_code.co_filename == __file__:
             skip = skip.tb_next
-        return failure.record(error, self._codec, kind=kind, skip=skip)
+        made = failure.record(error, self._codec, kind=kind, skip=skip)
+        return made if measured is None else {**made, "measured": measured}
 
     def _printed(self) -> tuple[int, ...]:
         """Flush the streams; return what they have counted, or nothing when nobody counts."""

@@ -49,7 +49,8 @@ def test_grants_and_limits_arrive_in_the_policy() -> None:
         Layer.RLIMITS,
     }
     assert settings.per_call.to_mapping() == limits.to_mapping()
-    assert settings.guest_limits() == {"call_depth": 100, "instructions": 10, "fs_ops": 1, "net_ops": 0}
+    told = {"open_files": None, "processes": None, "file_size": None}
+    assert settings.guest_limits() == {"call_depth": 100, "instructions": 10, "fs_ops": 1, "net_ops": 0, **told}
     assert (settings.call_timeout, settings.working_dir, settings.unenforced) == (3.0, None, ())
 
 

@@ -16,8 +16,9 @@ from ringfence import errors as root
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import RemoteProtocolError
 from ringfence.pool import errors
-from ringfence.pool.outcome import crash, exception_from, is_cpu_limit, violation
+from ringfence.pool.outcome import EXCEEDED, crash, exception_from, is_cpu_limit, violation
 from ringfence.sandbox.errors import CapabilityDenied, EnforcementError
+from ringfence.sandbox.limits import Limits
 from ringfence.worker import failure
 
 
@@ -155,6 +156,27 @@ def test_each_kind_has_its_class(kind: str, cls: type[BaseException]) -> None:
     """Whose failure it was decides the class."""
     arrived = exception_from(record(kind=kind), memory=1 << 20)
     assert type(arrived) is cls
+
+
+@pytest.mark.parametrize("kind", sorted(EXCEEDED))
+def test_a_limit_that_a_worker_reports_has_its_class(kind: str) -> None:
+    """With the pool's own limit, the worker's measure as far as it is a number, and a text that says both."""
+    cls, field, _ = EXCEEDED[kind]
+    arrived = exception_from(record(kind=kind, measured=4711), limits=Limits(**{field: 999}))
+    assert type(arrived) is cls
+    assert (arrived.limit, arrived.measured) == (999, 4711)
+    assert "999" in str(arrived)
+    assert pickle.loads(pickle.dumps(arrived)).measured == 4711
+    for odd in ("many", -1, 10**400, True, None):
+        arrived = exception_from(record(kind=kind, measured=odd), limits=Limits(**{field: 999}))
+        assert (type(arrived), arrived.measured) == (cls, None)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", sorted(EXCEEDED))
+def test_a_worker_cannot_reach_a_limit_that_is_not_set(kind: str) -> None:
+    """It has made that up: its task failed with the exception that it names."""
+    assert type(exception_from(record(kind=kind, measured=1), limits=Limits())) is ValueError
+    assert type(exception_from(record(kind=kind, measured=1))) is ValueError
 
 
 def test_a_denial_is_rebuilt() -> None:
