@@ -12,6 +12,7 @@ _COMMANDS: Final = {
     "run": "ringfence.cli.run",
     "demo": "ringfence.cli.demo",
     "doctor": "ringfence.cli.doctor",
+    "explain": "ringfence.cli.explain",
     "plugin": "ringfence.cli.plugin",
 }
 

@@ -19,7 +19,7 @@ from ringfence.sandbox.scopes import (
     read_variable,
 )
 
-__all__ = ["Capabilities", "Capability", "Grant", "Risk"]
+__all__ = ["ALIASES", "Capabilities", "Capability", "Grant", "Risk"]
 
 
 class Risk(StrEnum):
@@ -86,7 +86,7 @@ class Capability(StrEnum):
     def from_name(cls, name: str) -> "Capability | None":
         """Return the capability of this name or alias, or `None`."""
         wanted = name.strip().lower()
-        wanted = _ALIASES.get(wanted, wanted)
+        wanted = ALIASES.get(wanted, wanted)
         return next((member for member in cls if member.value == wanted), None)
 
     @classmethod
@@ -102,7 +102,8 @@ class Capability(StrEnum):
         return found
 
 
-_ALIASES: Final[Mapping[str, str]] = {
+# Other spellings that are read, and the name each stands for.
+ALIASES: Final[Mapping[str, str]] = {
     "sys:exec": "process:exec",
     "sys:env": "env:read",
     "sys:time": "time:read",
@@ -160,13 +161,13 @@ def _nearest(name: str) -> list[str]:
     """Return the names closest to a misspelt one, canonical, best first."""
     import difflib  # not at the top: a worker that never misspells need not load it
 
-    known = [member.value for member in Capability] + list(_ALIASES)
+    known = [member.value for member in Capability] + list(ALIASES)
     asked = name.strip().lower().replace("_", ":").replace(".", ":")
     close = difflib.get_close_matches(asked, known, n=3, cutoff=0.6)
     # "read" or "fs" alone is too short for a ratio, yet its meaning is plain.
     if not close and asked:
         close = [full for full in known if asked in full.split(":")]
-    return list(dict.fromkeys(_ALIASES.get(found, found) for found in close))
+    return list(dict.fromkeys(ALIASES.get(found, found) for found in close))
 
 
 _SCOPES: Final[Mapping[Capability, Callable[[str], str]]] = {
