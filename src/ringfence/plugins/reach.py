@@ -9,8 +9,9 @@ from typing import Self, TypeVar, final
 from pydantic import field_validator, model_validator
 
 from ringfence.plugins.model import FrozenModel
+from ringfence.sandbox.addresses import address_contains, read_address, read_host
 from ringfence.sandbox.errors import PolicyError
-from ringfence.sandbox.scopes import address_contains, path_contains, read_address, read_host, read_path
+from ringfence.sandbox.scopes import path_contains, read_path
 
 __all__ = ["NetPolicy", "PathPolicy", "Reach"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ringfence.ipc.limits import WireLimits
 from ringfence.pool.serialise import Shipment
@@ -11,6 +11,9 @@ from ringfence.pool.task import Output
 from ringfence.sandbox.plan import Plan
 from ringfence.sandbox.policy import Policy
 from ringfence.sandbox.refusal import Refusal
+
+if TYPE_CHECKING:
+    from ringfence.pool.network_events import NetworkEvent
 
 __all__ = ["PoolConfig"]
 
@@ -40,3 +43,4 @@ class PoolConfig:
     sources: SourceFiles
     on_output: Callable[[Output], Any] | None
     on_refusal: Callable[[Refusal], Any] | None = None
+    on_network: "Callable[[NetworkEvent], Any] | None" = None

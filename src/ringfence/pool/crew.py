@@ -23,6 +23,7 @@ from ringfence.pool.errors import BrokenPool, MemoryExceeded, ProtocolViolation
 from ringfence.pool.examination import Examination
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.monitor import Monitor
+from ringfence.pool.network import Network
 from ringfence.pool.output import Stream
 from ringfence.pool.restart import StartBudget
 from ringfence.pool.stacks import attach
@@ -51,16 +52,11 @@ class Crew:
     """The processes of one pool. The supervisor's lock guards it; only the I/O thread starts, hears and buries."""
 
     def __init__(
-        self,
-        config: PoolConfig,
-        backlog: Backlog,
-        dispatcher: Dispatcher,
-        monitor: Monitor,
-        counters: Counters,
-        poller: select.epoll,
-        spare: Zygote,
-    ) -> None:
+        self, config: PoolConfig, backlog: Backlog, dispatcher: Dispatcher, monitor: Monitor, counters: Counters,
+        poller: select.epoll, spare: Zygote, network: Network | None,
+    ) -> None:  # fmt: skip
         self._config = config
+        self._network = network
         self._backlog = backlog
         self._dispatcher = dispatcher
         self._monitor = monitor
@@ -154,7 +150,7 @@ class Crew:
 
     def _start_worker(self, zygote: Zygote) -> None:
         number = next(self._numbers)
-        handle = WorkerHandle.ask_for(zygote, number, self._config, self._codec)
+        handle = WorkerHandle.ask_for(zygote, number, self._config, self._codec, self._network)
         self.workers[number] = handle
         self._starting.add(number)
         self._counters.started += 1
@@ -439,6 +435,9 @@ class Crew:
 
     def look(self, done: _Done) -> None:
         """Look at the workers whose time has come: limits, late starts, late stops."""
+        for accused, crime in self._network.take_accused() if self._network is not None else ():
+            if accused.number in self.workers:
+                self._punish(accused, crime)
         now = time.monotonic()
         self.warden.look(now, lambda handle: self.hear_worker(handle, done))
         if now >= self._late_at:

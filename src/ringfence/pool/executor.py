@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pickle import PicklingError
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from ringfence.ipc import messages as m
 from ringfence.ipc.limits import MAX_FRAME, WireLimits
@@ -38,6 +38,9 @@ from ringfence.sandbox.refusal import Refusal
 from ringfence.sandbox.report import Report
 from ringfence.sandbox.requirement import RequirementLike
 from ringfence.sandbox.runtime_paths import runtime_paths
+
+if TYPE_CHECKING:
+    from ringfence.pool.network_events import NetworkEvent
 
 __all__ = ["Pool", "PoolView"]
 
@@ -231,6 +234,8 @@ class Pool(_Tasks):
         on_refusal: called with a `Refusal` for each thing that the sandbox refused a task, also where the task handled
             it; in the supervisor's thread. Workers then judge every file, socket and program that Python announces,
             some 10 µs each; they report at most 64 of one task.
+        on_network: called with a NetworkEvent for each connection, look-up and listening socket that a worker asks for,
+            allowed or refused, in the supervisor's thread; where network grants name hosts.
         pickle_results: let workers pickle results that are not plain data. Only for the trusted profile: whoever
             controls a worker then controls this process.
         max_message: bytes in one message from a worker, before anything of it is kept.
@@ -262,6 +267,7 @@ class Pool(_Tasks):
         stdout: Literal["capture", "inherit"] = "capture",
         on_output: Callable[[Output], Any] | None = None,
         on_refusal: Callable[[Refusal], Any] | None = None,
+        on_network: "Callable[[NetworkEvent], Any] | None" = None,
         pickle_results: bool = False,
         max_message: int | str = MAX_FRAME,
         max_buffer: int | str = "256MiB",
@@ -318,6 +324,7 @@ class Pool(_Tasks):
                 sources=self._serialiser.sources,
                 on_output=on_output,
                 on_refusal=on_refusal,
+                on_network=on_network,
             )
 
         # Its interpreter starts while we find out what it is to be told.

@@ -5,9 +5,9 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel, pipe_fds
@@ -25,6 +25,9 @@ from ringfence.pool.task import Output, Task
 from ringfence.pool.tokens import Tokens
 from ringfence.pool.transfer import Lease
 from ringfence.pool.zygote import Zygote
+
+if TYPE_CHECKING:
+    from ringfence.pool.network import Network
 
 __all__ = ["WorkerHandle"]
 
@@ -73,6 +76,7 @@ class WorkerHandle:
         "stdout",
         "stopping",
         "tokens",
+        "unlink",
         "watched",
     )  # fmt: skip
 
@@ -145,9 +149,13 @@ class WorkerHandle:
         self.printed = (0, 0)
         self.functions: set[int] = set()
         self.modules: set[str] = set()
+        # Ends what the broker does for it; None without one.
+        self.unlink: Callable[[], None] | None = None
 
     @classmethod
-    def ask_for(cls, zygote: Zygote, number: int, config: PoolConfig, codec: Codec) -> "WorkerHandle":
+    def ask_for(
+        cls, zygote: Zygote, number: int, config: PoolConfig, codec: Codec, network: "Network | None"
+    ) -> "WorkerHandle":
         """Ask `zygote` for a worker; return the handle of what will be one. Raises OSError, ChannelClosed."""
         with ExitStack() as theirs, ExitStack() as ours:
             near, far = pipe_fds()
@@ -163,11 +171,18 @@ class WorkerHandle:
                 os.set_blocking(read, False)
                 reads.append(read)
                 roles[role] = write
+            if network is not None:
+                asks, answers = pipe_fds()
+                ours.callback(os.close, asks)
+                theirs.callback(os.close, answers)
+                roles["broker"] = answers
             zygote.send([m.SPAWN, number, list(roles)], tuple(roles.values()))
             channel = Channel(near, config.wire, max_outgoing=MAX_FRAME)
             stacks, *printed = reads
             handle = cls(number, channel, tokens, codec, (printed[0], printed[1]) if printed else None, stacks)
             ours.pop_all()  # the handle's now
+            if network is not None:
+                handle.unlink = network.serve(asks, handle)
         return handle
 
     @property
@@ -329,6 +344,8 @@ class WorkerHandle:
         self.pidfd = self.stack_fd = -1
         if self.lease is not None:
             self.lease.close()
+        if self.unlink is not None:
+            self.unlink()
         for stream in (self.stdout, self.stderr):
             if stream is not None:
                 stream.close()

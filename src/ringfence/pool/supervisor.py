@@ -21,6 +21,7 @@ from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import BrokenPool, PoolClosed
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.monitor import Monitor
+from ringfence.pool.network import Network
 from ringfence.pool.statistics import Counters, Statistics
 from ringfence.pool.task import Task
 from ringfence.pool.zygote import Zygote
@@ -62,8 +63,9 @@ class Supervisor:
             self._backlog, monitor, self._counters, self._poller, self._wake, ahead=config.max_tasks is None,
             most_busy=config.max_workers,
         )
+        self._network = Network.of(config, self._wake)
         self._crew = Crew(
-            config, self._backlog, self._dispatcher, monitor, self._counters, self._poller, zygote
+            config, self._backlog, self._dispatcher, monitor, self._counters, self._poller, zygote, self._network
         )
         # Set once each, never unset.
         self._closing = False
@@ -434,6 +436,8 @@ class Supervisor:
             # look for tasks second. One of us sees the other.
             if self._backlog.inbox:
                 wakes_at = 0.0
+        if self._network is not None:
+            self._network.tell()
         if done:
             deliver(done)
             return True
@@ -468,6 +472,8 @@ class Supervisor:
         deliver(done)
 
     def _release(self) -> None:
+        if self._network is not None:
+            self._network.release()
         with self._lock:
             self._finished = True
             self._poller.close()

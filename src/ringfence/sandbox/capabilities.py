@@ -7,17 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, final
 
+from ringfence.sandbox.addresses import address_contains, read_address, read_name, read_port
 from ringfence.sandbox.errors import CapabilityDenied, PolicyError, UnknownCapability
-from ringfence.sandbox.scopes import (
-    address_contains,
-    path_contains,
-    read_address,
-    read_host,
-    read_path,
-    read_plugin,
-    read_port,
-    read_variable,
-)
+from ringfence.sandbox.scopes import path_contains, read_path, read_plugin, read_variable
 
 __all__ = ["ALIASES", "Capabilities", "Capability", "Grant", "Risk"]
 
@@ -170,12 +162,16 @@ def _nearest(name: str) -> list[str]:
     return list(dict.fromkeys(ALIASES.get(found, found) for found in close))
 
 
+def _read_pattern(scope: str) -> str:
+    return f"*.{read_name(scope[2:])}" if scope.startswith("*.") else read_name(scope)
+
+
 _SCOPES: Final[Mapping[Capability, Callable[[str], str]]] = {
     **dict.fromkeys(_FILE_SYSTEM, read_path),
     Capability.PROCESS_EXEC: read_path,
     Capability.NET_REQUEST: read_address,
     Capability.NET_LISTEN: read_port,
-    Capability.NET_DNS: read_host,
+    Capability.NET_DNS: _read_pattern,
     Capability.ENV_READ: read_variable,
     Capability.ENV_WRITE: read_variable,
     Capability.PLUGIN_CALL: read_plugin,
@@ -241,7 +237,7 @@ class Grant:
         if other.scope is None:
             return False
         if self.capability in (Capability.NET_REQUEST, Capability.NET_LISTEN, Capability.NET_DNS):
-            return self.capability is not Capability.NET_LISTEN and address_contains(self.scope, other.scope)
+            return address_contains(self.scope, other.scope)
         return self.capability is Capability.PROCESS_EXEC and path_contains(self.scope, other.scope)
 
     def __lt__(self, other: "Grant") -> bool:

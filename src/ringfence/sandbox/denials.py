@@ -22,6 +22,7 @@ from ringfence.sandbox.callees import called_by, is_raised_in_python
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant, GrantLike
 from ringfence.sandbox.disguises import named_path, unmask
 from ringfence.sandbox.errors import CapabilityDenied
+from ringfence.sandbox.net_rules import needs_broker
 from ringfence.sandbox.operations import (
     KEPT,
     KINDS,
@@ -31,6 +32,7 @@ from ringfence.sandbox.operations import (
     Event,
     Need,
     is_beside_a_descriptor,
+    is_brokered,
     needs_path,
     path_of,
     text_of,
@@ -126,6 +128,8 @@ class Refusals:
         home: str | None = None,
     ) -> None:
         self._caps = Capabilities(capabilities)
+        # Then the supervisor judges addresses and names, and its refusals come with their reasons.
+        self._brokered = needs_broker(self._caps)
         self._private_root = private_root
         self._holder = holder
         self._remedy = remedy
@@ -198,6 +202,8 @@ class Refusals:
         """
         kind = KINDS.get(event.name)
         if kind is None or self._silent or is_beside_a_descriptor(event):
+            return None
+        if self._brokered and is_brokered(event):
             return None
         return self._refusal(SPELLINGS.get(event.name, event.name), kind.needs(event))
 

@@ -17,6 +17,7 @@ __all__ = [
     "Event",
     "Need",
     "is_beside_a_descriptor",
+    "is_brokered",
     "needs_path",
     "path_of",
     "text_of",
@@ -122,6 +123,14 @@ def is_beside_a_descriptor(event: Event) -> bool:
         path = text_of(event.args[0])
         return event.args[1] is None and path is not None and not os.path.isabs(path)
     return any(folder != -1 for folder in event.args[_FOLDERS.get(event.name, slice(0))])
+
+
+def is_brokered(event: Event) -> bool:
+    """Whether a broker decides this operation, where there is one: all of TCP, and look-ups."""
+    if event.name == "socket.__new__":
+        family, kind = event.args
+        return family in (-1, 2, 10) and (kind == -1 or kind & 0xF == 1)  # AF_INET, AF_INET6; SOCK_STREAM
+    return event.name.startswith("socket.")
 
 
 # Whose scopes are paths.

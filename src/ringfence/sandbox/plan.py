@@ -11,6 +11,7 @@ from ringfence.sandbox.errors import UnsupportedError
 from ringfence.sandbox.features import Features
 from ringfence.sandbox.landlock import Access, LandlockPlan, PathGrant, plan_landlock, weaknesses
 from ringfence.sandbox.namespaces import SCRATCH, SCRATCH_PARENT, NamespacePlan
+from ringfence.sandbox.net_rules import NETWORK
 from ringfence.sandbox.opens import OPENS, Fact, brought_by
 from ringfence.sandbox.policy import Demand, Layer, Policy
 from ringfence.sandbox.privileges import PrivilegePlan
@@ -26,7 +27,6 @@ __all__ = ["Missing", "Plan", "SeccompPlan", "make_plan"]
 _SCRATCH: Final = 64 << 20
 
 _READ: Final = Access.READ | Access.LIST
-_NETWORK: Final = (Capability.NET_REQUEST, Capability.NET_LISTEN, Capability.NET_DNS)
 
 
 def make_plan(
@@ -63,6 +63,8 @@ class _Planner:
         self._features = features
         self._runtime = runtime
         self._mapped = tuple(sorted(mapped))
+        # Whether workers open sockets of this host's network themselves. With a broker they never do.
+        self._uses_network = not policy.is_brokered and any(self._caps.has(c) for c in NETWORK)
         self._reports: dict[Layer, LayerReport] = {}
         self._missing: list[Missing] = []
 
@@ -75,6 +77,7 @@ class _Planner:
         rlimits = self._rlimits(single_use, namespaces, privileges)
         cgroup = self._cgroup()
         seccomp = self._seccomp(namespaces, landlock)
+        self._check_broker(seccomp)
         self._monitor()
         report = Report(tuple(self._reports[layer] for layer in Layer))
         self._require(report)
@@ -140,7 +143,7 @@ class _Planner:
             return None
         features = self._features
         kinds: list[str] = [kind for kind in ("mnt", "pid", "ipc", "uts", "cgroup") if kind in features.namespaces]
-        uses_network = any(self._caps.has(capability) for capability in _NETWORK)
+        uses_network = self._uses_network
         if "net" in features.namespaces and not uses_network:
             kinds.append("net")
         if "pid" in kinds and features.needs_user_namespace and not features.pidfd:
@@ -249,10 +252,11 @@ class _Planner:
             self._note(Layer.LANDLOCK, Status.PARTIAL, detail, f"ABI {abi} does not govern {', '.join(gaps)}")
         else:
             self._note(Layer.LANDLOCK, Status.FULL, detail)
+        brokered = self._policy.is_brokered
         return plan_landlock(
             abi,
-            connect=_ports(self._caps, Capability.NET_REQUEST),
-            bind=_ports(self._caps, Capability.NET_LISTEN),
+            connect=() if brokered else _ports(self._caps, Capability.NET_REQUEST),
+            bind=() if brokered else _ports(self._caps, Capability.NET_LISTEN),
         )
 
     def _seccomp(self, namespaces: NamespacePlan | None, landlock: LandlockPlan | None) -> SeccompPlan | None:
@@ -274,7 +278,8 @@ class _Planner:
             Fact.SIGNALS_INSIDE: own_pids or (landlock is not None and landlock.abi >= 6),
             Fact.PATHS_INSIDE: private_root or landlock is not None,
         }
-        bundles = choose_bundles(self._caps, [fact for fact, holds in facts.items() if holds])
+        brokered = NETWORK if self._policy.is_brokered else ()
+        bundles = choose_bundles(self._caps, [fact for fact, holds in facts.items() if holds], brokered)
         program = build_program(features.machine, bundles, pid=1 if own_pids else None)
         detail = f"allow-list of {len(bundles)} sets, {len(program.instructions)} instructions"
         self._note(Layer.SECCOMP, Status.FULL, detail)
@@ -307,8 +312,17 @@ class _Planner:
             reason = f"nothing here can hold {capability}={scopes[0]} to its scope"
             if capability in _ACCESS and not by_paths and scopes != ("/",):
                 raise UnsupportedError(Layer.LANDLOCK, reason, "Landlock (Linux 5.13) or a mount namespace")
+            if capability not in _ACCESS and self._policy.is_brokered:
+                continue
             if capability not in _ACCESS and (landlock is None or landlock.abi < 4):
                 raise UnsupportedError(Layer.LANDLOCK, reason, "Landlock ABI 4 (Linux 6.7)")
+
+    def _check_broker(self, seccomp: SeccompPlan | None) -> None:
+        """Refuse grants that name hosts where a worker could connect what it was handed to another host."""
+        if self._policy.is_brokered and seccomp is None:
+            named = next(g for g in self._caps if g.capability in NETWORK and g.scope is not None)
+            reason = f"nothing here can hold {named} to its scope"
+            raise UnsupportedError(Layer.SECCOMP, reason, "seccomp, required or preferred, on a kernel that has it")
 
 
 # What a worker can see, though not reach, where it has no namespace of a kind to itself. (System V IPC needs none:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant, GrantLike, as_grant
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.limits import Limits
+from ringfence.sandbox.net_rules import needs_broker
 from ringfence.sandbox.report import Layer, LayerReport, Report
 from ringfence.sandbox.requirement import NO_REQUIREMENT, Requirement, RequirementLike
 
@@ -86,6 +87,11 @@ class Policy:
     def is_trusted(self) -> bool:
         """Whether the worker runs as freely as its starter: neither Landlock nor seccomp is asked for."""
         return self.demands[Layer.LANDLOCK] is Demand.OFF and self.demands[Layer.SECCOMP] is Demand.OFF
+
+    @property
+    def is_brokered(self) -> bool:
+        """Whether the worker gets every socket from the supervisor: a network grant names a host or a look-up."""
+        return not self.is_trusted and needs_broker(self.capabilities)
 
     @classmethod
     def build(
@@ -184,19 +190,6 @@ def _problem(policy: Policy, grant: Grant) -> str | None:
     capability, scope = grant.capability, grant.scope
     if scope is None:
         return None
-    if capability is Capability.NET_REQUEST and not scope.startswith(":"):
-        return _no_hosts(scope)
-    if capability is Capability.NET_LISTEN and not scope.isdecimal():
-        port = scope.rpartition(":")[2]
-        return (
-            "cannot be enforced yet: the kernel limits listening by port, not by address; "
-            f"grant 'net:listen={port}' if every address will do"
-        )
-    if capability is Capability.NET_DNS:
-        return (
-            "cannot be enforced yet: a look-up cannot be limited to a name; resolve the name outside and "
-            "pass the address in, or grant 'net:dns'"
-        )
     if policy.is_trusted:
         return None
     if capability is Capability.FS_METADATA:
@@ -211,15 +204,6 @@ def _problem(policy: Policy, grant: Grant) -> str | None:
             "is refused: the variable steers the dynamic loader, which would run outside any check; drop it"
         )
     return None
-
-
-def _no_hosts(scope: str) -> str:
-    port = scope.rpartition(":")[2]
-    instead = f"'net:request=:{port}' (any host, that port) or " if port.isdecimal() else ""
-    return (
-        "cannot be enforced yet: the kernel limits connections by port, not by host, and it is never "
-        f"silently widened; grant {instead}'net:request' (any), or fetch outside and pass the data in"
-    )
 
 
 def _kernel_tree_problem(scope: str) -> str | None:

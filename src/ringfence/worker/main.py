@@ -13,6 +13,7 @@ from ringfence.ipc.errors import ChannelClosed
 from ringfence.ipc.types import TypeRegistry
 from ringfence.sandbox import enforce
 from ringfence.worker import failure
+from ringfence.worker.network import Network
 from ringfence.worker.output import Streams
 from ringfence.worker.serve import Worker, settle
 
@@ -53,9 +54,12 @@ def _run(prepared: enforce.Prepared, fds: dict[str, int]) -> int:
     streams = None
     for role, fd in output.items():
         os.dup2(fd, _OUTPUT[role])
+    # While sockets can still be had.
+    network = Network(fds["broker"]) if "broker" in fds else None
     try:
         # From here to READY nothing foreign is read, let alone run.
-        report = enforce.enter(prepared, fds.values())
+        kept = network.descriptors if network is not None else ()
+        report = enforce.enter(prepared, (*fds.values(), *kept))
     except BaseException as error:  # noqa: BLE001  # whatever it is, the supervisor is told before any foreign code
         channel.send(codec.pack([m.ERROR, -1, failure.record(error, codec, kind="start")]))
         return EXIT_NOT_STARTED
@@ -66,7 +70,7 @@ def _run(prepared: enforce.Prepared, fds: dict[str, int]) -> int:
     # In C: it answers while native code keeps the interpreter to itself, too.
     faulthandler.register(m.STACK_SIGNAL, fds["stacks"], all_threads=True)
     channel.send(codec.pack([m.READY, m.PROTOCOL_VERSION, report.to_data()]))
-    return _work(Worker(channel, fds["tokens"], codec, streams), channel, codec, registry)
+    return _work(Worker(channel, fds["tokens"], codec, streams, network), channel, codec, registry)
 
 
 def _work(worker: Worker, channel: Channel, codec: Codec, registry: TypeRegistry) -> int:

@@ -24,6 +24,7 @@ from ringfence.sandbox.denials import Refusals
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.worker import failure
 from ringfence.worker.modules import ShippedModules
+from ringfence.worker.network import Network
 from ringfence.worker.output import Streams
 from ringfence.worker.overheard import Overheard
 from ringfence.worker.reached import Baseline, find_limit
@@ -58,11 +59,14 @@ class _UnreadableTask(Exception):
 class Worker:
     """The state of one worker: its channel, the functions it knows, its streams."""
 
-    def __init__(self, channel: Channel, tokens: int, codec: Codec, streams: Streams | None) -> None:
+    def __init__(
+        self, channel: Channel, tokens: int, codec: Codec, streams: Streams | None, network: Network | None = None
+    ) -> None:
         self._channel = channel
         self._tokens = tokens
         self._codec = codec
         self._streams = streams
+        self._network = network
         self._modules = ShippedModules()
         # A function arrives once, as bytes, and is unpickled by the first task that needs it, whose failure it then is.
         self._unread: dict[int, bytes] = {}
@@ -103,6 +107,8 @@ class Worker:
             if settings["refusals"]:
                 self._overheard = Overheard(self._refusals)
                 self._overheard.install()
+        if self._network is not None:
+            self._network.install(settings["capabilities"])
         self._limits = settings["limits"]
         self._baseline = Baseline()
         if (depth := self._limits.get("call_depth")) is not None:
