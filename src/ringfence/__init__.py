@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         WorkerCrashed,
     )
     from ringfence.pool.executor import Pool
+    from ringfence.pool.network_events import NetworkEvent
     from ringfence.pool.statistics import Statistics
     from ringfence.pool.task import Output
     from ringfence.sandbox.capabilities import Capabilities, Capability, Grant
@@ -118,6 +119,7 @@ _HOMES = {
     ),
     "Pool": "pool.executor",
     "Statistics": "pool.statistics",
+    "NetworkEvent": "pool.network_events",
     "Output": "pool.task",
     **dict.fromkeys(("Capabilities", "Capability", "Grant"), "sandbox.capabilities"),
     **dict.fromkeys(
@@ -211,6 +213,7 @@ __all__ = [
     "NamespaceConfig",
     "NetOpsExceeded",
     "NetPolicy",
+    "NetworkEvent",
     "Output",
     "OutputExceeded",
     "PathPolicy",

@@ -10,10 +10,10 @@ from typing import Any, Final, final
 from ringfence.plugins.errors import InvalidConfig
 from ringfence.plugins.grants import Effective
 from ringfence.plugins.sandbox_config import IsolationMode, SandboxConfig
-from ringfence.sandbox.capabilities import Capability
 from ringfence.sandbox.errors import PolicyError, UnsupportedError
 from ringfence.sandbox.features import Features
 from ringfence.sandbox.limits import Limits
+from ringfence.sandbox.net_rules import NETWORK, needs_broker
 from ringfence.sandbox.policy import Demand, Layer, Policy
 from ringfence.sandbox.profiles import Profile, load_profile
 from ringfence.sandbox.requirement import NO_REQUIREMENT, Requirement
@@ -26,7 +26,6 @@ _OF_A_CALL: Final = ("memory", "cpu", "wall", "output", "call_depth", "instructi
 _COUNTED: Final = ("call_depth", "instructions", "fs_ops", "net_ops")
 # Those that the kernel keeps, and that the guest tells by their errors.
 _TOLD: Final = ("open_files", "processes", "file_size")
-_NETWORK: Final = (Capability.NET_REQUEST, Capability.NET_LISTEN, Capability.NET_DNS)
 
 
 @final
@@ -156,7 +155,9 @@ def _shares(box: SandboxConfig) -> Iterator[str]:
 
 def _check_namespaces(demanded: Iterable[str], effective: Effective, features: Features | None) -> None:
     for kind in demanded:
-        network = next((c for c in _NETWORK if effective.grants.has(c)), None)
+        # Where the broker makes the connections, an empty network is just what a worker gets.
+        brokered = needs_broker(effective.grants)
+        network = next((c for c in NETWORK if effective.grants.has(c) and not brokered), None)
         if kind == "net" and network is not None:
             raise PolicyError(
                 f"namespaces.net: a network of its own is an empty one, and plugin {effective.plugin!r} is granted "

@@ -40,6 +40,8 @@ _BACKLOG: Final = 128
 # Of the grants that a refusal lists.
 _MOST_LISTED: Final = 32
 
+_LOOPBACK: Final = ((int(socket.AF_INET), "127.0.0.1"), (int(socket.AF_INET6), "::1"))
+
 _CODEC: Final = Codec(None, b.REQUEST_LIMITS)
 _ANSWERS: Final = Codec(None, b.ANSWER_LIMITS)
 _KINDS: Final = {b.LOOK_UP: "lookup", b.CONNECT: "connect", b.LISTEN: "listen"}
@@ -279,6 +281,11 @@ class Link:
             return None
 
     def _find(self, name: str, then: "Callable[[Found], None]") -> None:
+        if name == "localhost":
+            # Nobody else's word on where that is counts (RFC 6761).
+            then(list(_LOOPBACK))
+            return
+
         def done(found: "Found") -> None:
             self._looking_up -= 1
             then(found)

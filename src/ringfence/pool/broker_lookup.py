@@ -16,14 +16,10 @@ Found = list[tuple[int, str]] | OSError
 _THREADS: Final = 64
 # Of one name; more is a joke.
 _MOST_ADDRESSES: Final = 64
-_LOOPBACK: Final = ((int(socket.AF_INET), "127.0.0.1"), (int(socket.AF_INET6), "::1"))
 
 
 def resolve(name: str) -> list[tuple[int, str]]:
     """Return the addresses of a canonical name as this host knows them. Raises OSError (socket.gaierror)."""
-    if name == "localhost":
-        # Not asked for: nobody else's word on where that is counts (RFC 6761).
-        return list(_LOOPBACK)
     found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     return [(int(family), str(sockaddr[0])) for family, _, _, _, sockaddr in found[:_MOST_ADDRESSES]]
 

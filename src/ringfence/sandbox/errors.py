@@ -138,6 +138,8 @@ class CapabilityDenied(PluginRuntimeError, PermissionError):
         self.note = note
         super().__init__(self._compose() if message is None else message)
         self.errno = _errno.EPERM
+        # What create_server and asyncio make their own messages of.
+        self.strerror = str(self)
         self.filename = target
 
     def _compose(self) -> str:

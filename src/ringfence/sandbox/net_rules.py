@@ -88,7 +88,7 @@ class NetRules:
         for grant in self._dns:
             if grant.scope is None or address_contains(grant.scope, name):
                 return Verdict(str(grant))
-        if (name == _LOCALHOST and address.is_loopback) or is_public(address):
+        if _may_lead(name, address):
             return self.look_up(name)
         for grant in self._request:
             if _holds(grant, address, None):
@@ -111,7 +111,7 @@ class NetRules:
             found = next((g for g in self._request if _names(g, name, port)), None)
             if found is None:
                 refused = refused or Verdict(None, f"net:request={name}:{port}")
-            elif is_public(address) or (name == _LOCALHOST and address.is_loopback):
+            elif _may_lead(name, address):
                 return Verdict(str(found))
             else:
                 refused = _not_public(name, address, port)
@@ -150,6 +150,10 @@ def _within(host: str, address: "Address") -> bool:
 
 def _names(grant: Grant, name: str, port: int) -> bool:
     return bool(_host(grant)) and address_contains(grant.scope or "", f"{name}:{port}")
+
+
+def _may_lead(name: str, address: "Address") -> bool:
+    return address.is_loopback if name == _LOCALHOST else is_public(address)
 
 
 def _not_public(name: str, address: "Address", port: int) -> Verdict:

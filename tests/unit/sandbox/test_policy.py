@@ -58,10 +58,6 @@ def test_a_policy_is_not_widened_by_the_set_it_was_made_from() -> None:
 @pytest.mark.parametrize(
     ("grant", "instead"),
     [
-        ("net:request=example.com:443", "net:request=:443"),
-        ("net:request=example.com", "pass the data in"),
-        ("net:listen=127.0.0.1:80", "net:listen=80"),
-        ("net:dns=example.com", "net:dns"),
         ("fs:metadata=/data", "fs:read=/data"),
         ("fs:write=/proc/self", "grant a folder elsewhere"),
         ("fs:delete=/sys", "grant a folder elsewhere"),
@@ -79,17 +75,32 @@ def test_what_cannot_be_kept_is_refused_by_name(grant: str, instead: str) -> Non
 
 def test_refusal_names_the_profile_it_came_from() -> None:
     """When the profile is at fault, the profile is named."""
-    profile = Profile("mine", "", Capabilities(["net:request=example.com"]))
+    profile = Profile("mine", "", Capabilities(["fs:metadata=/data"]))
     with pytest.raises(PolicyError, match="from profile 'mine'"):
         Policy.build(profile, environ={})
 
 
 @pytest.mark.parametrize(
-    "grant", ["net:request=:443", "net:listen=8080", "fs:write=/out", "process:exec=/bin/true"]
+    ("grant", "brokered"),
+    [
+        ("net:request=:443", False),
+        ("net:listen=8080", False),
+        ("net:dns", False),
+        ("net:request=example.com:443", True),
+        ("net:request=*.example.com", True),
+        ("net:request=10.1.0.0/16:5432", True),
+        ("net:listen=127.0.0.1:80", True),
+        ("net:dns=example.com", True),
+        ("fs:write=/out", False),
+        ("process:exec=/bin/true", False),
+    ],
 )
-def test_enforceable_scopes_are_taken(grant: str) -> None:
-    """Paths and ports can be kept, so they are not refused."""
-    assert Policy.build("untrusted", [grant], environ={}).capabilities.has(grant)
+def test_enforceable_scopes_are_taken(grant: str, brokered: bool) -> None:
+    """Paths, ports and hosts can be kept; as soon as a host is named, the supervisor makes every socket."""
+    policy = Policy.build("untrusted", [grant], environ={})
+    assert policy.capabilities.has(grant)
+    assert policy.is_brokered is brokered
+    assert not Policy.build("trusted", [grant], environ={}).is_brokered
 
 
 def test_a_scope_that_narrows_nothing_is_a_conflict() -> None:
