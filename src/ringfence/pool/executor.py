@@ -54,6 +54,10 @@ _REFUSALS = (QueueFull, PoolClosed, BrokenPool)
 _supervisors: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
 
 
+# What workers import that ask the supervisor for their sockets.
+_BROKERED = ("ringfence.worker.network_sockets",)
+
+
 class _Tasks(Executor):
     """What a pool and its views share: ways to hand in work, under one set of task options."""
 
@@ -320,7 +324,7 @@ class Pool(_Tasks):
                 sessions=isolation == "session",
                 queue_size=queue_size,
                 initializer=None if initializer is None else self._serialiser.value((initializer, tuple(initargs))),
-                preload=tuple(preload),
+                preload=(*preload, *(_BROKERED if policy.is_brokered else ())),
                 sources=self._serialiser.sources,
                 on_output=on_output,
                 on_refusal=on_refusal,
