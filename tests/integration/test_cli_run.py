@@ -232,7 +232,7 @@ time.sleep(10)
         (["--memory", "much"], 2, "--memory: 'much' is not a size"),
         (["--timeout", "0s"], 2, "--timeout: "),
         (["--profile", "untrustd"], 2, "did you mean 'untrusted'?"),
-        (["--allow", "net:request=example.org:443"], 125, "cannot be enforced yet"),
+        (["--allow", "net:request=127.1:443"], 2, "four decimal numbers"),
         (["--allow", "fs:read=/no/such/place"], 125, "there is no such file or folder"),
     ],
 )

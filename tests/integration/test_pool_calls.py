@@ -335,7 +335,7 @@ def test_max_workers_must_be_positive(number: int) -> None:
         {"capabilities": ["fs:reed"]},
         {"pickle_results": True},
         {"timeout": -1},
-        {"capabilities": ["net:request=example.org:443"]},
+        {"capabilities": ["net:request=127.1:443"]},
     ],
     ids=lambda arguments: next(iter(arguments)),
 )
