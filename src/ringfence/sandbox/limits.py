@@ -41,6 +41,8 @@ _TIME_UNITS: Final[Mapping[str, float]] = {
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
 _TIME_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(us|µs|ms|min|s|m|h|d)?\s*", re.IGNORECASE)
 
+# Characters of a number that is not out of range, with room for leading zeros and underscores.
+_MOST_DIGITS: Final = 64
 # The kernel's rlimits are 64-bit; one bit is left so that a baseline can be added to a limit without
 # overflow.
 _MOST_BYTES: Final = 2**62
@@ -77,7 +79,9 @@ def parse_size(value: int | float | str, *, what: str = "size") -> int:
             raise PolicyError(
                 f"{what}: {value!r} is not a size; write bytes or text such as '256MiB' or '1.5GB'"
             )
-        size = float(match[1]) * unit if "." in match[1] else int(match[1]) * unit
+        # int() of more than 4,300 digits raises; what is that long is out of range anyway.
+        exact = "." not in match[1] and len(match[1]) <= _MOST_DIGITS
+        size = int(match[1]) * unit if exact else float(match[1]) * unit
     else:
         size = _number(value, what, "a size; write bytes or text such as '256MiB'")
     if not 0 <= size <= _MOST_BYTES:
@@ -204,11 +208,12 @@ def _read(name: str, value: _Amount) -> int | float | None:
 
 def _count(value: int | float | str, what: str) -> int:
     if isinstance(value, str):
-        if not re.fullmatch(r"[0-9][0-9_]*", value.strip()):
+        if not re.fullmatch(r"[0-9]+(?:_[0-9]+)*", value.strip(), re.ASCII):
             raise PolicyError(f"{what}: {value!r} is not a whole number")
-        return int(value)
-    number = _number(value, what, "a whole number")
-    if number != int(number) or not 0 <= number <= _MOST_BYTES:
+        number: int | float = int(value) if len(value) <= _MOST_DIGITS else math.inf
+    else:
+        number = _number(value, what, "a whole number")
+    if number == math.inf or number != int(number) or not 0 <= number <= _MOST_BYTES:
         raise PolicyError(f"{what}: {value!r} is not a whole number from 0 up")
     return int(number)
 
