@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ringfence.ipc.errors import RemoteProtocolError
 
-__all__ = ["FIELDS", "NAMES", "PROTOCOL_VERSION", "STACK_SIGNAL", "check"]
+__all__ = ["FIELDS", "MAX_ERROR", "MAX_SAID", "NAMES", "PROTOCOL_VERSION", "STACK_SIGNAL", "check", "check_size"]
 
 PROTOCOL_VERSION: Final = 1
 # The signal that asks a worker for its stacks: of the real-time ones, which nothing else uses by custom.
@@ -103,11 +103,26 @@ MAX_FAILURE_DEPTH: Final = 16
 # Refusals in one REFUSED, of which there is at most one for each task.
 MAX_REFUSALS: Final = 64
 
+MAX_ERROR: Final = 1024 * 1024
+"""Bytes of the largest frame that a worker says, an ERROR or a REFUSED. Reading one takes a second at worst."""
+
+MAX_SAID: Final = 160 * 1024
+"""Bytes of any other frame that a worker says: larger results travel in leases, from 128 KiB on."""
+
 # Task flags, in TASKS.
 CHUNK: Final = 1  # the payload is a list of argument tuples; the answer is a list of outcomes
 BUFFERED: Final = 2  # the payload is in a sealed memfd, to be asked for with NEED_BUFFER
 PLAIN: Final = 4  # the payload is the list of positional arguments itself, all of them plain
 SESSION: Final = 8  # the function's first argument is a socket, to be asked for with NEED_BUFFER
+
+
+def check_size(body: bytes) -> None:
+    """Raise RemoteProtocolError for a frame of a worker that is larger than what it says it is can be.
+
+    An ERROR or a REFUSED must say so in its first two bytes: an array of few elements, a small integer, as packed here.
+    """
+    if len(body) > MAX_SAID and (body[0] & 0xF0 != 0x90 or body[1] not in (ERROR, REFUSED)):
+        raise RemoteProtocolError(f"a frame of {len(body)} bytes; large results travel in leases")
 
 
 def check(message: object, allowed: Container[int]) -> list[Any]:

@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ringfence.ipc import messages as m
@@ -14,8 +15,9 @@ from ringfence.pool import outcome
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.delivery import Delivery, Printed, Told
-from ringfence.pool.errors import ResultNotSerializable, WorkerCrashed
+from ringfence.pool.errors import WorkerCrashed
 from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.large_answer import LargeAnswer, unregistered
 from ringfence.pool.statistics import Counters
 from ringfence.pool.task import Output, Task
 from ringfence.pool.transfer import Lease
@@ -46,11 +48,20 @@ class Partial:
 class Answers:
     """Takes the answers of one pool's workers. The supervisor's lock guards it."""
 
-    def __init__(self, config: PoolConfig, backlog: Backlog, codec: Codec, counters: Counters) -> None:
+    def __init__(
+        self,
+        config: PoolConfig,
+        backlog: Backlog,
+        codec: Codec,
+        counters: Counters,
+        report: Callable[[LargeAnswer, RemoteProtocolError | None], BaseException | None],
+    ) -> None:
+        """`report` is told of each large answer when it has been read, outside the lock."""
         self._config = config
         self._backlog = backlog
         self._codec = codec
         self._counters = counters
+        self._report = report
         initializer = config.initializer
         self.start_settings: dict[str, Any] = {
             "types": REGISTERED.names(),
@@ -67,7 +78,11 @@ class Answers:
     def take(self, handle: WorkerHandle, message: list[Any], done: list[Delivery | Printed]) -> None:
         """Take the answer to the task at the head of a worker's line. Raises RemoteProtocolError."""
         task = handle.line[0]
-        value, error = self._read(handle, task, message)
+        value, error, large = None, None, None
+        if message[0] == m.LEASED:
+            large = self._large(handle, task, message[2])
+        else:
+            value, error = self._read(message[0], message[2], task)
         denied = error if error is not None else value.error if type(value) is Partial else None
         if isinstance(denied, CapabilityDenied):
             done.append(self._told(handle, [denied.capability, denied.operation or "", denied.target, denied.needs]))
@@ -75,6 +90,9 @@ class Answers:
         self.forget_requests(handle)
         handle.line.popleft()
         if task.future._owner is None:
+            if large is not None:
+                handle.reading = False
+                large.discard()
             return
         self._backlog.close(task)
         if error is None:
@@ -82,7 +100,7 @@ class Answers:
         else:
             self._counters.failed += 1
         output = None if counts is None else self._output(handle, *counts)
-        done.append(Delivery(task.future, value, error, output, self._config.on_output))
+        done.append(Delivery(task.future, value, error, output, self._config.on_output, large))
 
     def _output(self, handle: WorkerHandle, out: int, err: int) -> Output | None:
         """Return what the task printed: up to where its worker says, as far as that is after the task before it."""
@@ -101,30 +119,12 @@ class Answers:
         self.forget_requests(handle)
         task = handle.line.popleft()
         if task.future._owner is not None:
-            self.fail(task, _unregistered(error), done)
+            self.fail(task, unregistered(error), done)
         return 1
 
-    def _read(self, handle: WorkerHandle, task: Task, message: list[Any]) -> tuple[Any, BaseException | None]:
-        tag, body = message[0], message[2]
+    def _read(self, tag: int, body: Any, task: Task) -> tuple[Any, BaseException | None]:
         if tag == m.ERROR:
             return None, self._error(body)
-        if tag == m.LEASED:
-            lease, handle.lease = handle.lease, None
-            if lease is None or lease.task != task.id:
-                raise RemoteProtocolError("a lease that was never given")
-            form = body.get("form")
-            pickled = type(form) is str and form == "pickle"
-            try:
-                body = lease.redeem({**body, "form": "bytes"} if pickled else body, self._codec)
-            except UnregisteredType as unknown:
-                return None, _unregistered(unknown)
-            except (MemoryError, OSError) as lack:  # ours: the worker has done nothing wrong
-                lack.add_note(f"the result is {lease.size} bytes, for which the supervisor lacks memory or descriptors")
-                return None, lack
-            if pickled:
-                tag = m.PICKLED
-            elif form == "array":
-                handle.lent += lease.size
         if tag == m.PICKLED:
             value, error = self._unpickled(body)
             if error is None and task.flags & m.CHUNK:
@@ -133,6 +133,25 @@ class Answers:
         if task.flags & m.CHUNK:
             return self._partial(body, task), None
         return body, None
+
+    def _large(self, handle: WorkerHandle, task: Task, form: dict[str, Any]) -> LargeAnswer:
+        """Take the lease back that holds an answer, which is read when it is delivered."""
+        lease, handle.lease = handle.lease, None
+        if lease is None or lease.task != task.id:
+            raise RemoteProtocolError("a lease that was never given")
+        kind = form.get("form")
+        tag = m.RESULT
+        if type(kind) is str and kind == "pickle":
+            if not self._config.pickle_results:
+                lease.close()
+                raise RemoteProtocolError("a pickled result, which nobody asked for")
+            form, tag = {**form, "form": "bytes"}, m.PICKLED
+        elif type(kind) is str and kind == "array":
+            handle.lent += lease.size
+        handle.reading = True
+        return LargeAnswer(
+            handle, task, lease, form, self._codec, lambda value: self._read(tag, value, task), self._report
+        )
 
     def used_up(self, handle: WorkerHandle, answered: int) -> bool:
         """Say whether a worker that has answered `answered` tasks is to be replaced.
@@ -207,6 +226,30 @@ class Answers:
             raise RemoteProtocolError("NEED_LEASE for nothing")
         self._only_once(handle, task, m.NEED_LEASE)
         self._drop_lease(handle)  # of the task before, whose answer was taken by a shorter way
+        if handle.reading:
+            handle.wanted = size
+        else:
+            self._lend(handle, task, size)
+
+    def was_read(self, answer: LargeAnswer, lie: RemoteProtocolError | None) -> BaseException | None:
+        """A large answer has been read: its worker may have the lease that it waits for.
+
+        If it did something wrong, it is killed, and the task's error returned; the tasks behind that are not to blame.
+        """
+        handle = answer.handle
+        handle.reading = False
+        if lie is not None:
+            self._counters.completed -= 1
+            self._counters.failed += 1
+            _log.warning("worker %d broke the protocol and is killed: %s", handle.pid, lie)
+            handle.kill(outcome.violation(lie, handle.last_words(), handle.pid), answer.task)
+            return outcome.violation(lie, handle.last_words(), handle.pid)
+        size, handle.wanted = handle.wanted, 0
+        if size and handle.line and not handle.channel.closed:
+            self._lend(handle, handle.line[0], size)
+        return None
+
+    def _lend(self, handle: WorkerHandle, task: Task, size: int) -> None:
         if size > self._config.max_buffer:
             self._refuse(handle, [m.LEASE, task.id, 0])
             return
@@ -255,6 +298,7 @@ class Answers:
     def forget_requests(self, handle: WorkerHandle) -> None:
         """The task at the head is answered: what it asked for on the way is over. Raises RemoteProtocolError."""
         handle.asked.clear()
+        handle.wanted = 0
         self._drop_lease(handle)  # which the answer did not use
 
     def _drop_lease(self, handle: WorkerHandle) -> None:
@@ -268,10 +312,6 @@ class Answers:
             handle.send(message)
         except ChannelClosed:
             pass
-
-
-def _unregistered(error: UnregisteredType) -> BaseException:
-    return ResultNotSerializable(str(error)[:1000])  # it quotes a name that the worker chose
 
 
 def _unreadable(error: BaseException) -> BaseException:

@@ -22,6 +22,7 @@ from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import BrokenPool, MemoryExceeded, ProtocolViolation
 from ringfence.pool.examination import Examination
 from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.large_answer import LargeAnswer
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
 from ringfence.pool.output import Stream
@@ -54,6 +55,7 @@ class Crew:
     def __init__(
         self, config: PoolConfig, backlog: Backlog, dispatcher: Dispatcher, monitor: Monitor, counters: Counters,
         poller: select.epoll, spare: Zygote, network: Network | None,
+        report: Callable[[LargeAnswer, RemoteProtocolError | None], BaseException | None],
     ) -> None:  # fmt: skip
         self._config = config
         self._network = network
@@ -63,7 +65,7 @@ class Crew:
         self._counters = counters
         self._poller = poller
         self._codec = Codec(REGISTERED, config.wire)
-        self._answers = Answers(config, backlog, self._codec, counters)
+        self.answers = Answers(config, backlog, self._codec, counters, report)
         self._numbers = itertools.count(1)
         self._budget = StartBudget()
         self._examination = Examination(config.plan)
@@ -187,7 +189,7 @@ class Crew:
         if self.broken is None:
             self.broken = error
         for task in self._backlog.drain():
-            self._answers.fail(task, error, done)
+            self.answers.fail(task, error, done)
         for handle in self.workers.values():
             handle.kill(self.broken)
 
@@ -300,10 +302,12 @@ class Crew:
         now = time.monotonic()
         try:
             for body in frames:
+                if len(body) > m.MAX_SAID:
+                    m.check_size(body)
                 try:
                     message = unpack(body)
                 except UnregisteredType as error:
-                    answered += self._answers.unregistered(handle, error, done)
+                    answered += self.answers.unregistered(handle, error, done)
                     continue
                 # The message that comes a hundred thousand times a second is checked without a call.
                 if (
@@ -318,7 +322,7 @@ class Crew:
                     and handle.started
                 ):
                     if handle.asked:
-                        self._answers.forget_requests(handle)
+                        self.answers.forget_requests(handle)
                     task = line.popleft()
                     future = task.future
                     if future._owner is not None:
@@ -332,7 +336,7 @@ class Crew:
             self._punish(handle, error)
         if not answered:
             return
-        if not handle.line and handle.doom is None and self._answers.used_up(handle, handle.answered + answered):
+        if not handle.line and handle.doom is None and self.answers.used_up(handle, handle.answered + answered):
             self.stop(handle)  # before it could be given another task
             return
         self._dispatcher.answered(handle, answered, now)
@@ -360,13 +364,13 @@ class Crew:
             if not handle.line or message[1] != handle.line[0].id:
                 raise RemoteProtocolError(f"an answer to task {message[1]}, which it is not running")
             if tag == m.NEED_BUFFER:
-                self._answers.send_arguments(handle)
+                self.answers.send_arguments(handle)
             elif tag == m.NEED_LEASE:
-                self._answers.send_lease(handle, message[2])
+                self.answers.send_lease(handle, message[2])
             elif tag == m.REFUSED:
-                self._answers.take_refusals(handle, message, done)
+                self.answers.take_refusals(handle, message, done)
             else:
-                self._answers.take(handle, message, done)
+                self.answers.take(handle, message, done)
                 return 1
         return 0
 
@@ -402,7 +406,7 @@ class Crew:
         handle.late_at = _NEVER
         handle.baseline_rss = self._monitor.baseline(handle.pid)
         try:
-            handle.start(self._answers.start_settings)
+            handle.start(self.answers.start_settings)
         except ChannelClosed:
             handle.kill()
             return
@@ -494,7 +498,7 @@ class Crew:
             self._backlog.put_back(waiting)
         else:
             for task in waiting:
-                self._answers.fail(task, self.broken, done)
+                self.answers.fail(task, self.broken, done)
         was_started, was_stopping = handle.started, handle.stopping
         cause = handle.doom or outcome.crash(handle.exit_code, handle.last_words(), handle.pid)
         self._remove(handle)
@@ -531,7 +535,7 @@ class Crew:
             self._counters.retried += 1
             self._backlog.put_back([task])
             return
-        self._answers.fail(task, error, done, handle)
+        self.answers.fail(task, error, done, handle)
 
     def _remove(self, handle: WorkerHandle) -> None:
         self._starting.discard(handle.number)
@@ -569,7 +573,7 @@ class Crew:
         """Bury every worker without waiting to be told, and end the zygote: for when the loop itself has failed."""
         for handle in list(self.workers.values()):
             for task in handle.line:
-                self._answers.fail(task, self.broken or BrokenPool("the pool failed"), done)
+                self.answers.fail(task, self.broken or BrokenPool("the pool failed"), done)
             handle.kill()
             if handle.watched:
                 handle.gone = True

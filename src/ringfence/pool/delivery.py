@@ -6,7 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any
 
+from ringfence.errors import RingfenceError
 from ringfence.pool.future import PoolFuture
+from ringfence.pool.large_answer import LargeAnswer
 from ringfence.pool.task import Output
 from ringfence.sandbox.refusal import Refusal
 
@@ -21,7 +23,7 @@ _log = logging.getLogger("ringfence.pool")
 class Delivery:
     """One outcome on its way to one future: a value, or an error, or a cancellation."""
 
-    __slots__ = ("_error", "_future", "_on_output", "_output", "_value")
+    __slots__ = ("_error", "_future", "_large", "_on_output", "_output", "_value")
 
     def __init__(
         self,
@@ -30,16 +32,26 @@ class Delivery:
         error: BaseException | None = None,
         output: Output | None = None,
         on_output: Callable[[Output], Any] | None = None,
+        large: LargeAnswer | None = None,
     ) -> None:
         self._future = future
         self._value = value
         self._error = error
         self._output = output
         self._on_output = on_output
+        # What holds the value, or the error, and has to be read first.
+        self._large = large
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it takes so long that nobody else's outcome should wait for it."""
+        return self._large is not None and self._large.is_long
 
     def run(self) -> None:
         """Resolve the future; what its callbacks raise is logged, never raised here."""
         future = self._future
+        if self._large is not None:
+            self._read(self._large)
         if self._output is not None:
             future.output = self._output
             if self._error is not None:
@@ -55,10 +67,21 @@ class Delivery:
                 _log.exception("on_output raised")
 
 
+    def _read(self, large: LargeAnswer) -> None:
+        try:
+            self._value, self._error = large.read()
+        except BaseException as error:
+            # ^C in the thread that reads: it is that thread's, and the task's outcome that there is none.
+            self._future.resolve(None, RingfenceError(f"reading the result was interrupted by {type(error).__name__}"))
+            raise
+
+
 class Printed:
     """What a session's worker has printed, on its way to who holds the session."""
 
     __slots__ = ("_data", "_name", "_on_output")
+
+    is_long = False
 
     def __init__(self, on_output: Callable[[str, bytes], None], name: str, data: bytes) -> None:
         self._on_output = on_output

@@ -435,8 +435,7 @@ class Pool(_Tasks):
         self._supervisor.shut_down(kill=True)
 
     def _join(self) -> None:
-        if threading.current_thread() is not self._supervisor.thread:
-            self._supervisor.join()
+        self._supervisor.join()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

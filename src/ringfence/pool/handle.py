@@ -66,6 +66,7 @@ class WorkerHandle:
         "pidfd",
         "printed",
         "queued_deadline",
+        "reading",
         "ready",
         "report",
         "sealed",
@@ -77,6 +78,7 @@ class WorkerHandle:
         "stopping",
         "tokens",
         "unlink",
+        "wanted",
         "watched",
     )  # fmt: skip
 
@@ -136,6 +138,9 @@ class WorkerHandle:
         self.lent = 0
         # The memfd it was lent for the result of the task at the head.
         self.lease: Lease | None = None
+        # Whether a large answer of its is still being read, and of how many bytes the lease is that waits for that.
+        self.reading = False
+        self.wanted = 0
         self.pace = Pace()
         self.head_since = 0.0
         self.answered = 0
@@ -177,7 +182,8 @@ class WorkerHandle:
                 theirs.callback(os.close, answers)
                 roles["broker"] = answers
             zygote.send([m.SPAWN, number, list(roles)], tuple(roles.values()))
-            channel = Channel(near, config.wire, max_outgoing=MAX_FRAME)
+            taken = config.wire._replace(max_frame=min(config.wire.max_frame, m.MAX_ERROR))
+            channel = Channel(near, taken, max_outgoing=MAX_FRAME)
             stacks, *printed = reads
             handle = cls(number, channel, tokens, codec, (printed[0], printed[1]) if printed else None, stacks)
             ours.pop_all()  # the handle's now

@@ -13,6 +13,7 @@ from collections import deque
 from typing import Final
 
 from ringfence.errors import RingfenceError
+from ringfence.ipc.errors import RemoteProtocolError
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.crew import Crew
@@ -20,6 +21,7 @@ from ringfence.pool.delivery import Delivery, Printed, deliver
 from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import BrokenPool, PoolClosed
 from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.large_answer import LargeAnswer
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
 from ringfence.pool.statistics import Counters, Statistics
@@ -65,7 +67,8 @@ class Supervisor:
         )
         self._network = Network.of(config, self._wake)
         self._crew = Crew(
-            config, self._backlog, self._dispatcher, monitor, self._counters, self._poller, zygote, self._network
+            config, self._backlog, self._dispatcher, monitor, self._counters, self._poller, zygote, self._network,
+            self._was_read,
         )
         # Set once each, never unset.
         self._closing = False
@@ -83,6 +86,8 @@ class Supervisor:
         # When a submitting thread last sent a task by itself.
         self._sent_at = 0.0
         self.thread = threading.Thread(target=self._main, name="ringfence-supervisor")
+        # Each reads a large answer, and delivers it; the I/O thread starts them and waits for them in the end.
+        self._readers: list[threading.Thread] = []
 
     # From any thread
 
@@ -345,8 +350,9 @@ class Supervisor:
             self._check_open()
 
     def join(self) -> None:
-        """Wait until every process is gone; only after shut_down."""
-        if self._owner_pid == os.getpid():
+        """Wait until every process is gone; only after shut_down. In one of the pool's own threads: return at once."""
+        own = threading.current_thread() in (self.thread, *self._readers)
+        if self._owner_pid == os.getpid() and not own:
             self.thread.join()
 
     def wait_for_space(self) -> None:
@@ -396,7 +402,25 @@ class Supervisor:
         if not self._finished:
             os.eventfd_write(self._waker, 1)
 
+    def _was_read(self, answer: LargeAnswer, lie: RemoteProtocolError | None) -> BaseException | None:
+        with self._lock:
+            return self._crew.answers.was_read(answer, lie)
+
     # The I/O thread
+
+    def _hand_out(self, done: list[Delivery | Printed]) -> None:
+        """Deliver; what takes long, in a thread of its own."""
+        if any(delivery.is_long for delivery in done):
+            self._readers = [thread for thread in self._readers if thread.is_alive()]
+            for delivery in [delivery for delivery in done if delivery.is_long]:
+                thread = threading.Thread(target=deliver, args=([delivery],), name="ringfence-answer")
+                try:
+                    thread.start()
+                except RuntimeError:  # there may be no more threads
+                    continue
+                self._readers.append(thread)
+                done.remove(delivery)
+        deliver(done)
 
     def _main(self) -> None:
         try:
@@ -407,6 +431,8 @@ class Supervisor:
             _log.exception("the supervisor failed")
             self._fail(BrokenPool(f"the supervisor failed: {type(error).__name__}: {error}"))
         finally:
+            for thread in self._readers:
+                thread.join()
             self._release()
 
     def _turn(self) -> bool:
@@ -439,7 +465,7 @@ class Supervisor:
         if self._network is not None:
             self._network.tell()
         if done:
-            deliver(done)
+            self._hand_out(done)
             return True
         timeout = None if wakes_at == _FOREVER else min(_LONGEST, max(0.0, wakes_at - time.monotonic()))
         events = self._poller.poll(timeout)
@@ -456,7 +482,7 @@ class Supervisor:
             self._dispatcher.feed()
             if self.config.queue_size is not None:
                 self._space.notify_all()
-        deliver(done)
+        self._hand_out(done)
         if self._dispatcher.ahead > _BUSY:
             time.sleep(_COALESCE)
         return True

@@ -13,7 +13,7 @@ from ringfence.ipc import messages as m
 from ringfence.ipc.codec import Codec
 from ringfence.sandbox.errors import CapabilityDenied
 
-__all__ = ["MAX_TEXT", "record"]
+__all__ = ["MAX_TEXT", "fitted", "record"]
 
 # A traceback longer than this helps nobody, and a thousand of them must not fill the supervisor.
 MAX_TEXT = 64 * 1024
@@ -59,6 +59,17 @@ def record(
         made["args"] = [_text(error.message, MAX_TEXT)]  # str() adds the count
         made["group"] = _members(error, codec, room or _Room())
     return made
+
+
+def fitted(made: dict[str, Any], codec: Codec) -> dict[str, Any]:
+    """Return a record that fits into a message: without what it holds besides its texts, and those cut, if need be."""
+    if len(codec.pack(made)) <= m.MAX_ERROR - 1024:
+        return made
+    short = {key: _text(value, MAX_TEXT // 8) if type(value) is str else value for key, value in made.items()}
+    note = "the failure was too large to be reported in full"
+    short |= {"args": None, "notes": [note], "filename": None, "filename2": None}
+    short.pop("group", None)
+    return short
 
 
 class _Room:

@@ -81,7 +81,8 @@ def _work(worker: Worker, channel: Channel, codec: Codec, registry: TypeRegistry
     try:
         worker.start(message[1])
     except BaseException as error:  # noqa: BLE001  # the initializer's failure is what the caller must see
-        channel.send(codec.pack([m.ERROR, -1, failure.record(error, codec, kind="initializer")]))
+        made = failure.fitted(failure.record(error, codec, kind="initializer"), codec)
+        channel.send(codec.pack([m.ERROR, -1, made]))
         return EXIT_NOT_STARTED
     channel.send(codec.pack([m.STARTED]))
     worker.serve()

@@ -234,7 +234,7 @@ class Worker:
             skip = skip.tb_next
         while skip is not None and skip.tb_next is not None and skip.tb_next.tb_frame.f_code.co_filename == __file__:
             skip = skip.tb_next
-        made = failure.record(error, self._codec, kind=kind, skip=skip)
+        made = failure.fitted(failure.record(error, self._codec, kind=kind, skip=skip), self._codec)
         return made if measured is None else {**made, "measured": measured}
 
     def _printed(self) -> tuple[int, ...]:
