@@ -128,7 +128,7 @@ def _bwrap(parameters: Parameters) -> Measured:
     # The interpreter itself, not the virtual environment's: without site-packages it starts sooner.
     python = os.path.realpath(sys.executable)
     view = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--die-with-parent"]
-    command = [program, "--unshare-all", *view, python, "-I", "-c", "pass"]
+    command = [program, "--unshare-all", *view, python, "-I", "-S", "-c", "pass"]
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     if first.returncode:
         raise Unavailable(first.stderr.strip()[-60:] or f"bwrap ended with {first.returncode}")
@@ -165,7 +165,7 @@ ROW = Row(
         Contender("ringfence, isolation='call', untrusted", _ringfence),
         Contender("ringfence, the same without namespaces", _without_namespaces),
         Contender("ringfence, isolation='call', trusted", lambda p: _ringfence(p, profile="trusted")),
-        Contender("bwrap --unshare-all python -I -c pass", _bwrap),
+        Contender("bwrap --unshare-all python -I -S -c pass", _bwrap),
         Contender("multiprocessing forkserver Process", _forkserver),
         Contender("floor: os.fork + waitpid", lambda p: _floor("none", p), floor=True, quick=False),
         Contender("floor: fork + unshare(pid, mnt)", lambda p: _floor("worker", p), floor=True, quick=False),

@@ -5,6 +5,7 @@ from benchmarks import (
     call,
     chunked,
     fresh,
+    inside,
     large,
     lockin_row,
     memory,
@@ -34,4 +35,6 @@ ROWS = (
     plugin_start.ROW,
     plugin_calls.CALL,
     plugin_calls.MANY,
+    inside.CALLS,
+    inside.COMPUTING,
 )

@@ -14,6 +14,7 @@ UNITS: Mapping[str, tuple[float, int, str]] = {
     "/s": (1.0, 0, "/s"),
     "us": (1e6, 1, "µs"),
     "ms": (1e3, 2, "ms"),
+    "ns": (1e9, 0, "ns"),
     "B": (1.0, 0, "B"),
     "MiB": (1 / (1 << 20), 2, "MiB"),
     "count": (1.0, 0, ""),
