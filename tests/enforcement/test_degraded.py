@@ -47,6 +47,17 @@ def test_without_namespaces_files_stay_closed(caller: Caller, tree: Path) -> Non
     assert degraded(caller, os.fork, **NO_NAMESPACES).errno == errno.EPERM
 
 
+def test_without_namespaces_everything_is_no_process_and_no_device(caller: Caller) -> None:
+    """fs:read=/ reads files anywhere, but neither other processes nor devices, though /proc and /dev are there."""
+    allow = ("fs:read=/",)
+    assert degraded(caller, lambda: read("/etc/hostname") != "", allow, **NO_NAMESPACES).value is True
+    assert "etc" in degraded(caller, lambda: os.listdir("/"), allow, **NO_NAMESPACES).value
+    for path in ("/proc/1/status", "/proc/self/environ", "/dev/ptmx"):
+        assert degraded(caller, lambda path=path: read(path), allow, **NO_NAMESPACES).errno == errno.EACCES
+    zeros = degraded(caller, lambda: os.read(os.open("/dev/zero", os.O_RDONLY), 3).hex(), allow, **NO_NAMESPACES)
+    assert zeros.value == "000000"
+
+
 def test_without_namespaces_only_the_own_pid_can_be_signalled(caller: Caller) -> None:
     """The pid is filled into the filter by the worker itself."""
     parent = os.getpid()

@@ -144,6 +144,30 @@ def test_no_traps_are_planted(caller: Caller, tree: Path, plant: str) -> None:
     assert not os.path.lexists(tree / "out/trap")
 
 
+def test_semaphores_and_shared_memory_are_the_workers_own(caller: Caller) -> None:
+    """With fs:write multiprocessing's locks work: /dev/shm, /tmp and /var/tmp are the worker's private folder."""
+    import _posixshmem
+    import multiprocessing.synchronize
+
+    plan = caller.plan(["fs:write"])
+    if plan.namespaces is None or not plan.namespaces.scratch:
+        pytest.skip(caller.features.reasons.get("mount_api", "no mount namespace"))
+
+    def attempt() -> list[str]:
+        with multiprocessing.Lock(), multiprocessing.Condition():
+            pass
+        os.ftruncate(_posixshmem.shm_open("/mine", os.O_CREAT | os.O_RDWR | os.O_EXCL, 0o600), 4096)
+        for folder in ("/tmp", "/var/tmp"):
+            write(f"{folder}/{folder.count('/')}")
+        return sorted(os.listdir("/dev/shm"))
+
+    assert caller.run_plan(plan, attempt).value == ["1", "2", "mine"]
+    assert caller.run_plan(plan, lambda: os.listdir("/dev/shm")).value == []
+    # Two names for one file stay in one grant, and none is made by descriptor.
+    assert caller.run_plan(plan, lambda: [write("a"), os.link("a", "b"), os.stat("b").st_nlink][2]).value == 2
+    assert caller.run_plan(plan, lambda: os.link("/etc/ld.so.cache", "c")).errno in (*REFUSED, errno.EXDEV)
+
+
 @pytest.mark.parametrize("look", ["stat", "lstat", "readlink", "access"])
 def test_what_is_not_granted_is_not_there(caller: Caller, tree: Path, look: str) -> None:
     """With a private root not even the existence of other files shows."""

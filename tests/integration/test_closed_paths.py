@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from levels import STANDINGS, Starter
 
-from ringfence import Limits, PolicyError, Pool
+from ringfence import BrokenPool, Limits, PolicyError, Pool
 from ringfence.pool import preflight
 
 SOMEBODY = 1234
@@ -135,3 +135,28 @@ def test_what_one_may_not_use_oneself_is_said_at_once(starter: Starter) -> None:
     ended = starter.run(user, "-c", program)
     assert ended.returncode == 0, ended.stderr
     assert "you may not read" in ended.stdout and "you may not write to" in ended.stdout, ended.stdout
+
+
+def test_a_link_that_is_changed_after_the_decision_gains_nothing(tmp_path: Path) -> None:
+    """The pool is told where the paths led: what leads elsewhere by then is neither looked at nor given."""
+    for name in ("meant", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o755)
+        (tmp_path / name / "f").write_text(name)
+        (tmp_path / name / "f").chmod(0o644)
+    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        parent.chmod(0o755)
+    link = tmp_path / "link"
+    link.symlink_to("meant")
+    places = {str(link): str(tmp_path / "meant")}
+    with Pool(1, capabilities=[f"fs:read={link}"], places=places) as pool:
+        assert pool.submit(Path.read_text, link / "f").result(30) == "meant"
+    link.unlink()
+    link.symlink_to("other")
+    pool = Pool(1, capabilities=[f"fs:read={link}"], places=places)
+    try:
+        with pytest.raises((BrokenPool, OSError)):
+            pool.submit(Path.read_text, link / "f").result(30)
+    finally:
+        pool.kill_workers()
+        pool.shutdown()

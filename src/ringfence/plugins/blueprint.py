@@ -99,7 +99,9 @@ class Blueprint:
         arguments = self.worker.pool_arguments()
         with _told_of(self.manifest):
             self.effective.require_places()
-            return Pool(size, isolation="session", preload=("ringfence.worker.guest",), **arguments)
+            # The places, not the paths: a link that is changed from now on gains nothing.
+            places = self.effective.places
+            return Pool(size, isolation="session", preload=("ringfence.worker.guest",), places=places, **arguments)
 
     def open_session(self, pool: Pool) -> Session:
         """Start one worker that serves as this plugin's guest."""

@@ -248,6 +248,8 @@ class Pool(_Tasks):
         environ: where the values of granted environment variables come from; by default os.environ.
         require: the least that will do, whatever the profile only prefers: a level (``"private"``, ``"confined"``,
             ``"limited"``), layers by name that must be there whole, or a list of such.
+        places: where granted paths led when they were decided on, links followed: workers get these places or nothing.
+            By default where they lead now.
 
     Raises:
         PolicyError: the policy makes no sense or asks for what cannot be enforced.
@@ -278,8 +280,9 @@ class Pool(_Tasks):
         preload: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
         require: RequirementLike = None,
+        places: Mapping[str, str] | None = None,
     ) -> None:
-        policy = Policy.build(profile, capabilities, limits, environ, require)
+        policy = Policy.build(profile, capabilities, limits, environ, require, places)
         if pickle_results and not policy.is_trusted:
             raise PolicyError(
                 f"pickle_results needs profile='trusted': unpickling what a worker of profile {policy.name!r} sent "
@@ -306,8 +309,8 @@ class Pool(_Tasks):
             plan = make_plan(policy, features, runtime=runtime, single_use=single_use)
             other_user = plan.privileges is not None and plan.privileges.change_uid
             private = plan.namespaces is not None and plan.namespaces.private_root
-            mapped = paths_to_map(policy.capabilities, runtime.sealed) if other_user and private else {}
-            check_paths(policy.capabilities, as_other_user=other_user, behind_a_root=private, mapped=mapped)
+            mapped = paths_to_map(policy, runtime.sealed) if other_user and private else {}
+            check_paths(policy, as_other_user=other_user, behind_a_root=private, mapped=mapped)
             if mapped:
                 works = [path for path, why_not in mapped.items() if why_not is None]
                 plan = make_plan(policy, features, runtime=runtime, single_use=single_use, mapped=works)

@@ -2,12 +2,13 @@
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from ringfence.sandbox.capabilities import Capability, Grant
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.owners import why_not_mapped
+from ringfence.sandbox.policy import Policy
 
 __all__ = ["check_paths", "paths_to_map"]
 
@@ -15,18 +16,17 @@ _READ: Final = frozenset({Capability.FS_READ, Capability.PROCESS_EXEC})
 _WRITE: Final = frozenset({Capability.FS_WRITE, Capability.FS_DELETE})
 
 
-def paths_to_map(grants: Iterable[Grant], sealed: Iterable[str]) -> dict[str, str | None]:
+def paths_to_map(policy: Policy, sealed: Iterable[str]) -> dict[str, str | None]:
     """Return the real paths that only their owner may use, with why that owner cannot be mapped to a worker, if so.
 
     For workers that root starts and that have a root of their own: there it does not matter who may walk to a path.
 
     Args:
-        grants: what is granted.
+        policy: what is granted, and where that lies.
         sealed: real paths of the interpreter that only their owner may read.
     """
     needed = list(sealed)
-    for grant in _with_paths(grants):
-        real = os.path.realpath(grant.scope or "")
+    for grant, _, real in _with_paths(policy):
         try:
             if real != "/" and _missing(os.stat(real).st_mode, write=grant.capability in _WRITE):
                 needed.append(real)
@@ -38,12 +38,12 @@ def paths_to_map(grants: Iterable[Grant], sealed: Iterable[str]) -> dict[str, st
 
 
 def check_paths(
-    grants: Iterable[Grant], *, as_other_user: bool, behind_a_root: bool = True, mapped: Mapping[str, str | None] = {}
+    policy: Policy, *, as_other_user: bool, behind_a_root: bool, mapped: Mapping[str, str | None]
 ) -> None:
     """Return if each path that is granted exists and, as far as can be told, can be used by the worker.
 
     Args:
-        grants: what is granted.
+        policy: what is granted, and where that lies.
         as_other_user: workers run as a user who owns nothing, because we are root; then what counts are the permissions
             of "others". Else they are who we are.
         behind_a_root: workers have a root of their own, in which every granted path can be walked to.
@@ -52,19 +52,18 @@ def check_paths(
     Raises:
         PolicyError: one cannot; the text names the grant, the path and what to do.
     """
-    for grant in _with_paths(grants):
-        path = grant.scope or ""
+    for grant, path, real in _with_paths(policy):
         write = grant.capability in _WRITE
         try:
-            mode = os.stat(path).st_mode
+            # Not os.stat(path): that would follow a link which was put there after the decision.
+            mode = os.stat(real).st_mode
         except FileNotFoundError:
             raise PolicyError(f"{grant}: there is no {path}; create it first, or grant the folder above") from None
         except OSError as error:
             raise PolicyError(f"{grant}: {path} cannot be used: {error.strerror}") from error
         if not as_other_user:
-            _check_own(grant, path, mode, write=write)
+            _check_own(grant, real, mode, write=write)
             continue
-        real = os.path.realpath(path)
         if not behind_a_root and (closed := _closed_above(real)):
             raise PolicyError(
                 f"{grant}: started as root, workers run as a user of their own, who may not pass {closed}, and this "
@@ -79,8 +78,11 @@ def check_paths(
             )
 
 
-def _with_paths(grants: Iterable[Grant]) -> Iterable[Grant]:
-    return (grant for grant in grants if grant.scope is not None and grant.capability in _READ | _WRITE)
+def _with_paths(policy: Policy) -> Iterator[tuple[Grant, str, str]]:
+    """Yield each grant of a path, the path, and the place it led to when it was decided on."""
+    for grant in policy.capabilities:
+        if grant.scope is not None and grant.capability in _READ | _WRITE:
+            yield grant, grant.scope, policy.places.get(grant.scope) or os.path.realpath(grant.scope)
 
 
 def _check_own(grant: Grant, path: str, mode: int, *, write: bool) -> None:

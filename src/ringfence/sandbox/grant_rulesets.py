@@ -121,6 +121,11 @@ BUNDLES: Final = {
                 Rule("removexattr lremovexattr fremovexattr"),
             ),
         ),
+        Bundle(
+            "names",
+            "A second name for a file, as sem_open(3) gives each semaphore; mounts keep both names in one grant.",
+            (Rule("link"), Rule("linkat", (ints(4, 0),), words="no flags: by name, not by descriptor")),
+        ),
         Bundle("fs:delete", "Removing names.", (Rule("unlink unlinkat rmdir"),)),
         Bundle(
             "internet sockets",

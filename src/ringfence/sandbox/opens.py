@@ -89,12 +89,13 @@ OPENS: Final[Mapping[Capability, Opens]] = {
             Use("locks"),
             # The private folder is the worker's own: it may remove what it made there. Elsewhere Landlock refuses.
             Use("fs:delete", when=(Fact.PRIVATE_ROOT,)),
+            Use("names", when=(Fact.PRIVATE_ROOT,)),
             Use("metadata pretended", unless=(Fact.PRIVATE_ROOT,)),
             Use("metadata pretended", when=(Fact.PRIVATE_ROOT,), unless=(Fact.METADATA,)),
         ),
         Access.WRITE,
-        beyond="No links, devices, fifos or sockets: planted in a shared folder they are traps for whoever handles "
-        "it outside. A written path cannot be read without fs:read, nor its files removed without fs:delete.",
+        beyond="No symbolic links, devices, fifos or sockets: planted in a shared folder they are traps for whoever "
+        "handles it outside. A written path cannot be read without fs:read, nor its files removed without fs:delete.",
     ),
     Capability.FS_DELETE: Opens(
         "Removing names; a move takes it where the file was.",

@@ -1,7 +1,7 @@
 """Policy and features to plan: what each layer will do on this host, decided without touching it."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from ringfence.sandbox.capabilities import Capabilities, Capability
@@ -9,6 +9,7 @@ from ringfence.sandbox.cgroups import CgroupLimits
 from ringfence.sandbox.descriptors import DescriptorPlan
 from ringfence.sandbox.errors import UnsupportedError
 from ringfence.sandbox.features import Features
+from ringfence.sandbox.kernel_trees import KERNEL_TREES, PROCESSES_AND_DEVICES
 from ringfence.sandbox.landlock import Access, LandlockPlan, PathGrant, plan_landlock, weaknesses
 from ringfence.sandbox.namespaces import SCRATCH, SCRATCH_PARENT, NamespacePlan
 from ringfence.sandbox.net_rules import NETWORK
@@ -27,6 +28,7 @@ __all__ = ["Missing", "Plan", "SeccompPlan", "make_plan"]
 _SCRATCH: Final = 64 << 20
 
 _READ: Final = Access.READ | Access.LIST
+_LOOK: Final = _READ | Access.EXECUTE
 
 
 def make_plan(
@@ -293,12 +295,24 @@ class _Planner:
 
     def _grants(self, namespaces: NamespacePlan | None) -> Iterator[PathGrant]:
         caps, runtime = self._caps, self._runtime
+        private_root = namespaces is not None and namespaces.private_root
         for brings in dict.fromkeys(brought_by(caps)):
             yield from (PathGrant(path, brings.access) for path in getattr(runtime, brings.paths))
         for capability, access in _ACCESS.items():
-            yield from (PathGrant(path, access, True, _led_to(path)) for path in caps.scopes(capability))
+            yield from self._demanded(caps.scopes(capability), access, private_root)
         if namespaces is not None and namespaces.scratch:
             yield PathGrant(SCRATCH_PARENT, _READ | Access.WRITE | Access.DELETE)
+
+    def _demanded(self, paths: Iterable[str], access: Access, private_root: bool) -> Iterator[PathGrant]:
+        for path in paths:
+            if path == "/" and not private_root:
+                # As the private root is filled: neither the host's processes nor its devices are files.
+                yield PathGrant("/", access & Access.LIST, True)
+                kernel = PROCESSES_AND_DEVICES if access == access & _LOOK else KERNEL_TREES
+                yield from (PathGrant(top, access) for top in self._runtime.top if top not in kernel)
+            else:
+                real = self._policy.places.get(path) or os.path.realpath(path)
+                yield PathGrant(path, access, True, None if real == path else real)
 
     def _check_scopes(self, namespaces: NamespacePlan | None, landlock: LandlockPlan | None) -> None:
         """Refuse grants that would reach further than they say, whatever the demands are."""
@@ -344,11 +358,6 @@ def _counted_alone(namespaces: NamespacePlan | None, privileges: PrivilegePlan |
     if namespaces is not None and (namespaces.user or namespaces.count_alone):
         return True
     return privileges is not None and privileges.own_uid and not privileges.shared_uid
-
-
-def _led_to(path: str) -> str | None:
-    real = os.path.realpath(path)
-    return None if real == path else real
 
 
 def _ports(capabilities: Capabilities, capability: Capability) -> tuple[int, ...] | None:

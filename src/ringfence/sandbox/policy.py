@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, final
 
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant, GrantLike, as_grant
 from ringfence.sandbox.errors import PolicyError
+from ringfence.sandbox.kernel_trees import DEVICES, KERNEL_TREES
 from ringfence.sandbox.limits import Limits
 from ringfence.sandbox.net_rules import needs_broker
 from ringfence.sandbox.report import Layer, LayerReport, Report
@@ -36,8 +37,10 @@ _LOADER_NAMES: Final = frozenset(
     {"GCONV_PATH", "GETCONF_DIR", "HOSTALIASES", "LOCPATH", "NLSPATH", "RES_OPTIONS"}
 )
 
-# Where a write reaches the kernel or a device, not a file.
-_KERNEL_TREES: Final = ("/proc", "/sys", "/dev")
+_BY_PATH: Final = (
+    Capability.FS_READ, Capability.FS_WRITE, Capability.FS_DELETE, Capability.FS_EXECUTE, Capability.PROCESS_EXEC,
+)  # fmt: skip
+
 
 
 @final
@@ -53,6 +56,8 @@ class Policy:
         timeout: seconds a task may take by the clock, or `None`.
         environment: the variables the worker gets, with their values.
         requirement: the least that must come true, whatever is only preferred.
+        places: where the paths of grants led when this was decided, links followed. A worker gets these places or
+            nothing, whoever puts other links in their way.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Policy:
     timeout: float | None
     environment: Mapping[str, str] = field(hash=False)
     requirement: Requirement = NO_REQUIREMENT
+    places: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "capabilities", self.capabilities.sealed())
@@ -70,6 +76,7 @@ class Policy:
         demands = {layer: Demand(self.demands.get(layer, Demand.REQUIRED)) for layer in Layer}
         object.__setattr__(self, "demands", MappingProxyType(demands))
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
+        object.__setattr__(self, "places", MappingProxyType(dict(self.places)))
 
     def unmet_by(self, report: Report) -> tuple[LayerReport, ...]:
         """Return the layers because of which a worker with this report must not run anything; none if it may."""
@@ -81,7 +88,7 @@ class Policy:
     def __reduce__(self) -> tuple[Any, ...]:
         # A read-only view of a dict cannot be pickled; its contents can.
         fields = (self.name, self.capabilities, self.limits, dict(self.demands), self.timeout)
-        return Policy, (*fields, dict(self.environment), self.requirement)
+        return Policy, (*fields, dict(self.environment), self.requirement, dict(self.places))
 
     @property
     def is_trusted(self) -> bool:
@@ -101,6 +108,7 @@ class Policy:
         limits: Limits | None = None,
         environ: Mapping[str, str] | None = None,
         require: RequirementLike = None,
+        places: Mapping[str, str] | None = None,
     ) -> "Policy":
         """Put a policy together and refuse what cannot be kept.
 
@@ -112,6 +120,7 @@ class Policy:
                 environment.
             require: the least that will do: a level (``"private"``, ``"confined"``, ``"limited"``), layers by name
                 that must be there whole, or a list of such.
+            places: where granted paths led when somebody decided on them; by default where they lead now.
 
         Raises:
             UnknownCapability: a name is unknown; the error suggests the nearest.
@@ -136,11 +145,12 @@ class Policy:
             # limits.wall is the same thing by another name; the caller's word goes before the profile's.
             timeout=merged.wall if "wall" in merged.given else profile.timeout,
             environment={},
+            requirement=Requirement.read(require),
+            places=_places(granted) | dict(places or {}),
         )
         refuse_unenforceable(policy, origins=_origins(profile, asked))
         environment = _resolve_environment(policy, os.environ if environ is None else environ)
-        wanted = Requirement.read(require)
-        return cls(policy.name, granted, merged, policy.demands, policy.timeout, environment, wanted)
+        return replace(policy, environment=environment)
 
 
 def _read_grants(capabilities: Iterable[GrantLike]) -> tuple[Grant, ...]:
@@ -192,13 +202,15 @@ def _problem(policy: Policy, grant: Grant) -> str | None:
         return None
     if policy.is_trusted:
         return None
+    if capability in (Capability.FS_READ, Capability.PROCESS_EXEC):
+        return _reading_problem(scope) or _reading_problem(policy.places.get(scope, scope))
     if capability is Capability.FS_METADATA:
         return (
             "cannot be enforced: the kernel does not limit stat, chmod or utime by path; grant "
             f"'fs:read={scope}' to make the tree visible, or 'fs:metadata' for what the worker may write"
         )
     if capability in (Capability.FS_WRITE, Capability.FS_DELETE, Capability.FS_EXECUTE):
-        return _kernel_tree_problem(scope)
+        return _kernel_tree_problem(scope) or _kernel_tree_problem(policy.places.get(scope, scope))
     if capability is Capability.ENV_READ and _is_loader_variable(scope) and not scope.startswith("PYTHON"):
         return (
             "is refused: the variable steers the dynamic loader, which would run outside any check; drop it"
@@ -206,8 +218,27 @@ def _problem(policy: Policy, grant: Grant) -> str | None:
     return None
 
 
+def _reading_problem(place: str) -> str | None:
+    """Return why nothing may be read at a place, links followed, or `None`."""
+    parts = place.split("/")[1:3]
+    if place == "/proc" or (parts[0] == "proc" and (parts[1].isdecimal() or parts[1] in ("self", "thread-self"))):
+        return (
+            "is refused: the processes there are the host's, never the worker's own; grant the files that are meant, "
+            "such as 'fs:read=/proc/meminfo', or look from outside and pass the answer in"
+        )
+    if parts[0] == "dev" and place not in DEVICES and not place.startswith("/dev/shm/"):
+        return "is refused: reading a device reaches the kernel, a disk or a terminal; pass in what is read there"
+    return None
+
+
+def _places(grants: Iterable[Grant]) -> dict[str, str]:
+    """Return where the paths of grants lead now, links followed."""
+    paths = (grant.scope for grant in grants if grant.capability in _BY_PATH and grant.scope is not None)
+    return {path: os.path.realpath(path) for path in paths}
+
+
 def _kernel_tree_problem(scope: str) -> str | None:
-    tree = next((t for t in _KERNEL_TREES if scope == t or scope.startswith(t + "/")), None)
+    tree = next((t for t in KERNEL_TREES if scope == t or scope.startswith(t + "/")), None)
     if tree is None or scope.startswith("/dev/shm/"):
         return None
     return f"is refused: writing below {tree} reaches the kernel, not files; grant a folder elsewhere"

@@ -7,6 +7,7 @@ from stat import S_ISDIR
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ringfence.sandbox.errors import EnforcementError
+from ringfence.sandbox.kernel_trees import KERNEL_TREES, PROCESSES_AND_DEVICES
 from ringfence.sandbox.landlock import Access, PathGrant, open_place
 from ringfence.sandbox.owners import open_map
 
@@ -155,11 +156,13 @@ def _resolve(plan: "NamespacePlan", grants: Iterable[PathGrant]) -> tuple[list[T
 def _spread(grants: Iterable[PathGrant]) -> Iterator[PathGrant]:
     """Replace a grant of ``/`` by one for each entry there: the root itself is always our own.
 
-    The host's processes are no files: /proc is left out.
+    The host's processes and devices are no files and are left out; what may be written leaves out /sys as well.
     """
     for grant in grants:
         if grant.path == "/":
-            yield from (PathGrant("/" + name, grant.access) for name in os.listdir("/") if name != "proc")
+            kernel = KERNEL_TREES if grant.access & _CHANGES else PROCESSES_AND_DEVICES
+            tops = (f"/{name}" for name in os.listdir("/"))
+            yield from (PathGrant(top, grant.access) for top in tops if top not in kernel)
         else:
             yield grant
 
@@ -220,8 +223,9 @@ def _fill(site: str, sources: list[_Source], links: dict[str, str], scratch: str
 def _add_scratch(site: str, scratch: str) -> None:
     """Make the mount point of the private folder, and lead the usual temporary paths there."""
     os.makedirs(site + scratch, 0o755, exist_ok=True)
-    for usual in ("/tmp", "/dev/shm"):
-        if not os.path.lexists(site + usual) and os.path.isdir(site + os.path.dirname(usual)):
+    for usual in ("/tmp", "/var/tmp", "/dev/shm"):
+        if not os.path.lexists(site + usual):
+            os.makedirs(os.path.dirname(site + usual), 0o755, exist_ok=True)
             os.symlink(scratch, site + usual)
 
 

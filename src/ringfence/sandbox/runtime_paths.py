@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, final
 
-__all__ = ["DEVICES", "RuntimePaths", "runtime_paths"]
+from ringfence.sandbox.kernel_trees import DEVICES
 
-DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+__all__ = ["RuntimePaths", "runtime_paths"]
 
 # With these, 31 kinds of pure workload ran on CPython 3.11 to 3.13. Shared objects, the loader's cache, time
 # zones, and the number of processors, which NumPy's threads ask for.
@@ -56,6 +56,7 @@ class RuntimePaths:
         loaders: the dynamic loaders, which the kernel executes with every program.
         devices: harmless device files.
         closed: the members of `read` that an unprivileged user cannot reach or read.
+        top: what lies in the root of the file system.
         sealed: where those of `closed` lead that could not be read even if they could be reached.
     """
 
@@ -66,6 +67,7 @@ class RuntimePaths:
     devices: tuple[str, ...] = DEVICES
     closed: tuple[str, ...] = ()
     sealed: tuple[str, ...] = ()
+    top: tuple[str, ...] = ()
 
 
 def runtime_paths(extra: Iterable[str] = ()) -> RuntimePaths:
@@ -88,7 +90,8 @@ def runtime_paths(extra: Iterable[str] = ()) -> RuntimePaths:
     read = _outermost(path for path in found if os.path.exists(path))
     closed = tuple(path for path in read if not _open_to_all(path))
     sealed = tuple(real for real in map(os.path.realpath, closed) if not _readable_by_all(real))
-    return RuntimePaths(read=read, closed=closed, sealed=sealed)
+    top = tuple(f"/{name}" for name in sorted(os.listdir("/")))
+    return RuntimePaths(read=read, closed=closed, sealed=sealed, top=top)
 
 
 def _site_folders() -> list[str]:

@@ -60,6 +60,13 @@ def test_a_policy_is_not_widened_by_the_set_it_was_made_from() -> None:
     [
         ("fs:metadata=/data", "fs:read=/data"),
         ("fs:write=/proc/self", "grant a folder elsewhere"),
+        ("fs:read=/proc", "never the worker's own"),
+        ("fs:read=/proc/self", "fs:read=/proc/meminfo"),
+        ("fs:read=/proc/1/status", "the host's"),
+        ("fs:read=/proc/mounts", "the host's"),  # a link to a process
+        ("fs:read=/dev", "reading a device"),
+        ("fs:read=/dev/pts/0", "a terminal"),
+        ("process:exec=/proc/self/exe", "the host's"),
         ("fs:delete=/sys", "grant a folder elsewhere"),
         ("env:read=LD_PRELOAD", "drop it"),
     ],
