@@ -234,9 +234,9 @@ BASE: Final = (
         (
             Rule(
                 "ptrace process_vm_readv process_vm_writev bpf userfaultfd perf_event_open kexec_load "
-                "kexec_file_load create_module init_module finit_module delete_module mount umount2 pivot_root "
-                "chroot fsopen fsconfig fsmount fspick move_mount open_tree open_tree_attr mount_setattr unshare "
-                "setns open_by_handle_at pidfd_getfd keyctl add_key request_key iopl ioperm modify_ldt "
+                "kexec_file_load create_module query_module init_module finit_module delete_module mount umount2 "
+                "pivot_root chroot fsopen fsconfig fsmount fspick move_mount open_tree open_tree_attr mount_setattr "
+                "unshare setns open_by_handle_at pidfd_getfd keyctl add_key request_key iopl ioperm modify_ldt "
                 "reboot swapon swapoff quotactl quotactl_fd acct settimeofday clock_settime syslog kcmp "
                 "fanotify_init",
                 (),
