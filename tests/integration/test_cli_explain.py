@@ -91,6 +91,24 @@ def test_a_scope_is_taken_into_account(explain: Command) -> None:
     assert "/lib" in " ".join(every["opens"]["paths"][0]["paths"])
 
 
+def test_a_host_in_the_scope_leaves_no_socket_to_open(explain: Command) -> None:
+    """The supervisor connects: no socket, no connect, no port opens here, and the text says who does it."""
+    hosted_text = "net:request=api.example.com:443"
+    ported, hosted, listening = explain.data("net:request=:443", hosted_text, "net:listen=[::1]:80")
+    sets = [
+        {e["set"] for e in each["opens"]["system_calls"] if e["opens_here"]} for each in (ported, hosted, listening)
+    ]
+    assert sets == [
+        {"internet sockets", "net:request"},
+        {"internet sockets"},
+        {"internet sockets", "net:broker listen"},
+    ]
+    assert [each["opens"]["landlock"]["on_each_port"] for each in (ported, hosted)] == [["CONNECT_TCP"], []]
+    assert explain(hosted_text) == 0
+    assert "The supervisor looks names up" in explain.out
+    assert "not here" in explain.out
+
+
 def test_the_host_is_taken_into_account(explain: Command) -> None:
     """Without namespaces fs:write removes nothing and pretends; what holds it is said for this host."""
     (private,), (confined,) = (explain.data("fs:write", features=host) for host in (GOOD, CONTAINER))
@@ -138,9 +156,7 @@ def test_how_it_is_written_is_how_it_is_read(explain: Command, capability: Capab
     (each,) = explain.data(capability.value)
     assert (each["scopes"] is None) == (capability not in SCOPES)
     examples = [] if each["scopes"] is None else each["scopes"]["examples"]
-    assert examples or capability not in SCOPES or capability in (Capability.FS_METADATA, Capability.FS_EXECUTE) or (
-        capability is Capability.NET_DNS
-    )
+    assert examples or capability not in SCOPES or capability in (Capability.FS_METADATA, Capability.FS_EXECUTE)
     for text in (capability.value, *examples):
         assert Policy.build("untrusted", [Grant.parse(text)])
         (one,) = explain.data(text)

@@ -88,13 +88,18 @@ class _Host:
         """Return all there is to say about a grant, as dicts, lists and text only."""
         from ringfence.cli.plugin_words import meaning
         from ringfence.sandbox.capabilities import ALIASES, Capabilities
+        from ringfence.sandbox.net_rules import NETWORK, needs_broker
         from ringfence.sandbox.opened import opened
         from ringfence.sandbox.opens import OPENS, brought_by, calls_of
 
         capability, finding = grant.capability, self._findings[grant.capability]
         alone = Capabilities([grant])
-        here, refused = set(calls_of(alone, self._facts)), _refusal(grant)
+        # Whichever network grant names a host, all of a worker's network goes through the supervisor.
+        brokered = NETWORK if needs_broker(alone) else ()
+        here, refused = set(calls_of(alone, self._facts, brokered)), _refusal(grant)
         said = opened(capability)
+        if brokered:
+            said["landlock"]["on_each_port"] = []
         for each in said["system_calls"]:
             each["opens_here"] = each["set"] in here
         brought = set(brought_by(alone))
@@ -107,6 +112,7 @@ class _Host:
             "grant": str(grant),
             "capability": capability.value,
             "scope": grant.scope,
+            "through_the_supervisor": bool(brokered),
             "aliases": [alias for alias, name in ALIASES.items() if name == capability.value],
             "risk": capability.risk.value,
             "means": meaning(grant),
@@ -208,6 +214,8 @@ def _show(found: list[dict[str, Any]]) -> None:
         _about(out, each)
         out.blank()
         out.title("Opens")
+        if each["through_the_supervisor"]:
+            out.row("broker", _BROKER)
         _opens(out, each["opens"], each["scope"])
         out.blank()
         out.title("Written")
@@ -250,6 +258,10 @@ class _Page:
         return [part for line in text.split("\n") for part in fold(visible(line))]
 
 
+_BROKER: Final = (
+    "The supervisor looks names up, checks, connects or listens, and hands over the socket. Code in the worker opens "
+    "none itself."
+)
 _COLOURS: Final = {"kernel": "green", "by construction": "green", "partly": "yellow", "not enforced": "red"}
 
 

@@ -340,12 +340,12 @@ def _network(host: _Host, capability: Capability) -> CapabilityFinding:
             capability, strength, "Landlock" if host.ports else "nothing", gap, _FIX_SECCOMP
         )
     if not tcp:
-        gap = "granted, it is UDP to any address: names cannot be limited yet"
+        gap = "granted without a scope, it is UDP to any address"
         return CapabilityFinding(capability, Strength.KERNEL, ", ".join(by), gap)
     if not host.ports:
         gap = "granted, ports cannot be limited (Landlock ABI 4)"
         return CapabilityFinding(capability, Strength.PARTLY, ", ".join(by), gap, _FIX_LANDLOCK)
-    gap = "ports can be limited; hosts cannot yet" if capability is Capability.NET_REQUEST else ""
+    gap = "granted, ports are held by Landlock, hosts by the supervisor, which connects and listens"
     return CapabilityFinding(capability, Strength.KERNEL, ", ".join((*by, "Landlock (ports)")), gap)
 
 

@@ -22,7 +22,7 @@ class Fact(StrEnum):
     PATHS_INSIDE = "a private root, or Landlock, that says where"
     SCOPED = "a scope on this capability"
     UNSCOPED = "no scope on this capability"
-    BROKERED = "connections made by the broker in the supervisor"
+    BROKERED = "the broker in the supervisor (some network grant names a host)"
     WRITES = "fs:write granted"
     METADATA = "fs:metadata granted"
 
@@ -115,7 +115,7 @@ OPENS: Final[Mapping[Capability, Opens]] = {
         beyond="No running of anything: that is process:exec.",
     ),
     Capability.NET_REQUEST: Opens(
-        "TCP out, to addresses of either family; the protocol is compared whole, ports are Landlock's.",
+        "TCP out: ports are Landlock's to hold; where a grant names a host, the supervisor connects and hands over.",
         (Use("internet sockets"), Use("net:request", unless=(Fact.BROKERED,))),
         ports=CONNECT_TCP,
         paths=_NAMES,
@@ -123,7 +123,7 @@ OPENS: Final[Mapping[Capability, Opens]] = {
         "no Fast Open.",
     ),
     Capability.NET_LISTEN: Opens(
-        "TCP in, for servers; ports are Landlock's.",
+        "TCP in: ports are Landlock's to hold; where a grant names a host, the supervisor listens and hands over.",
         (
             Use("internet sockets"),
             Use("net:listen", unless=(Fact.BROKERED,)),
@@ -131,13 +131,14 @@ OPENS: Final[Mapping[Capability, Opens]] = {
         ),
         ports=BIND_TCP,
         paths=_NAMES,
-        beyond="No connecting (net:request). Listening without a bind takes a free port that no port rule sees.",
+        beyond="No connecting (net:request). Without the broker, listening without a bind takes a free port that no "
+        "port rule sees.",
     ),
     Capability.NET_DNS: Opens(
-        "UDP, to ask name servers.",
+        "UDP, to ask name servers; where a grant names a host, the supervisor asks them.",
         (Use("internet sockets"), Use("net:dns", unless=(Fact.BROKERED,))),
         paths=_NAMES,
-        beyond="No TCP. Without a scope it limits nobody to names: UDP carries anything to any address.",
+        beyond="No TCP. Without the broker it limits nobody to names: UDP carries anything to any address.",
     ),
     Capability.PROCESS_EXEC: Opens(
         "Starting programs and waiting for them; they live under this same filter and these same paths.",

@@ -129,7 +129,8 @@ def _capability(capability: Capability) -> Iterator[str]:
     if opens.access:
         yield f"- Landlock, below each path of its scopes: {_code(names_of(opens.access))}."
     if opens.ports:
-        yield f"- Landlock, for each port of its scopes: `{PORT_RIGHTS[opens.ports]}`; without a scope, every port."
+        right = f"`{PORT_RIGHTS[opens.ports]}`"
+        yield f"- Landlock, for each port of its scopes: {right}; without a scope, every port; with the broker, none."
     for brings in opens.paths:
         yield f"- {_path_line(brings)}"
     if opens.beyond:
