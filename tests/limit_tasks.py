@@ -163,3 +163,50 @@ def look_at_files(count: int) -> int:
         except BaseException:
             pass
     return count
+
+
+def spin(seconds: float) -> float:
+    """Compute for so long; return which share of a processor that took."""
+    begun, used = time.monotonic(), time.process_time()
+    while time.monotonic() - begun < seconds:
+        pass
+    return (time.process_time() - used) / (time.monotonic() - begun)
+
+
+def spin_in_children(seconds: float) -> float:
+    """Have two children compute; return which share of a processor they got together."""
+    begun = time.monotonic()
+    started = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            spin(seconds)
+            os._exit(0)
+        started.append(child)
+    for child in started:
+        os.waitpid(child, 0)
+    used = os.times()
+    return (used.children_user + used.children_system) / (time.monotonic() - begun)
+
+
+def leave_it_to_a_child() -> None:
+    """Use no CPU time itself."""
+    if os.fork() == 0:
+        python_loop()
+    time.sleep(600)
+
+
+def fill_scratch(size: int) -> int:
+    """Write to a file in memory, which no process has mapped."""
+    with open("/tmp/filled", "wb") as file:
+        for _ in range(size >> 20):
+            file.write(b"x" * (1 << 20))
+    time.sleep(0.5)
+    os.unlink("/tmp/filled")
+    return size
+
+
+def hold_and_fill(held: int, filled: int) -> int:
+    """Use memory of its own and, beside it, a file in memory."""
+    mine = bytearray(held)
+    return len(mine) + fill_scratch(filled)

@@ -13,6 +13,7 @@ import pytest
 from ringfence import (
     BytesWrittenExceeded,
     CallDepthExceeded,
+    CpuExceeded,
     FilesExceeded,
     FileSizeExceeded,
     FsOpsExceeded,
@@ -22,9 +23,11 @@ from ringfence import (
     PolicyError,
     Pool,
     ProcessesExceeded,
+    TaskTimeout,
     ThreadsExceeded,
 )
 from ringfence.errors import LimitExceeded
+from ringfence.pool.group import PoolGroup
 
 pytestmark = pytest.mark.as_user
 
@@ -145,3 +148,44 @@ def test_a_session_has_no_tasks_to_count() -> None:
     """What would silently not be kept is refused, with what to do instead."""
     with pytest.raises(PolicyError, match=r"limits\.instructions .* use limits\.cpu or a timeout"):
         Pool(1, isolation="session", limits=Limits(instructions=1000))
+
+
+@pytest.mark.parametrize("way", ["group", "signals"])
+def test_a_share_of_a_processor(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker and its children together are paused as long as it takes; limits of time hold for the paused too."""
+    if way == "signals":
+        monkeypatch.setattr(PoolGroup, "freeze", lambda *_: False)
+        monkeypatch.setattr(PoolGroup, "cpu_used", lambda *_: None)
+    with Pool(1, limits=Limits(cpu_share=0.2, cpu=30), capabilities=["process:exec"], timeout=60) as pool:
+        assert pool.submit(tasks.spin, 1.0).result(60) < 0.4
+        assert pool.submit(tasks.spin_in_children, 1.0).result(60) < 0.4
+        assert pool.statistics().paused > 0
+        error = pool.options(timeout=0.5).submit(tasks.python_loop).exception(60)
+        assert isinstance(error, TaskTimeout)
+        error = pool.options(timeout=30).submit(os.getpid).exception(60)
+        assert error is None
+    with Pool(1, limits=Limits(cpu_share=0.2, cpu=0.1), timeout=60) as pool:
+        assert isinstance(pool.submit(tasks.python_loop).exception(60), CpuExceeded)
+
+
+def test_cpu_seconds_of_children_count() -> None:
+    """What a child uses is the task's, while the child still runs."""
+    with Pool(1, limits=Limits(cpu=0.3), capabilities=["process:exec"], timeout=60) as pool:
+        error = pool.submit(tasks.leave_it_to_a_child).exception(60)
+        assert isinstance(error, CpuExceeded)
+        assert error.measured is not None
+        assert error.measured >= 0.3
+
+
+def test_files_in_memory_are_memory(folder: Path) -> None:
+    """Root counts them with the rest; for everybody the private folder is no larger than the limit."""
+    limits = Limits(memory="64MiB", file_size="1GiB")
+    with Pool(1, limits=limits, capabilities=[f"fs:write={folder}"], timeout=60) as pool:
+        assert pool.submit(tasks.hold_and_fill, 20 << 20, 20 << 20).result(60) == 40 << 20
+        error = pool.submit(tasks.fill_scratch, 80 << 20).exception(60)
+        assert isinstance(error, OSError | MemoryExceeded)
+        if os.geteuid() == 0:
+            error = pool.submit(tasks.hold_and_fill, 45 << 20, 45 << 20).exception(60)
+            assert isinstance(error, MemoryExceeded)
+            assert error.measured is not None
+            assert error.measured > 64 << 20

@@ -209,6 +209,8 @@ def _ceiling(engine: EngineConfig, profile: HostProfile | None, sandboxes: Itera
         for memory in (box.max_memory, box.resource_limits.memory_bytes):
             if memory is not None:
                 limits = limits.narrow(Limits(memory=memory))
+        if box.max_cpu_percent is not None:
+            limits = limits.narrow(Limits(cpu_share=box.max_cpu_percent / 100))
     return limits
 
 

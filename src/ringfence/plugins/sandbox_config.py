@@ -83,7 +83,7 @@ class SandboxConfig(FrozenModel):
         isolate_temp: each worker has a temporary folder of its own, which is gone with it. Always so; False is refused
             when a plugin is loaded.
         max_memory, timeout: ceilings, beside those of `Limits`.
-        max_cpu_percent: of one processor. Cannot be enforced yet.
+        max_cpu_percent: of one processor, from 5; `Limits.cpu_share` by another name.
         isolation, trusted: see `IsolationMode`; PROCESS needs ``trusted=True`` too, so that no slip opens a sandbox.
         namespaces, resource_limits: see there.
         dropped_capabilities, kept_capabilities: of the kernel, ``CAP_...``. Workers keep none, whatever is said here.

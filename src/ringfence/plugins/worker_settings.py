@@ -21,7 +21,7 @@ from ringfence.sandbox.requirement import NO_REQUIREMENT, Requirement
 __all__ = ["WorkerSettings", "worker_settings"]
 
 # What holds for a worker as long as it lives. The rest is measured call by call.
-_OF_THE_WORKER: Final = ("memory", "cpu", "open_files", "processes", "file_size", "output", "call_depth")
+_OF_THE_WORKER: Final = ("memory", "cpu", "open_files", "processes", "file_size", "output", "call_depth", "cpu_share")
 _OF_A_CALL: Final = ("memory", "cpu", "wall", "output", "call_depth", "instructions", "fs_ops", "net_ops")
 _COUNTED: Final = ("call_depth", "instructions", "fs_ops", "net_ops")
 # Those that the kernel keeps, and that the guest tells by their errors.
@@ -78,9 +78,11 @@ def worker_settings(
         UnsupportedError: this host lacks a namespace that is insisted on.
     """
     boxes = effective.sandboxes
-    for name in ("written", "cpu_share"):
-        if getattr(effective.limits, name) is not None:
-            raise PolicyError(f"limits.{name} cannot be enforced for plugins yet; leave it out")
+    if effective.limits.written is not None:
+        raise PolicyError(
+            "limits.written is counted task by task, and the calls of a plugin overlap in one worker; bound each file "
+            "with limits.file_size, or grant a folder on a file system with a quota"
+        )
     profile = Profile(
         name=effective.plugin,
         description=f"plugin {effective.plugin}",
@@ -145,12 +147,13 @@ def _refuse_impossible(box: SandboxConfig) -> None:
 
 def _shares(box: SandboxConfig) -> Iterator[str]:
     """Yield what a box says about shares of the machine, none of which the core enforces."""
-    if box.max_cpu_percent is not None:
-        yield f"max_cpu_percent={box.max_cpu_percent:g} cannot be enforced yet: limit CPU seconds with Limits(cpu=...)"
     for name in ("cpu_shares", "io_weight"):
         value = getattr(box.resource_limits, name)
         if value is not None:
-            yield f"resource_limits.{name}={value} cannot be enforced yet: weights take a control group of the host's"
+            yield (
+                f"resource_limits.{name}={value} cannot be enforced: a weight means something beside other groups of "
+                "the host's only; set max_cpu_percent"
+            )
 
 
 def _check_namespaces(demanded: Iterable[str], effective: Effective, features: Features | None) -> None:

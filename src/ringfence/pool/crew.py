@@ -19,7 +19,7 @@ from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.delivery import Delivery, Printed, fresh_output
 from ringfence.pool.dispatch import Dispatcher
-from ringfence.pool.errors import BrokenPool, MemoryExceeded, ProtocolViolation
+from ringfence.pool.errors import BrokenPool, ProtocolViolation
 from ringfence.pool.examination import Examination
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.large_answer import LargeAnswer
@@ -81,7 +81,7 @@ class Crew:
         # The next time that a worker is late in starting or stopping.
         self._late_at = _NEVER
         self.handlers: dict[int, Callable[[_Done], None]] = {}
-        self.warden = Warden(dispatcher, monitor, counters, backlog, poller, self.handlers)
+        self.warden = Warden(dispatcher, monitor, counters, backlog, poller, self.handlers, config.policy)
         # Set once: why no worker will ever be started again.
         self.broken: BaseException | None = None
 
@@ -402,6 +402,7 @@ class Crew:
             handle.kill(BrokenPool(f"worker {handle.pid} cannot be put under its limits: {error}"))
             return
         handle.ready = True
+        self.warden.welcome(handle, zygote.group)
         self._starting.discard(handle.number)
         handle.late_at = _NEVER
         handle.baseline_rss = self._monitor.baseline(handle.pid)
@@ -483,9 +484,10 @@ class Crew:
         if handle.line and handle.line[0].session is not None:
             done += fresh_output(handle)
         self._dispatcher.leave(handle)
-        if self._zygote is not None and self._zygote.group is not None and self._zygote.group.discharge(handle.number):
-            text = "the kernel ended the worker: its processes used more memory than its group may"
-            handle.doom = handle.doom or MemoryExceeded(text, self._config.policy.limits.memory)
+        if self._zygote is not None and self._zygote.group is not None:
+            killed, peak = self._zygote.group.discharge(handle.number)
+            if killed:
+                handle.doom = handle.doom or outcome.killed_for_memory(self._config.policy.limits.memory, peak)
         unstarted = handle.unstarted()
         line = list(handle.line)
         started, waiting = line[: len(line) - unstarted], line[len(line) - unstarted :]

@@ -213,7 +213,7 @@ class Dispatcher:
         if timeout is None and not self._monitor.watches_usage:
             handle.deadline = _FOREVER
             return
-        handle.cpu_mark = self._monitor.mark(handle.pid)
+        handle.mark = self._monitor.mark(handle.pid)
         self.look_at(handle, self._monitor.first_look(handle.head_since, timeout))
 
     def look_at(self, handle: WorkerHandle, when: float) -> None:

@@ -288,8 +288,6 @@ class Pool(_Tasks):
                 f"pickle_results needs profile='trusted': unpickling what a worker of profile {policy.name!r} sent "
                 "would let it run code here; return plain data, or register the class with ringfence.register_type"
             )
-        if policy.limits.cpu_share is not None:
-            raise PolicyError("limits.cpu_share cannot be enforced yet: limit CPU seconds with limits.cpu")
         if isolation == "session":
             _check_countable(policy.limits)
         _check_choice("isolation", isolation, ("pool", "call", "session"))

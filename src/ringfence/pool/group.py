@@ -1,5 +1,7 @@
 """The control group of one pool: everything it starts is in it, and is killed and removed with it."""
 
+from dataclasses import replace
+
 from ringfence.sandbox.cgroups import CgroupLimits, CgroupTree, remove_abandoned
 
 __all__ = ["PoolGroup"]
@@ -30,21 +32,47 @@ class PoolGroup:
 
     def admit(self, number: int, pid: int) -> None:
         """Put a worker under limits of its own, if there are controllers that can keep them. Raises OSError."""
-        if not self._tree.controllers or (self._limits.memory is None and self._limits.processes is None):
+        limits = self._limits
+        # One that is to be paused needs a group whatever the controllers are.
+        if limits.cpu is None and (not self._tree.controllers or (limits.memory is None and limits.processes is None)):
             return
-        memory = None if self._limits.memory is None else self._limits.memory + _SLACK
-        path = self._tree.create(f"worker-{number}", CgroupLimits(memory=memory, processes=self._limits.processes))
+        memory = None if limits.memory is None else limits.memory + _SLACK
+        path = self._tree.create(f"worker-{number}", replace(limits, memory=memory))
         self._workers[number] = path
         self._tree.attach(pid, path)
 
-    def discharge(self, number: int) -> bool:
-        """A worker is dead: remove its group; True if the kernel had killed it for its memory."""
-        path = self._workers.pop(number, None)
+    @property
+    def keeps_cpu_share(self) -> bool:
+        """Whether the kernel itself holds each worker to its share of the processors."""
+        return "cpu" in self._tree.controllers
+
+    def freeze(self, number: int, frozen: bool) -> bool:
+        """Pause a worker with all that it started, or let it go on; False if it has no group that can be."""
+        path = self._workers.get(number)
         if path is None:
             return False
-        killed = self._tree.out_of_memory_kills(path) > 0
+        try:
+            self._tree.freeze(frozen, path)
+        except OSError:
+            return False
+        return True
+
+    def cpu_used(self, number: int) -> float | None:
+        """Return the CPU seconds of all that ever ran in a worker's group, or None if it has no group."""
+        path = self._workers.get(number)
+        return None if path is None else self._tree.cpu_used(path)
+
+    def discharge(self, number: int) -> tuple[bool, int | None]:
+        """A worker is dead: remove its group; return whether the kernel had killed it for its memory, and its peak.
+
+        The peak is in bytes, or None where the kernel does not say.
+        """
+        path = self._workers.pop(number, None)
+        if path is None:
+            return False, None
+        killed, peak = self._tree.out_of_memory_kills(path) > 0, self._tree.memory_peak(path)
         self._tree.remove(path)
-        return killed
+        return killed, peak
 
     def close(self) -> None:
         """Kill what is left and remove the tree."""

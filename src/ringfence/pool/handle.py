@@ -18,6 +18,7 @@ from ringfence.ipc.protocol import WORKER, Conversation
 from ringfence.pool import outcome
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.errors import CpuExceeded
+from ringfence.pool.monitor import Mark
 from ringfence.pool.output import Stream
 from ringfence.pool.schedule import Pace
 from ringfence.pool.serialise import Function
@@ -42,7 +43,6 @@ class WorkerHandle:
         "channel",
         "codec",
         "conversation",
-        "cpu_mark",
         "cpu_used",
         "deadline",
         "doom",
@@ -58,6 +58,7 @@ class WorkerHandle:
         "lease",
         "lent",
         "line",
+        "mark",
         "modules",
         "number",
         "pace",
@@ -148,7 +149,8 @@ class WorkerHandle:
         # the supervisor's heap already knows for this worker.
         self.deadline = float("inf")
         self.queued_deadline = float("inf")
-        self.cpu_mark = 0.0
+        # What it had used when that task began.
+        self.mark = Mark()
         self.baseline_rss = 0
         # Output positions up to which output was credited to tasks.
         self.printed = (0, 0)

@@ -37,7 +37,7 @@ from ringfence.sandbox.capabilities import Capability
 from ringfence.sandbox.errors import CapabilityDenied, EnforcementError
 from ringfence.sandbox.limits import Limits
 
-__all__ = ["EXCEEDED", "crash", "exception_from", "is_cpu_limit", "measured_in", "violation"]
+__all__ = ["EXCEEDED", "crash", "exception_from", "is_cpu_limit", "killed_for_memory", "measured_in", "violation"]
 
 # Limits that a worker itself reports: kind of its record to class, field of `Limits`, and words.
 EXCEEDED: Final[Mapping[str, tuple[type[LimitExceeded], str, str]]] = {
@@ -335,6 +335,13 @@ def _signal_name(number: int) -> str:
         return signals.Signals(number).name
     except ValueError:
         return str(number)
+
+
+def killed_for_memory(limit: int | None, peak: int | None) -> MemoryExceeded:
+    """Return the error for a worker that the kernel ended because its group held too much: `peak` bytes, if known."""
+    held = "more memory than it may" if peak is None else f"{peak >> 20} MiB of memory"
+    most = "" if limit is None else f", limit {limit >> 20} MiB"
+    return MemoryExceeded(f"the kernel ended the worker: its processes used {held}{most}", limit, peak)
 
 
 def violation(error: RemoteProtocolError, stderr: str, pid: int) -> ProtocolViolation:

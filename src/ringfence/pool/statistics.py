@@ -8,11 +8,12 @@ __all__ = ["Counters", "Statistics"]
 class Counters:
     """Running totals since the pool's start. The supervisor's lock guards them."""
 
-    __slots__ = ("cancelled", "completed", "crashed", "failed", "limited", "retried", "started", "taken_back")
+    __slots__ = ("cancelled", "completed", "crashed", "failed", "limited", "paused", "retried", "started", "taken_back")
 
     def __init__(self) -> None:
         self.completed = self.failed = self.cancelled = 0
         self.retried = self.crashed = self.limited = self.started = self.taken_back = 0
+        self.paused = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class Statistics:
     """Workers that died by themselves while they ran a task."""
     limited: int
     """Workers that were killed because their task went past a limit or a timeout."""
+    paused: float
+    """Seconds that workers were held still to keep to `Limits.cpu_share`; 0.0 where the kernel does that."""
     started: int
     """Workers that were started."""
     taken_back: int

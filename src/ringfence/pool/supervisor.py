@@ -60,7 +60,10 @@ class Supervisor:
         self._poller.register(self._waker, select.EPOLLIN)
         self._counters = Counters()
         self._backlog = Backlog()
-        monitor = Monitor(config.policy.limits, tree=config.policy.capabilities.has("process:exec"))
+        plan, can_start = config.plan, config.policy.capabilities.has("process:exec")
+        has_scratch = plan.namespaces is not None and plan.namespaces.scratch and plan.descriptors is not None
+        scratch = plan.descriptors.environment.get("TMPDIR") if has_scratch and plan.descriptors is not None else None
+        monitor = Monitor(config.policy.limits, tree=can_start, scratch=scratch)
         self._dispatcher = Dispatcher(
             self._backlog, monitor, self._counters, self._poller, self._wake, ahead=config.max_tasks is None,
             most_busy=config.max_workers,

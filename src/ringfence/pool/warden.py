@@ -1,6 +1,7 @@
 """Ends the workers whose tasks have gone past a limit: looks when a look is due, asks where the task is, kills."""
 
 import select
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -8,11 +9,14 @@ from typing import Any, Final
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import LimitExceeded, OutputExceeded
+from ringfence.pool.group import PoolGroup
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.stacks import LastLooks, wants_stack
 from ringfence.pool.statistics import Counters
 from ringfence.pool.task import Task
+from ringfence.pool.throttle import Throttle
+from ringfence.sandbox.policy import Policy
 
 __all__ = ["Warden"]
 
@@ -31,8 +35,13 @@ class Warden:
         backlog: Backlog,
         poller: select.epoll,
         handlers: dict[int, Callable[[Any], None]],
+        policy: Policy,
     ) -> None:
         """`handlers`: what to call when a descriptor of `poller` is readable."""
+        self._share = policy.limits.cpu_share
+        self._tree = policy.capabilities.has("process:exec")
+        # Made for the first worker, when it is known whether the kernel does its work.
+        self._throttle: Throttle | None = None
         self._dispatcher = dispatcher
         self._monitor = monitor
         self._counters = counters
@@ -52,16 +61,31 @@ class Warden:
         del self._handlers[fd]
         self._poller.unregister(fd)
 
+    def welcome(self, handle: WorkerHandle, group: PoolGroup | None) -> None:
+        """A worker is ready, and from here on held to its share of the processors."""
+        if self._share is None or (group is not None and group.keeps_cpu_share):
+            return
+        if self._throttle is None:
+            self._throttle = Throttle(
+                self._share,
+                tree=self._tree,
+                freeze=(lambda number, frozen: False) if group is None else group.freeze,
+                used_by_group=(lambda number: None) if group is None else group.cpu_used,
+            )
+        self._throttle.add(handle, time.monotonic())
+
     def look(self, now: float, hear: Callable[[WorkerHandle], None]) -> None:
         """Look at the workers whose time has come; `hear` takes in what one has said by now."""
         for handle in self._dispatcher.due(now):
             if not handle.line or handle.doom is not None:
                 continue
             task = handle.line[0]
+            if self._throttle is not None:
+                self._throttle.hurry(handle, now)
             if task.session is not None and task.session.turned_over():
-                handle.head_since, handle.cpu_mark = now, self._monitor.mark(handle.pid)
+                handle.head_since, handle.mark = now, self._monitor.mark(handle.pid)
             error, when = self._monitor.look(
-                handle.pid, handle.head_since, task.options.timeout, handle.cpu_mark, handle.baseline_rss, now
+                handle.pid, handle.head_since, task.options.timeout, handle.mark, handle.baseline_rss, now
             )
             if error is None:
                 self._dispatcher.look_at(handle, when if task.session is None else task.session.next_look(when, now))
@@ -70,6 +94,9 @@ class Warden:
             if handle.line and handle.line[0] is task and handle.doom is None:
                 self._limit(handle, error)
         self._last_looks.end_late(now)
+        if self._throttle is not None:
+            self._throttle.look(now)
+            self._counters.paused = self._throttle.paused_for
 
     def weigh_output(self, handle: WorkerHandle, bound: int | None) -> None:
         """A worker has printed something: end it if that was more than `bound` bytes in one task."""
@@ -87,6 +114,8 @@ class Warden:
 
     def end(self, handle: WorkerHandle, error: BaseException | None, task: Task | None) -> None:
         """Kill a worker for `task`, which fails with `error`; for a limit, after it had the time to say where it is."""
+        if self._throttle is not None:
+            self._throttle.release(handle, time.monotonic())
         if handle.doom is not None or not wants_stack(error) or not self._last_looks.ask(handle):
             handle.kill(error, task)
             return
@@ -95,9 +124,12 @@ class Warden:
         self._backlog.put_back(self._dispatcher.take_back(handle, len(handle.line)))
 
     def next_time(self) -> float:
-        """Return when somebody has to be ended who was asked where he is."""
-        return self._last_looks.next_time()
+        """Return when somebody has to be ended who was asked where he is, or paused, or let go on."""
+        when = self._last_looks.next_time()
+        return when if self._throttle is None else min(when, self._throttle.next_time())
 
     def forget(self, handle: WorkerHandle) -> None:
         """A worker is gone."""
         self._last_looks.forget(handle)
+        if self._throttle is not None:
+            self._throttle.release(handle, time.monotonic())

@@ -167,6 +167,21 @@ class CgroupTree:
             return 0
         return sum(int(line.split()[1]) for line in events.splitlines() if line.startswith("oom_kill "))
 
+    def memory_peak(self, path: str | None = None) -> int | None:
+        """Return the most bytes that a group has held; None without the controller, or before Linux 5.19."""
+        try:
+            return int(_read(path or self.path, "memory.peak"))
+        except (OSError, ValueError):
+            return None
+
+    def cpu_used(self, path: str | None = None) -> float | None:
+        """Return the CPU seconds of all that ever ran in a group; it takes no controller. None if nobody says."""
+        try:
+            lines = _read(path or self.path, "cpu.stat").splitlines()
+        except OSError:
+            return None
+        return next((int(line.split()[1]) / 1e6 for line in lines if line.startswith("usage_usec ")), None)
+
     def remove(self, path: str | None = None, *, seconds: float = 1.0) -> bool:
         """Kill what is left in a group and remove it with the groups below.
 

@@ -154,7 +154,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "fs_ops": _Rule("count", 0, ""),
     "net_ops": _Rule("count", 0, ""),
     "written": _Rule("size", 0, ""),
-    "cpu_share": _Rule("share", 0.01, "a worker that gets less never ends"),
+    "cpu_share": _Rule("share", 0.05, "a worker that gets less does not answer in time"),
 }
 _ALIASES: Final[Mapping[str, str]] = {
     "max_memory": "memory",

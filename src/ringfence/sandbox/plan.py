@@ -211,7 +211,7 @@ class _Planner:
             self._note(Layer.CGROUP, Status.PARTIAL, "killed as one", cause)
             self._missing.append(Missing(Layer.CGROUP.value, cause, fix))
         limits = self._policy.limits
-        return CgroupLimits(memory=limits.memory, processes=limits.processes)
+        return CgroupLimits(memory=limits.memory, processes=limits.processes, cpu=limits.cpu_share)
 
     def _privileges(self, namespaces: NamespacePlan | None) -> PrivilegePlan | None:
         if not self._wants(Layer.PRIVILEGES):

@@ -108,7 +108,6 @@ def test_the_demands_of_a_profile_arrive() -> None:
 def test_shares_of_the_machine_are_refused_or_reported() -> None:
     """What nothing here enforces is an error; with best_effort it is said and the rest goes on."""
     for box, name in [
-        (SandboxConfig(max_cpu_percent=25.0), "max_cpu_percent=25"),
         (SandboxConfig(resource_limits=ResourceLimits(cpu_shares=512)), "cpu_shares=512"),
         (SandboxConfig(resource_limits=ResourceLimits(io_weight=100)), "io_weight=100"),
     ]:
@@ -116,6 +115,14 @@ def test_shares_of_the_machine_are_refused_or_reported() -> None:
             worker_settings(held(boxes=(box,)), environ={})
         (said,) = worker_settings(held(boxes=(box.with_best_effort(),)), environ={}).unenforced
         assert name in said
+    with pytest.raises(PolicyError, match=r"limits\.written .* limits\.file_size"):
+        worker_settings(held(limits=Limits(written=1000)), environ={})
+
+
+def test_a_share_of_the_processors_is_the_workers() -> None:
+    """It holds as long as the worker lives."""
+    limits = worker_settings(held(limits=Limits(cpu_share=0.25)), environ={}).profile.limits
+    assert limits.cpu_share == 0.25
 
 
 def test_capabilities_of_the_kernel_are_dropped_not_kept() -> None:

@@ -5,17 +5,24 @@ import time
 
 import pytest
 
-from ringfence.pool.errors import CpuExceeded, MemoryExceeded, TaskTimeout
-from ringfence.pool.monitor import MEMORY_TICK, Monitor, cpu_seconds, tree_memory
+from ringfence.pool.errors import BytesWrittenExceeded, CpuExceeded, MemoryExceeded, TaskTimeout
+from ringfence.pool.monitor import MEMORY_TICK, Mark, Monitor, tree_memory
+from ringfence.pool.tree import cpu_seconds
 from ringfence.sandbox.limits import Limits
 
 UNLIMITED = Limits.unlimited()
 MIB = 1 << 20
 
 
-def monitor(cpu: float = 0.0, memory: int = 0, limits: Limits = UNLIMITED) -> Monitor:
+def monitor(cpu: float = 0.0, memory: int = 0, written: int = 0, limits: Limits = UNLIMITED) -> Monitor:
     """A monitor that measures what we say."""
-    return Monitor(limits, cpu=lambda pid: cpu, memory=lambda pid: memory, baseline=lambda pid: memory)
+    return Monitor(
+        limits,
+        cpu=lambda pid: cpu,
+        written=lambda pid: written,
+        memory=lambda pid: memory,
+        baseline=lambda pid: memory,
+    )
 
 
 def test_without_limits_nothing_is_looked_at() -> None:
@@ -23,15 +30,15 @@ def test_without_limits_nothing_is_looked_at() -> None:
     watcher = monitor()
     assert not watcher.watches_usage
     assert watcher.first_look(100.0, None) == float("inf")
-    assert watcher.look(1, 100.0, None, 0.0, 0, 1e9) == (None, float("inf"))
+    assert watcher.look(1, 100.0, None, Mark(), 0, 1e9) == (None, float("inf"))
 
 
 def test_a_timeout_is_looked_at_when_it_is_due() -> None:
     """One look, at the deadline; before it nothing has happened."""
     watcher = monitor()
     assert watcher.first_look(100.0, 5.0) == 105.0
-    assert watcher.look(1, 100.0, 5.0, 0.0, 0, 104.9) == (None, 105.0)
-    error, _ = watcher.look(1, 100.0, 5.0, 0.0, 0, 105.0)
+    assert watcher.look(1, 100.0, 5.0, Mark(), 0, 104.9) == (None, 105.0)
+    error, _ = watcher.look(1, 100.0, 5.0, Mark(), 0, 105.0)
     assert isinstance(error, TaskTimeout)
     assert (error.limit, error.measured) == (5.0, 5.0)
 
@@ -39,10 +46,10 @@ def test_a_timeout_is_looked_at_when_it_is_due() -> None:
 def test_cpu_time_counts_from_the_tasks_start() -> None:
     """What the worker used for earlier tasks is not this task's."""
     limits = Limits(cpu=2.0, memory=None)
-    error, when = monitor(cpu=11.0, limits=limits).look(1, 0.0, None, 10.0, 0, 50.0)
+    error, when = monitor(cpu=11.0, limits=limits).look(1, 0.0, None, Mark(10.0), 0, 50.0)
     assert error is None
     assert 50.0 < when <= 51.0
-    error, _ = monitor(cpu=12.5, limits=limits).look(1, 0.0, None, 10.0, 0, 50.0)
+    error, _ = monitor(cpu=12.5, limits=limits).look(1, 0.0, None, Mark(10.0), 0, 50.0)
     assert isinstance(error, CpuExceeded)
     assert (error.limit, error.measured) == (2.0, 2.5)
 
@@ -50,24 +57,34 @@ def test_cpu_time_counts_from_the_tasks_start() -> None:
 def test_the_next_look_at_cpu_time_is_before_it_can_be_used_up() -> None:
     """Even if every CPU of the machine worked for the task."""
     limits = Limits(cpu=8.0, memory=None)
-    _, when = monitor(cpu=0.0, limits=limits).look(1, 0.0, None, 0.0, 0, 0.0)
+    _, when = monitor(cpu=0.0, limits=limits).look(1, 0.0, None, Mark(), 0, 0.0)
     assert when <= 8.0 / len(os.sched_getaffinity(0))
 
 
 def test_memory_counts_above_the_baseline() -> None:
     """The interpreter's own pages are not the task's."""
     limits = Limits(memory=64 * MIB)
-    error, when = monitor(memory=80 * MIB, limits=limits).look(1, 0.0, None, 0.0, 20 * MIB, 7.0)
+    error, when = monitor(memory=80 * MIB, limits=limits).look(1, 0.0, None, Mark(), 20 * MIB, 7.0)
     assert (error, when) == (None, 7.0 + MEMORY_TICK)
-    error, _ = monitor(memory=90 * MIB, limits=limits).look(1, 0.0, None, 0.0, 20 * MIB, 7.0)
+    error, _ = monitor(memory=90 * MIB, limits=limits).look(1, 0.0, None, Mark(), 20 * MIB, 7.0)
     assert isinstance(error, MemoryExceeded)
     assert (error.limit, error.measured) == (64 * MIB, 70 * MIB)
+
+
+def test_what_was_written_counts_from_the_tasks_start() -> None:
+    """Where nobody may know it, nothing was."""
+    limits = Limits(written=1000)
+    before = Mark(0.0, 50_000)
+    assert monitor(written=51_000, limits=limits).look(1, 0.0, None, before, 0, 7.0) == (None, 7.0 + MEMORY_TICK)
+    error, _ = monitor(written=51_001, limits=limits).look(1, 0.0, None, before, 0, 7.0)
+    assert isinstance(error, BytesWrittenExceeded)
+    assert (error.limit, error.measured) == (1000, 1001)
 
 
 def test_the_deadline_comes_before_the_other_limits() -> None:
     """A task that is late is called late, whatever else it did."""
     limits = Limits(cpu=1.0, memory=MIB)
-    error, _ = monitor(cpu=99.0, memory=99 * MIB, limits=limits).look(1, 0.0, 5.0, 0.0, 0, 6.0)
+    error, _ = monitor(cpu=99.0, memory=99 * MIB, limits=limits).look(1, 0.0, 5.0, Mark(), 0, 6.0)
     assert isinstance(error, TaskTimeout)
 
 
