@@ -25,8 +25,6 @@ _KILLED: Final = -10_000
 _EXIT_NOT_STARTED: Final = 70
 # Seconds that one worker's attempts may take; they take milliseconds.
 _PATIENCE: Final = 20.0
-# The lowest descriptor above the standard ones: where the answers go.
-_ANSWERS: Final = 3
 
 
 class Trials:
@@ -84,26 +82,27 @@ class Trials:
 def _run(prepared: enforce.Prepared, codec: Codec, group: Sequence[Any], writer: int) -> NoReturn:
     """Be the worker, never return."""
     try:
-        if writer != _ANSWERS:
-            os.dup2(writer, _ANSWERS)
         try:
-            enforce.enter(prepared, [_ANSWERS])
+            enforce.enter(prepared, [writer])
         except BaseException as error:  # noqa: BLE001  # whatever it is, it is said
-            os.write(_ANSWERS, codec.pack(failure.record(error, codec, kind="start")))
+            os.write(writer, codec.pack(failure.record(error, codec, kind="start")))
             os._exit(_EXIT_NOT_STARTED)
+        looks = {**_LOOKS, "descriptors": lambda: _descriptors(writer)}
         for what, arguments in group:
-            answer = _LOOKS[what](*arguments) if isinstance(what, str) else _syscalls.attempt(what, arguments)
-            os.write(_ANSWERS, answer.to_bytes(_SIZE, "little", signed=True))
+            answer = looks[what](*arguments) if isinstance(what, str) else _syscalls.attempt(what, arguments)
+            os.write(writer, answer.to_bytes(_SIZE, "little", signed=True))
     except BaseException:  # noqa: BLE001  # nothing may climb back into the zygote's loop
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(0)
 
 
-def _descriptors() -> int:
-    """Return how many descriptors are open besides 0, 1, 2 and the one for the answers."""
+def _descriptors(own: int) -> int:
+    """Return how many descriptors are open besides 0, 1, 2 and our own, where the answers go."""
     found = 0
-    for fd in range(_ANSWERS + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0]):
+    for fd in range(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0]):
+        if fd == own:
+            continue
         try:
             fcntl(fd, F_GETFD)
             found += 1
@@ -150,7 +149,6 @@ def _thread() -> int:
 
 
 _LOOKS: Final[dict[str, Callable[..., int]]] = {
-    "descriptors": _descriptors,
     "variables": _variables,
     "rlimit": _rlimit,
     "capabilities": _syscalls.capget,
