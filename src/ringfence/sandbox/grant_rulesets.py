@@ -20,6 +20,9 @@ _DGRAM: Final = 2
 _TCP: Final = (0, 6)
 _UDP: Final = (0, 17)
 
+# struct sockaddr_in, struct sockaddr_in6
+_ADDRESS_SIZES: Final = (16, 28)
+
 _SIGCHLD: Final = 17
 # PARENT_SETTID, CHILD_CLEARTID, CHILD_SETTID
 _FORK_EXTRAS: Final = 0x100000 | 0x200000 | 0x1000000
@@ -79,6 +82,11 @@ BUNDLES: Final = {
             "locks",
             "Locks on open files, as sqlite takes them; not in the base, for the library's files are shared.",
             (Rule("flock"), Rule("fcntl", (one_of(1, _LOCKS),), words=", ".join(_LOCKS))),
+        ),
+        Bundle(
+            "folders",
+            "Entering folders and asking how full a file system is; Landlock does not govern it, mounts do.",
+            (Rule("chdir statfs"),),
         ),
         Bundle(
             "attributes",
@@ -156,7 +164,16 @@ BUNDLES: Final = {
                 Rule("sendto sendmmsg", (flags(3, SEND_FLAGS),), words=_SENDS),
             ),
         ),
-        Bundle("net:listen", "TCP in, for servers.", (_TCP_SOCKET, Rule("bind listen accept accept4"))),
+        Bundle(
+            "net:listen",
+            "TCP in, for servers.",
+            (
+                _TCP_SOCKET,
+                # As long as addresses of these families are. One end of a stream pair could else take abstract names.
+                Rule("bind", (ints(2, *_ADDRESS_SIZES),), words="an address of AF_INET or AF_INET6, by its size"),
+                Rule("listen accept accept4"),
+            ),
+        ),
         Bundle(
             "net:broker listen",
             "Taking connections on a socket that the supervisor bound and listens on. With listen, one that was never "

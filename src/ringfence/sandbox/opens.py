@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from ringfence.sandbox.capabilities import Capabilities, Capability
 from ringfence.sandbox.landlock import BIND_TCP, CONNECT_TCP, Access
 
-__all__ = ["EVERY_WORKER", "OPENS", "Brings", "Fact", "Opens", "Use", "brought_by", "calls_of"]
+__all__ = ["EVERYWHERE", "EVERY_WORKER", "OPENS", "Brings", "Fact", "Opens", "Use", "brought_by", "calls_of"]
 
 
 class Fact(StrEnum):
@@ -68,6 +68,10 @@ class Opens(NamedTuple):
 
 
 _LOOK: Final = Access.READ | Access.LIST
+# What every worker gets where mounts hide the rest, and else only who may do something with files.
+_FOLDERS: Final = Use("folders")
+EVERYWHERE: Final = (Use("folders", when=(Fact.PRIVATE_ROOT,)),)
+
 _NAMES: Final = (Brings("network", _LOOK),)
 _NOTHING: Final = "The kernel has no say in it"
 
@@ -77,7 +81,7 @@ EVERY_WORKER: Final = (Brings("read", _LOOK), Brings("devices", Access.READ | Ac
 OPENS: Final[Mapping[Capability, Opens]] = {
     Capability.FS_READ: Opens(
         "Reading takes what the base has, and a rule for the place; locks and attributes are for sqlite and shutil.",
-        (Use("locks", when=(Fact.SCOPED,)), Use("attributes")),
+        (Use("locks", when=(Fact.SCOPED,)), Use("attributes"), _FOLDERS),
         _LOOK,
         beyond="No lock is private: workers that hold a path or fs:write see each other's on the library's files, "
         "which they share, and so could pass a message.",
@@ -86,6 +90,7 @@ OPENS: Final[Mapping[Capability, Opens]] = {
         "Creating and changing files; where is for Landlock and the mounts to say.",
         (
             Use("fs:write"),
+            _FOLDERS,
             Use("locks"),
             # The private folder is the worker's own: it may remove what it made there. Elsewhere Landlock refuses.
             Use("fs:delete", when=(Fact.PRIVATE_ROOT,)),
@@ -99,7 +104,7 @@ OPENS: Final[Mapping[Capability, Opens]] = {
     ),
     Capability.FS_DELETE: Opens(
         "Removing names; a move takes it where the file was.",
-        (Use("fs:delete"),),
+        (Use("fs:delete"), _FOLDERS),
         Access.DELETE,
         beyond="No creating, no changing.",
     ),
@@ -110,7 +115,7 @@ OPENS: Final[Mapping[Capability, Opens]] = {
     ),
     Capability.FS_EXECUTE: Opens(
         "Deprecated: an old name for removing files and listing folders.",
-        (Use("fs:delete"),),
+        (Use("fs:delete"), _FOLDERS),
         Access.LIST,
         beyond="No running of anything: that is process:exec.",
     ),
@@ -132,7 +137,8 @@ OPENS: Final[Mapping[Capability, Opens]] = {
         ports=BIND_TCP,
         paths=_NAMES,
         beyond="No connecting (net:request). Without the broker, listening without a bind takes a free port that no "
-        "port rule sees.",
+        "port rule sees, net:dns lets a UDP port be bound, and one end of a stream pair can take an abstract Unix name "
+        "of 13 or 25 bytes, at which nothing can be heard.",
     ),
     Capability.NET_DNS: Opens(
         "UDP, to ask name servers; where a grant names a host, the supervisor asks them.",
@@ -144,6 +150,7 @@ OPENS: Final[Mapping[Capability, Opens]] = {
         "Starting programs and waiting for them; they live under this same filter and these same paths.",
         (
             Use("process:exec"),
+            _FOLDERS,
             # Landlock refuses what is not granted, else every mount of the private root is read-only.
             Use("redirections", when=(Fact.PATHS_INSIDE,)),
             Use("signals to children", when=(Fact.SIGNALS_INSIDE,)),
@@ -189,13 +196,14 @@ OPENS: Final[Mapping[Capability, Opens]] = {
 def calls_of(
     capabilities: Capabilities, host: Collection[Fact], brokered: Collection[Capability] = ()
 ) -> Iterator[str]:
-    """Yield the names of the sets of calls that grants open, in the order of the table; some more than once.
+    """Yield the sets of calls that come with grants or with the host, in the order of the table; some more than once.
 
     Args:
         capabilities: what is granted.
         host: what the layers of this host make true.
         brokered: the capabilities whose connections the supervisor makes.
     """
+    yield from (use.bundle for use in EVERYWHERE if use.holds(host))
     for capability, opens in OPENS.items():
         if capabilities.has(capability):
             facts = _facts(capabilities, capability) | set(host)

@@ -23,6 +23,7 @@ _AF_UNIX: Final = 1
 _SOCK_TYPE: Final = 0xF
 _STREAM: Final = 1
 _SOL_SOCKET: Final = 1
+_MSG_OOB: Final = 1
 # Not MSG_FASTOPEN, which connects where Landlock's port rules do not look, and not MSG_OOB: on Unix sockets it is
 # nobody's habit, and a use after free was found there (CVE-2025-38236).
 SEND_FLAGS: Final = {"MSG_DONTWAIT": 0x40, "MSG_EOR": 0x80, "MSG_NOSIGNAL": 0x4000, "MSG_MORE": 0x8000}
@@ -118,6 +119,11 @@ def flags(arg: int, names: Mapping[str, int]) -> Condition:
     return Condition(arg, (0,), _LOW & ~sum(names.values()))
 
 
+# What is asked of a process by its number: zero is whoever asks.
+_ITSELF: Final = ints(0, 0, OWN_PID)
+_ABOUT_ITSELF: Final = "about itself"
+_PRIO_PROCESS: Final = 0
+
 BASE: Final = (
     Bundle(
         "memory",
@@ -153,7 +159,9 @@ BASE: Final = (
             # O_EXCL would make a pipe of the kernel's notifications.
             Rule("pipe2", (flags(1, _PIPE_FLAGS),), words=", ".join(_PIPE_FLAGS)),
             # On a socket that is already open, as the task channel is. Not sendmsg: it can pass descriptors.
-            Rule("recvfrom recvmsg shutdown getsockname getpeername"),
+            Rule("recvfrom", (bits(3, _MSG_OOB, 0),), words="no MSG_OOB"),
+            Rule("recvmsg", (bits(2, _MSG_OOB, 0),), words="no MSG_OOB"),
+            Rule("shutdown getsockname getpeername"),
             Rule(
                 "getsockopt",
                 (ints(1, _SOL_SOCKET), one_of(2, _SOCKET_FACTS)),
@@ -178,8 +186,8 @@ BASE: Final = (
         (
             Rule("open", (bits(1, _OPEN_CHANGES, 0),), words=_READS),
             Rule("openat", (bits(2, _OPEN_CHANGES, 0),), words=_READS),
-            Rule("getdents64 getcwd chdir fchdir access faccessat faccessat2 readlink readlinkat umask"),
-            Rule("stat lstat fstat newfstatat statx statfs fstatfs"),
+            Rule("getdents64 getcwd fchdir access faccessat faccessat2 readlink readlinkat umask"),
+            Rule("stat lstat fstat newfstatat statx fstatfs"),
         ),
     ),
     Bundle(
@@ -188,7 +196,8 @@ BASE: Final = (
         (
             Rule("clone", (bits(0, _ALL & ~_THREAD_EXTRAS, _THREAD),), words="a thread, every flag compared"),
             Rule("futex set_robust_list rseq gettid set_tid_address exit exit_group"),
-            Rule("sched_yield sched_getaffinity sched_getparam sched_getscheduler getcpu"),
+            Rule("sched_yield getcpu"),
+            Rule("sched_getaffinity sched_getparam sched_getscheduler", (_ITSELF,), words=_ABOUT_ITSELF),
             Rule("sched_get_priority_max sched_get_priority_min"),
         ),
     ),
@@ -206,9 +215,12 @@ BASE: Final = (
         "Clocks and facts about oneself; most clock reads never reach the kernel.",
         (
             Rule("clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time times"),
-            Rule("getrusage getrlimit sysinfo uname getrandom getpriority capget"),
+            Rule("getrusage getrlimit sysinfo uname getrandom capget"),
             Rule("getpid getppid getuid geteuid getgid getegid getresuid getresgid getgroups"),
-            Rule("getpgrp getpgid getsid"),
+            Rule("getpgrp"),
+            # Of another they would tell whether it is there.
+            Rule("getpgid getsid", (_ITSELF,), words=_ABOUT_ITSELF),
+            Rule("getpriority", (ints(0, _PRIO_PROCESS), ints(1, 0, OWN_PID)), words=_ABOUT_ITSELF),
             Rule("prlimit64", (ints(0, 0), bits(2, _ALL, 0)), words="asking for its own limits"),
             Rule("prctl", (one_of(0, _PRCTLS),), words=", ".join(_PRCTLS)),
         ),

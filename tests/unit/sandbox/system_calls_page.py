@@ -72,7 +72,8 @@ _ANSWERS = (
 _BASE = """\
 ## Every worker
 
-Whatever is granted. Nothing here reaches another process, the network or a writable path.
+Whatever is granted. Nothing here reaches another process, the network or a writable path. With a private root the set
+[folders](#folders) comes with it.
 """
 
 _NUMBERS = """\
