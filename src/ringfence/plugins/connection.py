@@ -4,9 +4,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections import deque
 from concurrent.futures import Future
-from contextvars import Context, ContextVar
 from typing import Any, Final
 
 from ringfence.errors import PluginError
@@ -16,14 +15,13 @@ from ringfence.ipc.errors import ChannelClosed, NotSerializable, RemoteProtocolE
 from ringfence.ipc.limits import DEFAULT_LIMITS, MAX_FRAME
 from ringfence.plugins import outcomes
 from ringfence.plugins.asides import Asides
+from ringfence.plugins.asks import CHAIN, Asks
 from ringfence.plugins.errors import (
     CallTimeout,
-    HostFunctionError,
     PluginCrashed,
     ProtocolMismatch,
 )
 from ringfence.plugins.guest_call import CODEC, GuestCall, make_call, settle
-from ringfence.plugins.host_functions import record_for_guest
 from ringfence.plugins.host_log import log as _log
 from ringfence.plugins.hosting import Host, Line
 from ringfence.plugins.printed import Printed
@@ -33,15 +31,8 @@ from ringfence.pool.session import Session
 
 __all__ = ["CHAIN", "Connection", "Host", "Line"]
 
-# The plugins whose calls led to what runs now, the first one first: set while a host function runs for a guest.
-CHAIN: ContextVar[tuple[str, ...]] = ContextVar("ringfence_chain", default=())
-
-# Calls of host functions that one guest may have under way.
-_MAX_HOST_CALLS: Final = 256
-# Bytes of those that have not been answered.
-_MAX_ASKED: Final = 4 * MAX_FRAME
-# Bytes that a guest has not read, from which on its calls of host functions wait until it reads.
-_MAX_UNREAD: Final = MAX_FRAME
+# Bytes of a frame from which on it is read in a thread of its own: it may take seconds, and others are heard meanwhile.
+_LARGE: Final = 1 << 18
 # Seconds that a guest gets, after its call's time is up, to write down where it is; then it is killed.
 _LAST_WORDS: Final = 0.25
 # Seconds after the guest closed its socket within which its worker has to be gone.
@@ -87,6 +78,8 @@ class Connection:
         self._doom: PluginError | None = None
         # Only one thread reads: the switchboard's, a caller's, or the one that buries the guest.
         self._reading = threading.Lock()
+        # Frames that were received and not read yet, while a large one waits for the thread that reads it.
+        self._received: deque[bytes] = deque()
         # What was heard and is to be told once nobody reads: calls that have ended, calls that came back.
         self._ended_calls: list[tuple[GuestCall, bool, Any, PluginError | None]] = []
         self._unbegun: list[GuestCall] = []
@@ -94,9 +87,7 @@ class Connection:
         self.ended: Future[PluginError | None] = Future()
         self._leaving = False
         self._check_at: float | None = None
-        # By their numbers, the bytes of those that have not been answered; those that wait until the guest reads.
-        self._host_calls: dict[int, int] = {}
-        self._parked: list[Callable[[], object]] = []
+        self._asks = Asks(host, self._send, lambda: self._channel.unsent)
         self._asides = Asides(host)
         # Asked once: a message is not the place to look for a logger's level.
         self._traced = is_traced()
@@ -110,6 +101,7 @@ class Connection:
         """In a child that the host forked: close our copy of the socket; the guest is the parent's."""
         self._lock, self._reading = threading.Lock(), threading.Lock()
         self._over = self._deaf = True
+        self._asks.forget()
         self._channel.close()
 
     # What the host asks
@@ -264,7 +256,7 @@ class Connection:
                     self._listen()
         except ChannelClosed:
             pass  # it is dead: the calls end when it is buried
-        self._resume()
+        self._asks.resume()
 
     # Deadlines
 
@@ -334,7 +326,7 @@ class Connection:
                     self._listen()
             except ChannelClosed:
                 pass  # whoever reads finds out
-        self._resume()
+        self._asks.resume()
         self._hear()
 
     def _hear(self) -> None:
@@ -351,8 +343,10 @@ class Connection:
         if self._channel.closed or self._deaf:
             return
         try:
-            for body in self._channel.read_ready():
-                self._heard(self._dialogue.read(body, CODEC), len(body))
+            self._received += self._channel.read_ready()
+            if self._watcher or max(map(len, self._received), default=0) < _LARGE or not self._hear_apart():
+                while self._received:
+                    self._take(self._received.popleft())
         except ChannelClosed:
             self._end_hearing()
             # It is dying, or has closed its end; then it is of no use.
@@ -371,6 +365,33 @@ class Connection:
             self._end_hearing()
             self.kill(PluginCrashed(self._host.name, "its host was interrupted while it heard it", None, 9))
             raise
+
+    def _take(self, body: bytes) -> None:
+        self._heard(self._dialogue.read(body, CODEC), len(body))
+
+    def _hear_apart(self) -> bool:
+        """Have a thread of its own read what was received; False where there is none.
+
+        The switchboard hears the others meanwhile, and this guest again afterwards: no faster than it is read.
+        """
+
+        def hear() -> None:
+            self._watcher = threading.get_ident()
+            try:
+                self._hear()
+            finally:
+                self._give_back()
+
+        with self._lock:
+            self._watcher = -1  # nobody's: `hear` is about to take over
+            self._listen()
+            try:
+                threading.Thread(target=hear, name="ringfence-guest").start()
+            except RuntimeError:
+                self._watcher = 0
+                self._listen()
+                return False
+            return True
 
     def _end_hearing(self) -> None:
         with self._lock:
@@ -411,7 +432,9 @@ class Connection:
         elif tag == g.ERROR:
             self._answered(message[1], None, message[2])
         elif tag == g.HOST_CALL:
-            self._called(size, *message[1:])
+            with self._lock:
+                call = self._calls.get(message[2])
+            self._asks.take(size, call, message[1], *message[3:])
         elif tag in (g.LOG, g.METRIC, g.DENIED):
             self._asides.take(tag, message[1:])
         elif tag == g.HELLO:
@@ -462,60 +485,6 @@ class Connection:
         wanted, call.future._owner = call.future._owner is not None, None
         self._ended_calls.append((call, wanted, value, error))
 
-    def _called(
-        self, size: int, number: int, inside: int, function: str, args: list[Any], kwargs: dict[str, Any]
-    ) -> None:
-        if number in self._host_calls or len(self._host_calls) >= _MAX_HOST_CALLS:
-            raise RemoteProtocolError("too many calls of its host at once, or one number twice")
-        if not all(type(key) is str for key in kwargs):
-            raise RemoteProtocolError("a keyword that is no text")
-        with self._lock:
-            call = self._calls.get(inside)
-            self._host_calls[number] = size
-            if sum(self._host_calls.values()) > _MAX_ASKED:
-                raise RemoteProtocolError(f"calls of its host with more than {_MAX_ASKED} bytes at once")
-        context = call.context.copy() if call is not None else Context()
-        name = call.function if call is not None else ""
-        executor = self._host.executor(len(context.get(CHAIN, ())))
-
-        def serve() -> None:
-            if not self._parks(lambda: executor.submit(serve)):
-                context.run(self._serve, number, name, function, args, kwargs)
-
-        executor.submit(serve)
-
-    def _parks(self, again: Callable[[], object]) -> bool:
-        """Put off a call whose answer the guest would not read; `again` is called once it has read others."""
-        with self._lock:
-            if self._over or self._channel.unsent < _MAX_UNREAD:
-                return False
-            self._parked.append(again)
-            return True
-
-    def _resume(self) -> None:
-        """Take up the calls that were put off, if the guest has read what it was answered."""
-        with self._lock:
-            if not self._parked or self._channel.unsent >= _MAX_UNREAD:
-                return
-            parked, self._parked = self._parked, []
-        for again in parked:
-            again()
-
-    def _serve(self, number: int, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> None:
-        """Run a host function for the guest, in a thread of the executor and a context of its own."""
-        CHAIN.set((*CHAIN.get(), self._host.name))
-        try:
-            value = self._host.host_call(inside, function, args, kwargs)
-            try:
-                body = CODEC.pack([g.HOST_RESULT, number, value], name="message")
-            except NotSerializable as error:
-                raise HostFunctionError(f"{function} returned what cannot cross to a plugin: {error}") from error
-        except BaseException as error:  # noqa: BLE001  # whatever it is, the guest waits for an answer
-            body = CODEC.pack([g.HOST_ERROR, number, record_for_guest(error)])
-        with self._lock:
-            self._host_calls.pop(number, None)
-        self._send(body)
-
     # What it prints
 
     def _print(self, stream: str, data: bytes) -> None:
@@ -547,11 +516,11 @@ class Connection:
                     self._board.forget(self._channel.fileno())
                 self._over = self._deaf = True
                 left, self._calls = self._calls, {}
-                self._parked.clear()
                 if self._watcher:
                     self._channel.shutdown()  # a caller reads, and closes it
                 else:
                     self._channel.close()
+        self._asks.end()
         with self._board.heard_here():
             self._printed.finish()
         failure = self._doom or self._session.ended.exception()
@@ -577,9 +546,10 @@ class Connection:
     def _unread(self) -> bool:
         """Take in some more of what a dead guest said; False when there is no more that counts."""
         try:
-            bodies = self._channel.read_ready()
+            bodies = self._received or self._channel.read_ready()
+            self._received = deque()
             for body in bodies:
-                self._heard(self._dialogue.read(body, CODEC), len(body))
+                self._take(body)
         except (ChannelClosed, RemoteProtocolError, NotSerializable):
             return False
         return bool(bodies)

@@ -314,6 +314,49 @@ def test_a_flood_of_host_calls_ends_the_guest() -> None:
     talk.close()
 
 
+def test_while_a_large_frame_is_read_the_switchboard_hears_others() -> None:
+    """Reading one may take seconds, if it is hostile: it is read in a thread of its own, and in its order."""
+    reading, go_on, other = threading.Event(), threading.Event(), threading.Event()
+    talk = Talk()
+    talk.serve()
+    plain = talk.connection._dialogue.read
+
+    class Slow:
+        def read(self, body: bytes, codec: Codec) -> list[Any]:
+            if len(body) > 1_000_000:
+                reading.set()
+                assert go_on.wait(20)
+            return plain(body, codec)
+
+    talk.connection._dialogue = Slow()  # type: ignore[assignment]
+    calls = [talk.connection.call("f", [], {}, 30) for _ in range(3)]
+    numbers = [talk.hear()[1] for _ in calls]
+    talk.say(g.RESULT, numbers[0], b"x" * 2_000_000)
+    assert reading.wait(20)
+    talk.board.soon(other.set)
+    assert other.wait(20)  # it has time for others
+    talk.say(g.LOG, 2, "later", "x", {})
+    talk.say(g.RESULT, numbers[1], "small")
+    assert not any(call.done() for call in calls)
+    go_on.set()
+    assert (len(calls[0].result(20)), calls[1].result(20)) == (2_000_000, "small")
+    talk.say(g.RESULT, numbers[2], "last")  # and hears this one again
+    assert calls[2].result(20) == "last"
+    talk.close()
+
+
+def test_what_a_guest_said_before_it_died_counts_also_where_it_is_large() -> None:
+    """It may be gone before its answer has been read."""
+    talk = Talk()
+    talk.serve()
+    call = talk.connection.call("f", [], {}, 30)
+    number = talk.hear()[1]
+    talk.say(g.RESULT, number, b"x" * 2_000_000)
+    talk.session.gone(None)
+    assert len(call.result(20)) == 2_000_000
+    talk.close()
+
+
 def test_a_flood_of_records_is_cut_and_said_to_be(talk: Talk) -> None:
     """The host's log is not the plugin's to fill."""
     for _ in range(8000):
@@ -373,7 +416,7 @@ def test_calls_wait_until_their_guest_reads(talk: Talk) -> None:
     talk.host.host_call = lambda *_: bytes(8 << 20)  # type: ignore[method-assign,assignment,return-value]
     for number in range(1, 41):
         talk.say(g.HOST_CALL, number, 0, "large", [8 << 20], {})
-    wait_until(lambda: talk.connection._parked, 10, "the calls that wait")
+    wait_until(lambda: talk.connection._asks._parked, 10, "the calls that wait")
     # What was waiting, and one for each thread that was past the look at it.
     assert talk.connection._channel.unsent < (64 + 8 * 5) << 20
     answers = {talk.hear()[1] for _ in range(40)}
