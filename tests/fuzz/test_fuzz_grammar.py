@@ -73,8 +73,8 @@ _TEXTS = """fs:read fs:read=/ fs:read=/data/in fs:write=/tmp/x fs:delete=/a//b/.
 net:request=:443 net:request=example.com:443 net:request=*.example.org net:request=[::1]:80 net:request=10.0.0.0/8
 net:listen=8080 net:listen=127.0.0.1:0 net:dns env:read=HOME env:read process:exec=/bin/true plugin:call=other
 stdin:read time:read random 256MiB 1.5GB 64k 100 0 4EiB 1e3 1.5s 100ms 2m 1h30m 10y memory=1GiB cpu=2.5s wall=1m
-open_files=64 processes=8 file_size=1MiB output=64k call_depth=1000 instructions=1000000 timeout=3 stack=50 max_output=1
-memory=None threads=4"""
+open_files=64 processes=8 file_size=1MiB output=64k call_depth=1000 instructions=1_000_000 timeout=3 stack=50
+max_output=1 memory=None threads=4"""
 TARGET = Target(
     check,
     [text.encode() for text in _TEXTS.split()],

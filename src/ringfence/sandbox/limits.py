@@ -208,7 +208,8 @@ def _read(name: str, value: _Amount) -> int | float | None:
 
 def _count(value: int | float | str, what: str) -> int:
     if isinstance(value, str):
-        if not re.fullmatch(r"[0-9]+(?:_[0-9]+)*", value.strip(), re.ASCII):
+        value = value.strip()  # of more than int() strips
+        if not re.fullmatch(r"[0-9]+(?:_[0-9]+)*", value, re.ASCII):
             raise PolicyError(f"{what}: {value!r} is not a whole number")
         number: int | float = int(value) if len(value) <= _MOST_DIGITS else math.inf
     else:

@@ -176,3 +176,17 @@ def test_only_keeps_what_is_named() -> None:
     """A part of the limits says nothing about the rest."""
     part = Limits(memory=None, wall=3, cpu=2).only(["memory", "cpu", "output"])
     assert part.given == {"memory", "cpu"} and part.to_mapping() == {"cpu": 2.0}
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "1_", "1__0", "9" * 5000 + "MiB", "_1"])
+def test_numbers_of_any_form_are_a_policy_error(text: str) -> None:
+    """Also where int() would raise for reasons of its own."""
+    with pytest.raises(PolicyError):
+        parse_size(text)
+    with pytest.raises(PolicyError):
+        Limits(processes=text)
+
+
+def test_a_count_may_stand_between_blanks() -> None:
+    """Of any kind that strip() knows."""
+    assert Limits(processes="\x1c8 ").processes == 8
