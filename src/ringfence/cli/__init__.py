@@ -10,6 +10,7 @@ __all__ = ["main"]
 # of them only for --help: typer and rich alone take longer to import than a worker takes to start.
 _COMMANDS: Final = {
     "run": "ringfence.cli.run",
+    "learn": "ringfence.cli.learn",
     "demo": "ringfence.cli.demo",
     "doctor": "ringfence.cli.doctor",
     "explain": "ringfence.cli.explain",

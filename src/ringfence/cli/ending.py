@@ -22,7 +22,7 @@ from ringfence.sandbox.capabilities import Capabilities, Capability, Grant
 from ringfence.sandbox.errors import CapabilityDenied, EnforcementError, PolicyError
 from ringfence.sandbox.limits import Limits
 
-__all__ = ["Ending", "ending_of", "visible"]
+__all__ = ["Ending", "ending_of", "for_the_user", "visible"]
 
 _FAILED: Final = 1
 _TIMED_OUT: Final = 124  # timeout(1)
@@ -84,7 +84,7 @@ def _denied(error: CapabilityDenied) -> str | None:
         except ValueError:
             return None
     try:
-        needs = _for_the_user(Grant.parse(error.needs), error.target)
+        needs = for_the_user(Grant.parse(error.needs), error.target)
     except PolicyError:  # no grant at all lifts it; the message says why
         return f"denied: {error}"
     return f"denied: {what} needs {needs} (grant it with --allow {shlex.quote(str(needs))})"
@@ -94,7 +94,7 @@ def _denied(error: CapabilityDenied) -> str | None:
 _FILES: Final = (Capability.FS_READ, Capability.FS_WRITE, Capability.FS_DELETE)
 
 
-def _for_the_user(needs: Grant, target: str | None) -> Grant:
+def for_the_user(needs: Grant, target: str | None) -> Grant:
     """Return the grant to suggest: for a file of the user's, which a relative name means, and that exists."""
     if needs.capability not in _FILES:
         return needs

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ringfence.cli.ending import Ending
     from ringfence.cli.source import Script
     from ringfence.sandbox.limits import Limits
     from ringfence.sandbox.policy import Policy
+    from ringfence.sandbox.refusal import Refusal
 
-__all__ = ["grant_of", "register"]
+__all__ = ["Request", "grant_of", "register", "supervise"]
 
 _USAGE: Final = 2
 # As env(1), timeout(1) and the shells have them.
@@ -101,7 +104,7 @@ def _run(
     from ringfence.sandbox.errors import PolicyError
 
     try:
-        wanted = _Request(profile, allow, given, require)
+        wanted = Request(profile, allow, given, require)
     except PolicyError as error:
         _say(str(error))
         return _USAGE
@@ -111,7 +114,7 @@ def _run(
         _say(f"cannot read the script {visible(repr(path))}: {getattr(error, 'strerror', None) or error}")
         return _NOT_FOUND if getattr(error, "errno", None) in (errno.ENOENT, errno.ENOTDIR) else _NOT_READABLE
     try:
-        ending = _supervise(wanted, script, [path, *args])
+        ending = supervise(wanted, script, [path, *args])[0]
     except (RingfenceError, TooLarge, OSError) as error:
         _say(f"cannot start the script: {error}")
         return _NOT_STARTED
@@ -120,7 +123,7 @@ def _run(
     return ending.code
 
 
-class _Request:
+class Request:
     """What the command line asks for. Raises PolicyError for what is misspelt."""
 
     def __init__(
@@ -173,8 +176,13 @@ def grant_of(text: str) -> Any:
     return Grant.parse(f"{capability}{equals}{scope}")
 
 
-def _supervise(wanted: _Request, script: "Script", argv: list[str]) -> "Ending":
-    """Run the script to its end, in a pool of one worker."""
+def supervise(
+    wanted: Request, script: "Script", argv: list[str], on_refusal: "Callable[[Refusal], object] | None" = None
+) -> "tuple[Ending, BaseException | None]":
+    """Run the script to its end, in a pool of one worker; return how it ended, and with which error, if with one.
+
+    `on_refusal` is told of what it was refused. Raises RingfenceError, TooLarge or OSError when it cannot be started.
+    """
     from ringfence.cli.ending import Ending, ending_of
     from ringfence.cli.source import imported_names, modules_for
     from ringfence.pool.codebase import Module
@@ -185,7 +193,7 @@ def _supervise(wanted: _Request, script: "Script", argv: list[str]) -> "Ending":
     policy = wanted.policy()
     with Pool(
         1, profile=wanted.profile, capabilities=wanted.grants, limits=wanted.limits, isolation="call", stdout="inherit",
-        require=wanted.requirement,
+        require=wanted.requirement, on_refusal=on_refusal,
     ) as pool:  # fmt: skip
 
         def names_in(modules: list[Module]) -> list[str]:
@@ -202,16 +210,20 @@ def _supervise(wanted: _Request, script: "Script", argv: list[str]) -> "Ending":
         )
         error = future.exception()
     if error is not None:
-        return ending_of(error, policy.capabilities, policy.limits)
+        return ending_of(error, policy.capabilities, policy.limits), error
     code = future.result()
     # The worker is the script's own by now: whatever it sent is only a number if it is one.
-    return Ending(code if type(code) is int and 0 <= code <= 255 else 1)
+    return Ending(code if type(code) is int and 0 <= code <= 255 else 1), None
 
 
 def _working_folder(policy: "Policy") -> str | None:
-    """Return this folder if the script is granted anything in it, else None: its private one."""
+    """Return this folder if the script is granted it, or anything in it; else None: its private one."""
     from ringfence.sandbox.capabilities import Grant
+    from ringfence.sandbox.scopes import path_contains
 
     here = os.getcwd()
     kinds = ("fs:read", "fs:write", "fs:delete")
-    return here if any(policy.capabilities.has(Grant.parse(f"{kind}={here}")) for kind in kinds) else None
+    if any(policy.capabilities.has(Grant.parse(f"{kind}={here}")) for kind in kinds):
+        return here
+    scopes = [each.scope for each in policy.capabilities if each.capability.value in kinds and each.scope]
+    return here if any(path_contains(here, scope) for scope in scopes) else None

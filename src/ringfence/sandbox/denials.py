@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any, Final, final
 
@@ -113,7 +113,7 @@ class Refusals:
         readable: what may be read without any grant: the interpreter and its libraries.
         home: a folder that unscoped fs:read brings besides the private one: a plugin's own.
         holder: how sentences name whoever has the grants.
-        remedy: how to grant what is missing, with ``{grant}`` where it stands; a note on each refusal.
+        remedy: says how to grant what is missing; a note on each refusal.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Refusals:
         *,
         private_root: bool = False,
         holder: str = "this worker",
-        remedy: str = 'grant it with capabilities=["{grant}"]',
+        remedy: Callable[[Grant], str] = 'grant it with capabilities=["{}"]'.format,
         own: Iterable[str] | None = None,
         readable: Iterable[str] | None = None,
         home: str | None = None,
@@ -225,7 +225,7 @@ class Refusals:
             note=need.note,
         )
         if not need.never:
-            denied.add_note(self._remedy.format(grant=grant))
+            denied.add_note(self._remedy(grant))
         return denied
 
     def _hidden_behind(self, error: OSError, event: Event) -> CapabilityDenied | None:

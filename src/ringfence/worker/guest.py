@@ -13,7 +13,7 @@ from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
 from ringfence.ipc.types import TypeRegistry
-from ringfence.sandbox.capabilities import Capabilities, Capability
+from ringfence.sandbox.capabilities import Capabilities, Capability, Grant
 from ringfence.sandbox.denials import Refusals
 from ringfence.worker.guest_calls import Calls, flush
 from ringfence.worker.guest_failure import failed
@@ -83,7 +83,7 @@ class _Guest:
             private_root=settings.private_root,
             home=settings.folder,
             holder="this plugin",
-            remedy='grant it with capabilities = ["{grant}"] in the manifest, and let the host allow it',
+            remedy=_remedy,
         )
         known = ("call_depth", "instructions", "fs_ops", "net_ops")
         self._limits = Limits(**{name: settings.limits.get(name) for name in known})
@@ -220,3 +220,11 @@ def _at_fork(talk: Talk | None) -> None:
 def _in_child() -> None:
     if _talk_of_this_process is not None:
         _talk_of_this_process.abandon()
+
+
+def _remedy(grant: Grant) -> str:
+    """Return how a plugin's author asks for a grant."""
+    lines = f'capabilities = ["{grant.capability}"]'
+    if grant.scope is not None:
+        lines += f' and scopes = {{ "{grant.capability}" = ["{grant.scope}"] }}'
+    return f"ask for it in the manifest, {lines}, and let the host allow it"

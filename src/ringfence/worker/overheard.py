@@ -52,7 +52,7 @@ class Overheard:
             return
         self._thread.paused = True
         try:
-            if name == "open" and self._libraries.holds(args):
+            if (name == "open" and self._libraries.holds(args)) or (args and _is_cache(args[0])):
                 return
             denied = self._refusals.judge(Event(name, args[part]))
             if denied is not None and not is_harmless(name, args[part], __file__):
@@ -64,6 +64,11 @@ class Overheard:
             pass
         finally:
             self._thread.paused = False
+
+
+def _is_cache(path: object) -> bool:
+    """Whether this is what the interpreter keeps of modules; that it cannot write there is no loss to anybody."""
+    return type(path) is str and "/__pycache__" in path
 
 
 def _fields(denied: CapabilityDenied) -> tuple[str, str, str | None, str]:
