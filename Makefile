@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test lint bench soak clean
+.PHONY: demo test lint bench soak fuzz clean
 
 demo: $(STAMP)
 	$(BIN)/ringfence demo
@@ -24,6 +24,10 @@ bench: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak --timeout 7200
+
+# Minutes for each target; FUZZ_SEED=2 tries other inputs.
+fuzz: $(STAMP)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest -m soak tests/fuzz -s --numprocesses 2 --timeout 7200
 
 # pip older than 25.1 does not know dependency groups: take a new one first. Compiled here as an installation from a wheel
 # is: under PYTHONDONTWRITEBYTECODE an import would else compile each time, which takes three times as long.
