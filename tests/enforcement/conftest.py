@@ -27,7 +27,7 @@ def caller(request: pytest.FixtureRequest) -> Caller:
 def tree(tmp_path: Path) -> Path:
     """A folder that every user can reach: ``data/file``, ``out/``, ``secret``."""
     for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.geteuid() and str(parent).startswith("/tmp/"):
+        if parent.stat().st_uid == os.geteuid() and str(parent).startswith(("/tmp/", "/var/tmp/")):
             parent.chmod(0o777 if parent == tmp_path else 0o755)
     for name in ("data", "out"):
         (tmp_path / name).mkdir()
