@@ -85,13 +85,18 @@ def start_interpreter(program: str, fd: int, *, inherit: bool, stdin: bool) -> "
     No environment, no user site, no current folder is consulted. `inherit`: it writes to our stdout; `stdin`: it reads
     our stdin. Raises OSError.
     """
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", program, str(fd), *library_paths()],
-        stdin=None if stdin else subprocess.DEVNULL,
-        stdout=None if inherit else subprocess.DEVNULL,
-        # Even a pool that captures lets its zygote's own last words through: they say why it could not start.
-        stderr=None,
-        env=_ENVIRONMENT,
-        cwd="/",
-        pass_fds=(fd,),
-    )
+    # Not subprocess.DEVNULL, which can be written: a worker could lock it, and others of the host would see that.
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", program, str(fd), *library_paths()],
+            stdin=None if stdin else null,
+            stdout=None if inherit else subprocess.DEVNULL,
+            # Even a pool that captures lets its zygote's own last words through: they say why it could not start.
+            stderr=None,
+            env=_ENVIRONMENT,
+            cwd="/",
+            pass_fds=(fd,),
+        )
+    finally:
+        os.close(null)

@@ -33,7 +33,11 @@ _ARCH_PRCTLS: Final = {
 }  # fmt: skip
 
 _FICLONE: Final = 0x40049409
-_LOCKS: Final = {"F_GETLK": 5, "F_SETLK": 6, "F_SETLKW": 7}
+_GET_LOCK: Final = {"F_GETLK": 5}
+_SET_LOCKS: Final = {"F_SETLK": 6, "F_SETLKW": 7}
+_LOCKS: Final = _GET_LOCK | _SET_LOCKS
+_FLOCK_SHARED: Final = {"LOCK_SH": 1, "LOCK_UN": 8}
+_FLOCK_KIND: Final = 0xFFFFFFFF & ~4  # all but LOCK_NB
 # Not RENAME_WHITEOUT, which leaves a device behind.
 _RENAME_FLAGS: Final = {"RENAME_NOREPLACE": 1, "RENAME_EXCHANGE": 2}
 _O_CREATES: Final = 0x400040  # O_CREAT, __O_TMPFILE
@@ -80,13 +84,31 @@ BUNDLES: Final = {
     for bundle in (
         Bundle(
             "locks",
-            "Locks on open files, as sqlite takes them; not in the base, for the library's files are shared.",
+            "Locks on open files, as sqlite takes them where others write as well.",
             (Rule("flock"), Rule("fcntl", (one_of(1, _LOCKS),), words=", ".join(_LOCKS))),
         ),
         Bundle(
             "folders",
             "Entering folders and asking how full a file system is; Landlock does not govern it, mounts do.",
             (Rule("chdir statfs"),),
+        ),
+        Bundle(
+            "read locks",
+            "Shared locks keep writers away from what is being read; nobody who may only read can see or refuse one.",
+            (
+                Rule("flock", (bits(1, _FLOCK_KIND, *_FLOCK_SHARED.values()),), words=", ".join(_FLOCK_SHARED)),
+                # Open for reading, these take shared locks only. F_GETLK would show those of others.
+                Rule("fcntl", (one_of(1, _SET_LOCKS),), words=", ".join(_SET_LOCKS)),
+            ),
+        ),
+        Bundle(
+            "locks pretended",
+            "Where only the private folder is written there is nobody to lock out: answered, and not taken.",
+            (
+                Rule("flock", (), errno_action(0)),
+                Rule("fcntl", (one_of(1, _SET_LOCKS),), errno_action(0), words=", ".join(_SET_LOCKS)),
+                Rule("fcntl", (one_of(1, _GET_LOCK),), words=", ".join(_GET_LOCK)),
+            ),
         ),
         Bundle(
             "attributes",

@@ -81,17 +81,19 @@ EVERY_WORKER: Final = (Brings("read", _LOOK), Brings("devices", Access.READ | Ac
 OPENS: Final[Mapping[Capability, Opens]] = {
     Capability.FS_READ: Opens(
         "Reading takes what the base has, and a rule for the place; locks and attributes are for sqlite and shutil.",
-        (Use("locks", when=(Fact.SCOPED,)), Use("attributes"), _FOLDERS),
+        (Use("read locks", when=(Fact.SCOPED,), unless=(Fact.WRITES,)), Use("attributes"), _FOLDERS),
         _LOOK,
-        beyond="No lock is private: workers that hold a path or fs:write see each other's on the library's files, "
-        "which they share, and so could pass a message.",
+        beyond="Locks are shared ones, and none is shown: the library's files are everybody's, and locks on them "
+        "could carry a message. With fs:write they are that capability's.",
     ),
     Capability.FS_WRITE: Opens(
         "Creating and changing files; where is for Landlock and the mounts to say.",
         (
             Use("fs:write"),
             _FOLDERS,
-            Use("locks"),
+            # Real ones only where others may write the same file: any of them can carry a message.
+            Use("locks", when=(Fact.SCOPED,)),
+            Use("locks pretended", unless=(Fact.SCOPED,)),
             # The private folder is the worker's own: it may remove what it made there. Elsewhere Landlock refuses.
             Use("fs:delete", when=(Fact.PRIVATE_ROOT,)),
             Use("names", when=(Fact.PRIVATE_ROOT,)),

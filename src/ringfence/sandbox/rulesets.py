@@ -56,6 +56,10 @@ _ADVICE: Final = {
     "MADV_GUARD_REMOVE": 103,
 }  # fmt: skip
 
+_FUTEX_PRIVATE: Final = 128
+_FUTEX_COMMAND: Final = 127
+_FUTEX_WAITS: Final = (0, 9)
+
 # CLONE_VM | FS | FILES | SIGHAND | THREAD, all of them: a test for CLONE_THREAD alone lets CLONE_NEWNET in.
 _THREAD: Final = 0x10F00
 # SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID, DETACHED, CHILD_SETTID may come with it (glibc: 0x3d0f00).
@@ -195,7 +199,11 @@ BASE: Final = (
         "Threads, not processes; rseq refused would end the process at its first thread (glibc 2.36).",
         (
             Rule("clone", (bits(0, _ALL & ~_THREAD_EXTRAS, _THREAD),), words="a thread, every flag compared"),
-            Rule("futex set_robust_list rseq gettid set_tid_address exit exit_group"),
+            # A shared one is found by the file behind its address, and every worker maps the same libraries: a wake
+            # would reach, and count, whoever waits in another. pthread_join waits so, for a wake of the kernel's.
+            Rule("futex", (bits(1, _FUTEX_PRIVATE, _FUTEX_PRIVATE),), words="private"),
+            Rule("futex", (bits(1, _FUTEX_COMMAND, *_FUTEX_WAITS),), words="FUTEX_WAIT, FUTEX_WAIT_BITSET"),
+            Rule("set_robust_list rseq gettid set_tid_address exit exit_group"),
             Rule("sched_yield getcpu"),
             Rule("sched_getaffinity sched_getparam sched_getscheduler", (_ITSELF,), words=_ABOUT_ITSELF),
             Rule("sched_get_priority_max sched_get_priority_min"),

@@ -5,7 +5,7 @@ chooses them and judges what was seen: both are pure. Nothing here is read from 
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from errno import EACCES, ENOENT, ENOSYS, EPERM, EROFS, errorcode
 from signal import SIGSYS, Signals
 from typing import Final, NamedTuple
@@ -115,6 +115,7 @@ _REFUSED: Final = (
     _Call("locking a file", "flock", (_BAD, 2), _FILES),
     _Call("locking a range", "fcntl", (_BAD, 6, _BAD), _FILES),
     _Call("an open file's own lock", "fcntl", (_BAD, 37, _BAD)),
+    _Call("waking who waits behind a file", "futex", (0, 1, 1, 0, 0, 0)),
     _Call("a lease on a file", "fcntl", (_BAD, 1024, 0)),
     _Call("signals for changes of a folder", "fcntl", (_BAD, 1026, 0)),
     _Call("signals to an owner", "fcntl", (_BAD, 8, 1)),
@@ -273,10 +274,10 @@ def _words(answer: int | None) -> str:
     return str(answer) if answer >= 0 else errorcode.get(-answer, f"errno {-answer}")
 
 
-def _numbers(machine: str) -> dict[str, int]:
+def _numbers(machine: str) -> Mapping[str, int]:
     from ringfence.sandbox.seccomp import syscall_table  # a hundred kilobytes that only a supervisor needs
 
-    return dict(syscall_table(machine))
+    return syscall_table(machine)
 
 
 def _looks(plan: Plan) -> Iterator[Probe]:
@@ -316,7 +317,7 @@ def _looks(plan: Plan) -> Iterator[Probe]:
 def _paths(plan: Plan) -> Iterator[Probe]:
     """Yield paths to be tried: those of the host that were not granted, and what lies around those that were."""
     numbers = _numbers(os.uname().machine)
-    granted = {path for grant in plan.grants for path in (grant.path, os.path.realpath(grant.path))}
+    granted = frozenset(path for grant in plan.grants for path in (grant.path, os.path.realpath(grant.path)))
     around = {folder for path in granted for folder in _above(path)}
     outside = [path for path in _OUTSIDE if os.path.exists(path) and not _covered(path, granted)]
     for path in outside:
@@ -341,7 +342,7 @@ def _paths(plan: Plan) -> Iterator[Probe]:
 _CLOSED: Final = frozenset({-EACCES, -ENOENT})
 
 
-def _opening(numbers: dict[str, int], path: str, flags: int) -> Attempt:
+def _opening(numbers: Mapping[str, int], path: str, flags: int) -> Attempt:
     return numbers["openat"], (_AT_FDCWD, path, flags | _O_CLOEXEC, 0)
 
 
@@ -351,8 +352,8 @@ def _above(path: str) -> Iterator[str]:
         yield path
 
 
-def _covered(path: str, granted: Collection[str]) -> bool:
-    return any(_covers(place, way) for place in granted for way in (path, os.path.realpath(path)))
+def _covered(path: str, granted: frozenset[str]) -> bool:
+    return any(not granted.isdisjoint((way, *_above(way))) for way in {path, os.path.realpath(path)})
 
 
 def _covers(place: str, path: str) -> bool:

@@ -15,6 +15,7 @@ from ringfence.sandbox import enforce
 from ringfence.worker import failure
 from ringfence.worker.network import Network
 from ringfence.worker.output import Streams
+from ringfence.worker.seeds import reseed
 from ringfence.worker.serve import Worker, settle
 
 __all__ = ["run"]
@@ -67,6 +68,7 @@ def _run(prepared: enforce.Prepared, fds: dict[str, int]) -> int:
         streams = Streams()
         streams.install()
     settle()
+    reseed()
     # In C: it answers while native code keeps the interpreter to itself, too.
     faulthandler.register(m.STACK_SIGNAL, fds["stacks"], all_threads=True)
     channel.send(codec.pack([m.READY, m.PROTOCOL_VERSION, report.to_data()]))
