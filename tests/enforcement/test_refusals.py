@@ -96,7 +96,7 @@ _NOTED = {
         "raise PermissionError(1, 'my own system call')", PermissionError, "the kernel refused this (EPERM)"
     ),
     "threads": (
-        "import threading, time\nfor _ in range(500):\n"
+        "import threading, time\nthreading.stack_size(1 << 16)\nfor _ in range(500):\n"
         "    threading.Thread(target=time.sleep, args=(1,), daemon=True).start()",
         RuntimeError, "this worker may have 64 processes and threads",
     ),

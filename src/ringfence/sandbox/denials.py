@@ -21,7 +21,7 @@ from typing import Any, Final, final
 from ringfence.sandbox.callees import called_by, is_raised_in_python
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant, GrantLike
 from ringfence.sandbox.disguises import named_path, unmask
-from ringfence.sandbox.errors import CapabilityDenied
+from ringfence.sandbox.errors import CapabilityDenied, PolicyError
 from ringfence.sandbox.net_rules import needs_broker
 from ringfence.sandbox.operations import (
     KEPT,
@@ -157,7 +157,8 @@ class Refusals:
             error: an exception, with its traceback.
             events: the operations announced before it, newest first; by default this thread's, then the others'.
         """
-        if isinstance(error, CapabilityDenied):
+        if isinstance(error, CapabilityDenied):  # what our own code in the worker refused
+            self._complete(error)
             return error
         if self._silent or not isinstance(error, Exception):
             return None
@@ -187,13 +188,11 @@ class Refusals:
         if self._silent:
             return None
         known = _all_events() if events is None else tuple(events)
-        for cause in _chain(error):
-            denied = self.explain(cause, known) if cause is not error else None
-            if denied is not None:
+        family = tuple(_chain(error))
+        for cause in family[1:]:
+            if (denied := self.explain(cause, known)) is not None:
                 return f"the sandbox refused: {denied}"
-            if (text := self._suspect(cause, known)) is not None:
-                return text
-        return None
+        return next((text for cause in family if (text := self._suspect(cause, known)) is not None), None)
 
     def judge(self, event: Event) -> CapabilityDenied | None:
         """Return what an announced operation would need besides what is granted, whatever comes of it.
@@ -227,6 +226,15 @@ class Refusals:
         if not need.never:
             denied.add_note(self._remedy(grant))
         return denied
+
+    def _complete(self, denied: CapabilityDenied) -> None:
+        denied.name_holder(self._holder)
+        if hasattr(denied, "__notes__") or not denied.needs.startswith(denied.capability):
+            return
+        try:
+            denied.add_note(self._remedy(Grant.parse(denied.needs)))
+        except PolicyError:
+            pass  # a host function asked for something of its own
 
     def _hidden_behind(self, error: OSError, event: Event) -> CapabilityDenied | None:
         """Return what an operation needed that did not find its path, if the path is hidden."""
@@ -387,7 +395,9 @@ def _chain(error: BaseException) -> Iterable[BaseException]:
                 yield from () if id(each) in seen else (each,)
         # URLError and its like carry their cause as an argument.
         reason = next((a for a in current.args if isinstance(a, BaseException)), None)
-        context = None if current.__suppress_context__ else current.__context__
+        context = current.__context__
+        if current.__suppress_context__ and not isinstance(context, PermissionError):
+            context = None  # "from None" hides it for a reason, yet a refusal is not to be lost
         current = current.__cause__ or reason or context
 
 

@@ -142,6 +142,12 @@ class CapabilityDenied(PluginRuntimeError, PermissionError):
         self.strerror = str(self)
         self.filename = target
 
+    def name_holder(self, holder: str) -> None:
+        """Say whose grants they are, where the text was made here and names nobody in particular."""
+        if self.args[0] == self._compose():
+            self.holder = holder
+            self.args = (self._compose(),)
+
     def _compose(self) -> str:
         what = self.operation or "this"
         if self.operation and self.target is not None:
