@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pool_tasks as tasks
 import pytest
 
-from ringfence import CapabilityDenied, Pool
+from ringfence import CapabilityDenied, PluginRuntime, Pool
 from ringfence.sandbox.features import probe
 
 pytestmark = pytest.mark.as_user
@@ -169,3 +170,25 @@ def test_with_the_grant_the_same_line_works(tmp_path_factory: pytest.TempPathFac
     with Pool(1, capabilities=["fs:read=/etc/passwd", "fs:write", "native:jit"]) as pool:
         assert pool.submit(tasks.author, lines).result(30) == ["x.db"]
         assert os.getcwd()
+
+
+def test_plugins_are_told_in_their_own_words(tmp_path: Path) -> None:
+    """Whose grants they are, and how its author asks for what is missing; of its own folder, the unscoped grant."""
+    tmp_path.chmod(0o755)
+    folder = tmp_path / "plugin"
+    folder.mkdir()
+    (folder / "plugin.py").write_text("def look(path):\n    return open(path).read()\n")
+    (folder / "plugin.toml").write_text(
+        'name = "p"\nversion = "1.0.0"\nsource = "plugin.py"\nexports = ["look"]\ncapabilities = []\n'
+        "api-version = { major = 0, minor = 21, patch = 0 }\n"
+    )
+    with PluginRuntime() as runtime:
+        plugin = runtime.load(folder)
+        with pytest.raises(CapabilityDenied) as caught:
+            plugin.call("look", ["/srv/data"])
+        assert "open('/srv/data') needs fs:read=/srv/data; this plugin has nothing of the kind" in str(caught.value)
+        assert 'scopes = { "fs:read" = ["/srv/data"] }' in caught.value.__notes__[0]
+        assert 'plugin.py", line 2, in look' in str(caught.value.__cause__)
+        with pytest.raises(CapabilityDenied, match=r"needs fs:read; this plugin has nothing"):
+            plugin.call("look", [str(folder / "plugin.toml")])
+        assert runtime.audit.events("p", allowed=False)[0].target == "/srv/data"

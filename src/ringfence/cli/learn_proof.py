@@ -7,7 +7,14 @@ from typing import Final, NamedTuple
 from ringfence.cli.ending import for_the_user
 from ringfence.cli.learn_program import Program
 from ringfence.cli.learn_record import Recorded
-from ringfence.pool.errors import CpuExceeded, MemoryExceeded, TaskTimeout
+from ringfence.pool.errors import (
+    CpuExceeded,
+    FilesExceeded,
+    FileSizeExceeded,
+    MemoryExceeded,
+    ProcessesExceeded,
+    TaskTimeout,
+)
 from ringfence.sandbox.capabilities import Capabilities, Grant
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.learning import Lesson, Reason
@@ -127,13 +134,10 @@ def _raised(limits: dict[str, str], error: BaseException | None) -> dict[str, st
             return {"memory": f"{2 * parse_size(limits['memory']) >> 20}MiB"}
         case CpuExceeded():
             return {"cpu": f"{2 * parse_duration(limits['cpu']):g}s"}
-    if error is None or not isinstance(error, RuntimeError | OSError):
-        return {}
-    text = str(error)
-    if text == "can't start new thread" or "[Errno 11]" in text:
-        return {"processes": str(2 * int(limits["processes"]))}
-    if "[Errno 24]" in text:
-        return {"open_files": str(2 * int(limits["open_files"]))}
-    if "[Errno 27]" in text:
-        return {"file_size": f"{2 * parse_size(limits['file_size']) >> 20}MiB"}
+        case ProcessesExceeded():
+            return {"processes": str(2 * int(limits["processes"]))}
+        case FilesExceeded():
+            return {"open_files": str(2 * int(limits["open_files"]))}
+        case FileSizeExceeded():
+            return {"file_size": f"{2 * parse_size(limits['file_size']) >> 20}MiB"}
     return {}
