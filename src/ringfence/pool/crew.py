@@ -525,7 +525,7 @@ class Crew:
             attach(error, handle.stacks, self._config.sources.fill_in)
         else:
             self._counters.crashed += 1
-            error = handle.cause_of_death(self._config.policy.limits.cpu)
+            error = handle.cause_of_death(self._config.policy.limits)
         if task.future._owner is None:
             return  # cancelled: it has its outcome
         if handle.doom_task is not None and handle.doom_task is not task and self.broken is None:

@@ -17,7 +17,6 @@ from ringfence.ipc.limits import MAX_FRAME
 from ringfence.ipc.protocol import WORKER, Conversation
 from ringfence.pool import outcome
 from ringfence.pool.config import PoolConfig
-from ringfence.pool.errors import CpuExceeded
 from ringfence.pool.monitor import Mark
 from ringfence.pool.output import Stream
 from ringfence.pool.schedule import Pace
@@ -26,6 +25,7 @@ from ringfence.pool.task import Output, Task
 from ringfence.pool.tokens import Tokens
 from ringfence.pool.transfer import Lease
 from ringfence.pool.zygote import Zygote
+from ringfence.sandbox.limits import Limits
 
 if TYPE_CHECKING:
     from ringfence.pool.network import Network
@@ -307,12 +307,10 @@ class WorkerHandle:
         """Return how many tasks of the line have not started, and take their tokens. For a worker that is dead."""
         return self.tokens.take(len(self.line))
 
-    def cause_of_death(self, cpu_limit: float | None) -> BaseException:
-        """Return the error for what it was running when it ended by itself; `cpu_limit` in seconds."""
-        if cpu_limit is not None and outcome.is_cpu_limit(self.exit_code, self.cpu_used, cpu_limit):
-            text = f"the task used {self.cpu_used:.2f} s of CPU time, limit {cpu_limit:g} s"
-            return CpuExceeded(text, cpu_limit, self.cpu_used)
-        return outcome.crash(self.exit_code, self.last_words(), self.pid)
+    def cause_of_death(self, limits: Limits) -> BaseException:
+        """Return the error for what it was running, under `limits`, when it ended by itself."""
+        reached = outcome.limit_behind(self.exit_code, self.cpu_used, limits)
+        return reached or outcome.crash(self.exit_code, self.last_words(), self.pid)
 
     @property
     def has_ended(self) -> bool:

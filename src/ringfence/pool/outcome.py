@@ -17,6 +17,7 @@ from ringfence.ipc.errors import RemoteProtocolError
 from ringfence.pool.errors import (
     BytesWrittenExceeded,
     CallDepthExceeded,
+    CpuExceeded,
     FilesExceeded,
     FileSizeExceeded,
     FsOpsExceeded,
@@ -37,7 +38,16 @@ from ringfence.sandbox.capabilities import Capability
 from ringfence.sandbox.errors import CapabilityDenied, EnforcementError
 from ringfence.sandbox.limits import Limits
 
-__all__ = ["EXCEEDED", "crash", "exception_from", "is_cpu_limit", "killed_for_memory", "measured_in", "violation"]
+__all__ = [
+    "EXCEEDED",
+    "crash",
+    "exception_from",
+    "is_cpu_limit",
+    "killed_for_memory",
+    "limit_behind",
+    "measured_in",
+    "violation",
+]
 
 # Limits that a worker itself reports: kind of its record to class, field of `Limits`, and words.
 EXCEEDED: Final[Mapping[str, tuple[type[LimitExceeded], str, str]]] = {
@@ -335,6 +345,17 @@ def _signal_name(number: int) -> str:
         return signals.Signals(number).name
     except ValueError:
         return str(number)
+
+
+def limit_behind(code: int | None, used: float, limits: Limits) -> LimitExceeded | None:
+    """Return the error for a worker that ended with `code` after `used` CPU seconds, if a limit explains that."""
+    if limits.cpu is not None and is_cpu_limit(code, used, limits.cpu):
+        return CpuExceeded(f"the task used {used:.2f} s of CPU time, limit {limits.cpu:g} s", limits.cpu, used)
+    if limits.file_size is not None and code == -signals.SIGXFSZ:
+        # Python ignores the signal and gets an error; what it has made of itself by exec does not.
+        cls, _, words = EXCEEDED["file_size"]
+        return cls(f"the task {words.format(limit=limits.file_size)}", limits.file_size, limits.file_size + 1)
+    return None
 
 
 def killed_for_memory(limit: int | None, peak: int | None) -> MemoryExceeded:

@@ -16,7 +16,15 @@ from ringfence import errors as root
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import RemoteProtocolError
 from ringfence.pool import errors
-from ringfence.pool.outcome import EXCEEDED, crash, exception_from, is_cpu_limit, violation
+from ringfence.pool.outcome import (
+    EXCEEDED,
+    crash,
+    exception_from,
+    is_cpu_limit,
+    killed_for_memory,
+    limit_behind,
+    violation,
+)
 from ringfence.sandbox.errors import CapabilityDenied, EnforcementError
 from ringfence.sandbox.limits import Limits
 from ringfence.worker import failure
@@ -335,3 +343,24 @@ def test_the_families_of_the_standard_library() -> None:
     assert issubclass(errors.ResultNotSerializable, pickle.PicklingError)
     assert issubclass(errors.PoolClosed, RuntimeError)
     assert issubclass(CapabilityDenied, PermissionError)
+
+
+def test_a_limit_may_stand_behind_a_death() -> None:
+    """The kernel's signals for CPU time and file size, where there is such a limit; else it was a crash."""
+    limits = Limits(cpu=2, file_size=100)
+    error = limit_behind(-signal.SIGXFSZ, 0.0, limits)
+    assert isinstance(error, errors.FileSizeExceeded)
+    assert (error.limit, error.measured) == (100, 101)
+    error = limit_behind(-signal.SIGKILL, 2.5, limits)
+    assert isinstance(error, errors.CpuExceeded)
+    assert (error.limit, error.measured) == (2, 2.5)
+    assert limit_behind(-signal.SIGKILL, 1.0, limits) is None
+    assert limit_behind(-signal.SIGXFSZ, 9.0, Limits()) is None
+
+
+def test_what_the_kernel_killed_for_memory_has_a_measure() -> None:
+    """memory.peak, where there is one."""
+    error = killed_for_memory(64 << 20, 97 << 20)
+    assert (error.limit, error.measured) == (64 << 20, 97 << 20)
+    assert "97 MiB of memory, limit 64 MiB" in str(error)
+    assert killed_for_memory(None, None).measured is None

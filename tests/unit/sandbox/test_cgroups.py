@@ -130,3 +130,14 @@ def test_a_group_cannot_be_made_elsewhere(tmp_path: Path, name: str) -> None:
     tree.path = str(tmp_path)
     with pytest.raises(ValueError, match="no name"):
         tree.create(name)
+
+
+def test_what_a_group_has_used_is_read(tmp_path: Path) -> None:
+    """memory.events, memory.peak and cpu.stat as the kernel writes them; without a controller nobody knows."""
+    tree = object.__new__(cgroups.CgroupTree)
+    tree.path = str(tmp_path)
+    assert (tree.out_of_memory_kills(), tree.memory_peak(), tree.cpu_used()) == (0, None, None)
+    (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 12\noom 1\noom_kill 2\noom_group_kill 1\n")
+    (tmp_path / "memory.peak").write_text("104857600\n")
+    (tmp_path / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 2000000\nsystem_usec 500000\n")
+    assert (tree.out_of_memory_kills(), tree.memory_peak(), tree.cpu_used()) == (2, 104857600, 2.5)
