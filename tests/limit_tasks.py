@@ -198,11 +198,12 @@ def leave_it_to_a_child() -> None:
 
 def fill_scratch(size: int) -> int:
     """Write to a file in memory, which no process has mapped."""
-    with open("/tmp/filled", "wb") as file:
+    path = os.path.join(os.environ["TMPDIR"], "filled")
+    with open(path, "wb") as file:
         for _ in range(size >> 20):
             file.write(b"x" * (1 << 20))
     time.sleep(0.5)
-    os.unlink("/tmp/filled")
+    os.unlink(path)
     return size
 
 

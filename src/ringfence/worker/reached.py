@@ -28,8 +28,7 @@ class Baseline:
     """What this process had used before it ran anything foreign."""
 
     def __init__(self) -> None:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        self._peak, self._blocks = usage.ru_maxrss, usage.ru_oublock
+        self._peak, self._blocks = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, _blocks_written()
 
     def held(self) -> int:
         """Return how many bytes of memory it has held at most since then, resident ones."""
@@ -40,9 +39,13 @@ class Baseline:
 
         What goes into memory, as a tmpfs does, or to a pipe does not count (getrusage(2), ru_oublock).
         """
-        blocks = sum(resource.getrusage(who).ru_oublock for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        blocks = _blocks_written()
         since, self._blocks = blocks - self._blocks, blocks
         return max(0, since) * 512
+
+
+def _blocks_written() -> int:
+    return sum(resource.getrusage(who).ru_oublock for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def find_limit(error: BaseException, limits: Mapping[str, int | None], baseline: Baseline) -> Limited | None:
