@@ -16,7 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "sandbox"))
 
 import filter_model as model
-from jail import Sender, in_process
+from jail import Caller, Sender, in_process
 
 from ringfence.sandbox import _syscalls
 from ringfence.sandbox.bpf import ALLOW, ARCHES, KILL_PROCESS, errno_action
@@ -28,12 +28,12 @@ from ringfence.sandbox.seccomp import build_program, choose_bundles
 MACHINE = os.uname().machine
 CHOICES = {
     "nothing": BASE,
-    "everything": choose_bundles(Capabilities(map(Grant, Capability)), model.HOST),
     "everything on a bare host": choose_bundles(Capabilities(map(Grant, Capability)), ()),
     "by the broker": choose_bundles(
         Capabilities(["net:request", "net:listen"]), model.HOST, (Capability.NET_REQUEST, Capability.NET_LISTEN)
     ),
 }
+EVERYTHING = choose_bundles(Capabilities(map(Grant, Capability)), model.HOST)
 # Whatever a filter says, the kernel lets these two in, and ends with SIGILL whoever is not its own trampoline.
 PAST_FILTERS = {"uprobe", "uretprobe"}
 # What could harm others, would the filter let it through, is asked for with signal 0 or an impossible one only.
@@ -57,17 +57,19 @@ def call(number: int, args: tuple[int, ...]) -> int:
     return ctypes.get_errno() if result == -1 else 0
 
 
-def lock_in(bundles: tuple[Bundle, ...]) -> None:
-    """Put this process under the filter alone."""
-    forbid_regain(dumpable=True)
+def lock_in(bundles: tuple[Bundle, ...], caller: Caller | None = None) -> None:
+    """Put this process under the filter alone, as one who may not be able to read this folder any more."""
     program = build_program(MACHINE, bundles)
     loaded = _syscalls.FilterProgram(program.to_bytes(), program.pid_slots)
+    if caller is not None:
+        caller.become()
+    forbid_regain(dumpable=True)
     loaded.set_pid(os.getpid())
     _syscalls.seccomp_load(loaded)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_the_kernel_refuses_as_the_table_says(choice: str) -> None:
+def test_the_kernel_refuses_as_the_table_says(choice: str, caller: Caller) -> None:
     """Every number, and the edges of every filtered argument: where the table says an errno, that errno comes."""
 
     def ask(send: Sender) -> None:
@@ -77,7 +79,7 @@ def test_the_kernel_refuses_as_the_table_says(choice: str) -> None:
         apart = {calls.table[name] for name in PAST_FILTERS & calls.table.keys()}
         signals = {calls.table[name] for name in SIGNALS}
         harmless = (0, model.ALL_ONES)
-        lock_in(CHOICES[choice])
+        lock_in(CHOICES[choice], caller)
         asked, wrong = 0, []
         # The sample begins with all numbers and zeros for arguments, then all numbers and all ones: impossible
         # arguments, with which nothing would happen were a call let through.
@@ -107,7 +109,7 @@ class Props:
     """What the attempts need, made in the process that makes them: a file to read, connected sockets, a page."""
 
     def __init__(self) -> None:
-        self.file = os.open(os.__file__, os.O_RDONLY)
+        self.file = os.open("/etc/ld.so.cache", os.O_RDONLY)
         self.socket, self.other = socket.socketpair()
         self.page = mmap.mmap(-1, 4096)
 
@@ -160,7 +162,7 @@ PAIRS: dict[str, tuple[Attempt, Attempt]] = {
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_the_argument_makes_the_difference(pair: str) -> None:
+def test_the_argument_makes_the_difference(pair: str, caller: Caller) -> None:
     """The harmless call works under the base, the other one is refused by the filter and would not be without it."""
     harmless, harmful = PAIRS[pair]
 
@@ -173,7 +175,7 @@ def test_the_argument_makes_the_difference(pair: str) -> None:
 
     def ask(send: Sender) -> None:
         free, props = refusal(harmful, Props()), Props()
-        lock_in(BASE)
+        lock_in(BASE, caller)
         send(["value", [free, refusal(harmless, props), refusal(harmful, props)]])
 
     outcome = in_process(ask)
@@ -210,7 +212,7 @@ def test_proof_of_intent_ends_the_process() -> None:
     """Each of these calls ends by SIGSYS whoever makes it, with every capability granted."""
 
     def ask(send: Sender) -> None:
-        ends = {name: _end_of(None, number, CHOICES["everything"]) for name, number in _deadly().items()}
+        ends = {name: _end_of(None, number, EVERYTHING) for name, number in _deadly().items()}
         send(["value", ends])
 
     outcome = in_process(ask)
@@ -227,7 +229,7 @@ def test_the_calls_of_32_bits_end_the_process() -> None:
         page.write(bytes.fromhex("b814000000cd80c3"))  # mov eax, 20; int 0x80; ret
         function = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
         free = function() == os.getpid()
-        send(["value", [free, _end_of(function, 0, CHOICES["everything"])]])
+        send(["value", [free, _end_of(function, 0, EVERYTHING)]])
 
     outcome = in_process(ask)
     assert outcome, outcome

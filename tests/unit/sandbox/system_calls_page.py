@@ -34,6 +34,10 @@ A test names arguments `a0` to `a5`; `a1 & ~0xc0 = 0` is "no bit but these". An 
 `int` is compared as 32 bits, whatever stands above them; one marked "64 bits" is compared whole. Pointers are never
 looked at: what they point to can change after the look.
 
+Tests run the programs that are compiled from these tables, for both machines and for every choice of rules that grants
+can make, over all numbers and the edges of all arguments. The answers are those of the tables, those of what libseccomp
+compiles from the same rules, and, on the machine the tests run on, those of the kernel.
+
 The kernel answers calls that are always allowed from a bitmap; a call with a test costs about 0.1 µs more.
 """
 
