@@ -16,6 +16,7 @@ __all__ = [
     "LandlockPlan",
     "PathGrant",
     "build_ruleset",
+    "names_by_abi",
     "names_of",
     "open_place",
     "plan_landlock",
@@ -86,19 +87,11 @@ _FILE_RIGHTS: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_D
 BIND_TCP: Final = 1
 CONNECT_TCP: Final = 2
 
-# As the kernel's header has them, without LANDLOCK_ACCESS_FS_.
-_NAMES: Final = {
-    _EXECUTE: "EXECUTE",
-    _WRITE_FILE: "WRITE_FILE",
-    _READ_FILE: "READ_FILE",
-    _READ_DIR: "READ_DIR",
-    _REMOVE_DIR: "REMOVE_DIR",
-    _REMOVE_FILE: "REMOVE_FILE",
-    _MAKE_DIR: "MAKE_DIR",
-    _MAKE_REG: "MAKE_REG",
-    _REFER: "REFER",
-    _TRUNCATE: "TRUNCATE",
-}
+# As the kernel's header has them, without LANDLOCK_ACCESS_FS_, from bit 0 on.
+_NAMES: Final = (
+    "EXECUTE", "WRITE_FILE", "READ_FILE", "READ_DIR", "REMOVE_DIR", "REMOVE_FILE", "MAKE_CHAR", "MAKE_DIR", "MAKE_REG",
+    "MAKE_SOCK", "MAKE_FIFO", "MAKE_BLOCK", "MAKE_SYM", "REFER", "TRUNCATE", "IOCTL_DEV", "RESOLVE_UNIX",
+)  # fmt: skip
 
 # ABI to the file rights it brought; every handled right is refused unless a rule gives it.
 _FS_BY_ABI: Final = {1: (1 << 13) - 1, 2: _REFER, 3: _TRUNCATE, 5: _IOCTL_DEV, 9: _RESOLVE_UNIX}
@@ -176,8 +169,16 @@ def rights(access: Access, handled: int, *, is_folder: bool) -> int:
 
 def names_of(access: Access) -> tuple[str, ...]:
     """Return the kernel's names of the rights that our words stand for on a folder, on a kernel that has them all."""
-    wanted = _wanted(access)
-    return tuple(name for bit, name in _NAMES.items() if wanted & bit)
+    return _names(_wanted(access))
+
+
+def names_by_abi() -> dict[int, tuple[str, ...]]:
+    """Return the kernel's names of the file rights that each ABI brought; all are handled where the kernel has them."""
+    return {abi: _names(rights) for abi, rights in _FS_BY_ABI.items()}
+
+
+def _names(rights: int) -> tuple[str, ...]:
+    return tuple(name for bit, name in enumerate(_NAMES) if rights >> bit & 1)
 
 
 def _wanted(access: Access) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ringfence.sandbox.bpf import ARCHES
 from ringfence.sandbox.capabilities import Capability
 from ringfence.sandbox.grant_rulesets import BUNDLES
-from ringfence.sandbox.landlock import names_of
+from ringfence.sandbox.landlock import KNOWN_ABI, names_by_abi, names_of
 from ringfence.sandbox.opened import PORT_RIGHTS, condition_of, lines, rights_words
 from ringfence.sandbox.opens import EVERY_WORKER, OPENS, Brings
 from ringfence.sandbox.rulesets import BASE, Bundle
@@ -80,6 +80,25 @@ Whatever is granted. Nothing here reaches another process, the network or a writ
 [folders](#folders) comes with it.
 """
 
+_LANDLOCK = """\
+## Landlock
+
+A rule-set refuses every right that it handles and no rule gives. It handles all the rights that a kernel has, up to ABI
+{known}:
+
+| ABI | File rights it brought |
+| --- | --- |
+{rights}
+
+From ABI 4 on it handles TCP ports, unless a grant without a scope opens all of them. From ABI 6 on a worker's signals
+and connections to abstract Unix sockets reach what that worker started, and nothing else.
+
+No capability gives these. They make what is a trap for whoever handles the folder outside, or reach a device or a
+server:
+
+{never}.
+"""
+
 _NUMBERS = """\
 ## Machines
 
@@ -107,6 +126,11 @@ def page() -> str:
     parts.append("## Sets of calls\n")
     for bundle in BUNDLES.values():
         parts.append("\n".join(_set(bundle, "###")))
+    by_abi = names_by_abi()
+    given = {name for opens in OPENS.values() for name in names_of(opens.access)}
+    rights = "\n".join(f"| {abi} | {_code(brought)} |" for abi, brought in by_abi.items())
+    never = _code(name for brought in by_abi.values() for name in brought if name not in given)
+    parts.append(_LANDLOCK.format(known=KNOWN_ABI, rights=rights, never=never))
     names = {call for bundle in (*BASE, *BUNDLES.values()) for line in lines(bundle) for call in line.calls}
     missing = sorted(names - syscall_table("aarch64").keys())
     parts.append(_NUMBERS.format(machines=" and ".join(sorted(ARCHES)), missing=_code(missing)))

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from ringfence.sandbox import landlock
 from ringfence.sandbox.landlock import KNOWN_ABI, Access, open_place, plan_landlock, rights, weaknesses
 
 ALL_FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
@@ -92,3 +94,23 @@ def test_a_link_that_came_into_a_granted_path_is_not_followed(tmp_path: Path) ->
         assert caught.value.errno == errno.ELOOP
     with pytest.raises(FileNotFoundError):
         open_place(f"{real}/folder/none")
+
+
+def test_rights_are_called_as_the_kernel_calls_them() -> None:
+    """Each name has the bit that the kernel's header gives it, as far as the installed header goes."""
+    header = Path("/usr/include/linux/landlock.h")
+    if not header.exists():
+        pytest.skip(f"{header} is not installed")
+    bits = dict(re.findall(r"#define LANDLOCK_ACCESS_FS_(\w+)\s+\(1ULL << (\d+)\)", header.read_text()))
+    assert len(bits) > 13
+    for name, bit in bits.items():
+        assert landlock._NAMES[int(bit)] == name
+
+
+def test_no_right_goes_without_a_name() -> None:
+    """What every ABI handles, in order, is all there are names for."""
+    named = [name for brought in landlock.names_by_abi().values() for name in brought]
+    assert named == list(landlock._NAMES)
+    assert landlock.names_of(Access.WRITE | Access.DELETE) == (
+        "WRITE_FILE", "REMOVE_DIR", "REMOVE_FILE", "MAKE_DIR", "MAKE_REG", "REFER", "TRUNCATE",
+    )  # fmt: skip
