@@ -56,14 +56,27 @@ _ADVICE: Final = {
     "MADV_GUARD_REMOVE": 103,
 }  # fmt: skip
 
-_FUTEX_PRIVATE: Final = 128
-_FUTEX_COMMAND: Final = 127
-_FUTEX_WAITS: Final = (0, 9)
-
 # CLONE_VM | FS | FILES | SIGHAND | THREAD, all of them: a test for CLONE_THREAD alone lets CLONE_NEWNET in.
 _THREAD: Final = 0x10F00
 # SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID, DETACHED, CHILD_SETTID may come with it (glibc: 0x3d0f00).
 _THREAD_EXTRAS: Final = 0x40000 | 0x80000 | 0x100000 | 0x200000 | 0x400000 | 0x1000000
+
+_FUTEX_PRIVATE: Final = 128
+_FUTEX_COMMAND: Final = 127
+_FUTEX_KIND: Final = _LOW & ~256  # all but FUTEX_CLOCK_REALTIME
+_FUTEX_WAITS: Final = {"FUTEX_WAIT": 0, "FUTEX_WAIT_BITSET": 9}
+# The ones that occur most come first: the list is walked.
+_FUTEXES: Final = {
+    "FUTEX_WAKE": 1, "FUTEX_WAIT_BITSET": 9, "FUTEX_WAIT": 0, "FUTEX_WAKE_BITSET": 10, "FUTEX_REQUEUE": 3,
+    "FUTEX_CMP_REQUEUE": 4, "FUTEX_WAKE_OP": 5,
+}  # fmt: skip
+_PRIVATE_FUTEXES: Final = tuple(number | _FUTEX_PRIVATE for number in _FUTEXES.values())
+# Locks that lend their priority let code into the kernel more than once (CVE-2014-3153, CVE-2021-3347), and nothing
+# here was seen to use them; after ENOSYS the C library says that there are none.
+_LENDING_FUTEXES: Final = {
+    "FUTEX_LOCK_PI": 6, "FUTEX_UNLOCK_PI": 7, "FUTEX_TRYLOCK_PI": 8, "FUTEX_WAIT_REQUEUE_PI": 11,
+    "FUTEX_CMP_REQUEUE_PI": 12, "FUTEX_LOCK_PI2": 13,
+}  # fmt: skip
 
 # TCGETS2 is what isatty() asks from glibc 2.42 on.
 _IOCTLS: Final = {
@@ -201,8 +214,14 @@ BASE: Final = (
             Rule("clone", (bits(0, _ALL & ~_THREAD_EXTRAS, _THREAD),), words="a thread, every flag compared"),
             # A shared one is found by the file behind its address, and every worker maps the same libraries: a wake
             # would reach, and count, whoever waits in another. pthread_join waits so, for a wake of the kernel's.
-            Rule("futex", (bits(1, _FUTEX_PRIVATE, _FUTEX_PRIVATE),), words="private"),
-            Rule("futex", (bits(1, _FUTEX_COMMAND, *_FUTEX_WAITS),), words="FUTEX_WAIT, FUTEX_WAIT_BITSET"),
+            Rule("futex", (bits(1, _FUTEX_KIND, *_PRIVATE_FUTEXES),), words=f"private: {', '.join(_FUTEXES)}"),
+            Rule("futex", (bits(1, _FUTEX_KIND, *_FUTEX_WAITS.values()),), words=", ".join(_FUTEX_WAITS)),
+            Rule(
+                "futex",
+                (bits(1, _FUTEX_COMMAND, *_LENDING_FUTEXES.values()),),
+                errno_action(_ENOSYS),
+                words=", ".join(_LENDING_FUTEXES),
+            ),
             Rule("set_robust_list rseq gettid set_tid_address exit exit_group"),
             Rule("sched_yield getcpu"),
             Rule("sched_getaffinity sched_getparam sched_getscheduler", (_ITSELF,), words=_ABOUT_ITSELF),

@@ -223,8 +223,8 @@ _HEADERS = [
     Path("/usr/include") / name
     for name in (
         "asm-generic/mman-common.h", "asm-generic/mman.h", "asm-generic/fcntl.h", "asm-generic/socket.h",
-        "asm-generic/ioctls.h", "linux/fcntl.h", "linux/fs.h", "linux/in.h", "linux/in6.h", "linux/prctl.h",
-        "x86_64-linux-gnu/asm/prctl.h",
+        "asm-generic/ioctls.h", "linux/fcntl.h", "linux/fs.h", "linux/futex.h", "linux/in.h", "linux/in6.h",
+        "linux/prctl.h", "x86_64-linux-gnu/asm/prctl.h",
     )
 ]  # fmt: skip
 _DEFINE = re.compile(r"^#\s*define\s+(\w+)\s+(0x[0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*|\(1 << [0-9]+\))\s*(?:/\*.*)?$", re.M)
