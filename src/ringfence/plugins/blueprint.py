@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from ringfence.plugins.sandbox_config import IsolationMode
 from ringfence.plugins.signatures import Function
 from ringfence.plugins.worker_settings import WorkerSettings, worker_settings
 from ringfence.pool.executor import Pool
+from ringfence.pool.network_events import NetworkEvent
 from ringfence.pool.session import Session
 from ringfence.sandbox.capabilities import Capabilities
 from ringfence.sandbox.features import probe
@@ -94,14 +95,19 @@ class Blueprint:
         room = _MOST_THREADS if processes is None else max(1, processes - 2)
         return max(1, min(most, room, _MOST_THREADS))
 
-    def open_pool(self, size: int = 1) -> Pool:
-        """Return a pool for `size` workers of this plugin. Raises what `Pool` raises, PolicyError as InvalidConfig."""
+    def open_pool(self, size: int = 1, *, on_network: Callable[[NetworkEvent], object] | None = None) -> Pool:
+        """Return a pool for `size` workers of this plugin. Raises what `Pool` raises, PolicyError as InvalidConfig.
+
+        `on_network` hears of every connection that a worker asks for, where grants name hosts.
+        """
         arguments = self.worker.pool_arguments()
         with _told_of(self.manifest):
             self.effective.require_places()
             # The places, not the paths: a link that is changed from now on gains nothing.
-            places = self.effective.places
-            return Pool(size, isolation="session", preload=("ringfence.worker.guest",), places=places, **arguments)
+            places, preload = self.effective.places, ("ringfence.worker.guest",)
+            return Pool(
+                size, isolation="session", preload=preload, places=places, on_network=on_network, **arguments
+            )
 
     def open_session(self, pool: Pool) -> Session:
         """Start one worker that serves as this plugin's guest."""

@@ -134,8 +134,8 @@ def _boxed_address(asked: Grant, box: SandboxConfig) -> Iterator[Grant]:
     policy: NetPolicy = box.net_outgoing if outgoing else box.net_incoming
     if policy.reach is Reach.DENY_LIST:
         raise PolicyError(
-            f"{asked.capability}: a worker cannot be kept from {', '.join(policy.hosts)} alone: the kernel limits "
-            "connections by port; use NetPolicy.allow with ports such as ':443'"
+            f"{asked.capability}: a worker cannot be kept from {', '.join(policy.hosts)} alone: grants say what may be "
+            "reached; use NetPolicy.allow with hosts such as 'api.example.com:443'"
         )
     if policy.reach is Reach.ALLOW_ALL:
         yield asked

@@ -12,6 +12,7 @@ from ringfence.plugins.blueprint import PHASES, Blueprint
 from ringfence.plugins.engine import Engine
 from ringfence.plugins.errors import ExecutionFailed, InitializationFailed, PluginCrashed
 from ringfence.plugins.guest_host import GuestHost
+from ringfence.plugins.network_audit import recorder
 from ringfence.plugins.pool_config import PoolConfig
 from ringfence.plugins.pool_worker import AHEAD_TIME, PoolWorker, Reports
 from ringfence.plugins.surroundings import Surroundings
@@ -71,7 +72,7 @@ class Crew:
         # Threads that start or end a worker.
         self._threads: set[threading.Thread] = set()
         self._looks_at: float | None = None
-        self._pool = blueprint.open_pool(config.size)
+        self._pool = blueprint.open_pool(config.size, on_network=recorder(around.audit, blueprint.name))
 
     def start_all(self) -> None:
         """Start as many as may be, and wait for them. Raises what the start of one raised."""

@@ -25,6 +25,7 @@ from ringfence.plugins.events import EventBus
 from ringfence.plugins.guest_host import GuestHost
 from ringfence.plugins.hooks import LifecycleHooks
 from ringfence.plugins.lifecycle import PluginLifecycle
+from ringfence.plugins.network_audit import recorder
 from ringfence.plugins.states import Crashed, LifecycleState, PluginStatus, Running, Terminated
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.switchboard import close_all
@@ -99,7 +100,7 @@ class WorkerSteps:
         self._end_pool()
         if self.around.is_closed:
             raise InvalidState("Open", "Closed", self.name, "start in its runtime")
-        self._pool = self.blueprint.open_pool()
+        self._pool = self.blueprint.open_pool(on_network=recorder(self.around.audit, self.name))
         self._take(self._started(self.blueprint, self._pool))
 
     def run_export(self, name: str) -> None:
@@ -131,7 +132,7 @@ class WorkerSteps:
         engine: Engine | None = None
         state = self.lifecycle.state
         try:
-            pool = blueprint.open_pool()
+            pool = blueprint.open_pool(on_network=recorder(self.around.audit, self.name))
             engine = self._started(blueprint, pool)
             self._prove(engine, state)
             if old is not None and old.is_alive:

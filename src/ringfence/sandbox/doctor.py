@@ -343,7 +343,7 @@ def _network(host: _Host, capability: Capability) -> CapabilityFinding:
         gap = "granted without a scope, it is UDP to any address"
         return CapabilityFinding(capability, Strength.KERNEL, ", ".join(by), gap)
     if not host.ports:
-        gap = "granted, ports cannot be limited (Landlock ABI 4)"
+        gap = "granted without a host, ports cannot be limited (Landlock ABI 4); with a host they are"
         return CapabilityFinding(capability, Strength.PARTLY, ", ".join(by), gap, _FIX_LANDLOCK)
     gap = "granted, ports are held by Landlock, hosts by the supervisor, which connects and listens"
     return CapabilityFinding(capability, Strength.KERNEL, ", ".join((*by, "Landlock (ports)")), gap)
