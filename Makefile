@@ -19,6 +19,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The suite once more as root, as a user with and without namespaces, and under a container's filter.
+test-levels: $(STAMP)
+	$(BIN)/python -m pytest -m "soak or not soak" --timeout 1800 tests/integration/test_standings.py
+
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 

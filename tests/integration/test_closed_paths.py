@@ -130,6 +130,9 @@ def test_what_one_may_not_use_oneself_is_said_at_once(starter: Starter) -> None:
         "        Pool(1, capabilities=[grant + '=' + os.path.abspath('shut')])\n"
         "    except PolicyError as error:\n"
         "        print(error)\n"
+        "Pool(1, capabilities=['fs:read=/', 'fs:write=/']).shutdown()\n"
+        "with Pool(1, profile='trusted') as pool:\n"
+        "    assert pool.submit(os.path.isdir, '/').result(30)\n"
     )
     user = next(standing for standing in STANDINGS if standing.name == "user")
     ended = starter.run(user, "-c", program)
