@@ -38,24 +38,31 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     profile: Annotated[
-        str, typer.Option(help="The profile to check for: a name or the path of a TOML file.")
-    ] = "untrusted",
+        str | None, typer.Option(help="The profile to check for: a name or the path of a TOML file. [untrusted]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Let preferred and partly available layers count as missing too.")
     ] = False,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Try the sandbox from inside: the profile given, or every one.")
+    ] = False,
 ) -> None:
     """Show what this host can enforce, layer by layer and capability by capability.
 
-    Exit code: 0 the profile can be held to, 1 a layer is missing, 2 usage.
+    Exit code: 0 the profile can be held to, 1 a layer is missing or the self-test found a hole, 2 usage.
     """
+    if self_test:
+        from ringfence.cli.selftest import run
+
+        raise typer.Exit(run(profile, as_json=as_json))
     from ringfence.sandbox.doctor import assess
     from ringfence.sandbox.errors import PolicyError
     from ringfence.sandbox.features import probe
     from ringfence.sandbox.profiles import load_profile
 
     try:
-        chosen = load_profile(profile)
+        chosen = load_profile(profile or "untrusted")
     except PolicyError as error:
         print(f"ringfence doctor: {error}", file=sys.stderr)
         raise typer.Exit(_USAGE) from None

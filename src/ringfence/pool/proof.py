@@ -19,18 +19,23 @@ _proven: set[bytes] = set()
 class Proof:
     """The self-test of one zygote: what it is to try, and the judgement of what it saw."""
 
-    def __init__(self, plan: Plan, capabilities: Capabilities, pickled: bytes) -> None:
-        """`pickled` is the plan as it is sent."""
-        self._plan = plan
+    def __init__(self, plan: Plan, capabilities: Capabilities, pickled: bytes, *, thorough: bool = False) -> None:
+        """`pickled` is the plan as it is sent; `thorough`: try everything, whether it is proven already or not."""
         self._digest = hashlib.sha256(pickled + str(sorted(map(str, capabilities))).encode()).digest()
         # A plan that locks nothing in has nothing to prove.
         layers = (plan.namespaces, plan.privileges, plan.landlock, plan.seccomp)
-        self.pending = any(layer is not None for layer in layers) and self._digest not in _proven
-        self._probes: Sequence[Any] = ()
+        locks_in = any(layer is not None for layer in layers)
+        self.pending = locks_in and (thorough or self._digest not in _proven)
+        # What is tried by one worker after the other; probes of `sandbox.selftest`.
+        self._groups: list[Sequence[Any]] = []
         if self.pending:
-            from ringfence.sandbox.selftest import choose
+            from ringfence.sandbox.selftest import choose, controls, deadly
 
-            self._probes = choose(plan, capabilities, os.uname().machine)
+            machine = os.uname().machine
+            self._groups = [choose(plan, capabilities, machine)]
+            if thorough:
+                self._groups.append(controls(plan, capabilities, machine))
+                self._groups += [(probe,) for probe in deadly(plan, machine)]
 
     def attempts(self) -> list[Any]:
         """Return what the zygote is to try, as plain data; nothing where nothing is to be proven."""
@@ -38,22 +43,29 @@ class Proof:
             return []
         from ringfence.sandbox.selftest import batches
 
-        return batches(self._probes)
+        return batches(*self._groups)
+
+    def findings(self, groups: list[Any]) -> tuple[Any, ...]:
+        """Return what came of each attempt (`sandbox.selftest.Finding`). Raises RemoteProtocolError."""
+        from ringfence.sandbox.selftest import judge
+
+        if not self.pending or len(groups) != len(self._groups):
+            raise RemoteProtocolError("the self-test of a zygote that was not asked for it")
+        pairs = zip(self._groups, groups, strict=True)
+        return tuple(found for probes, each in pairs for found in judge(probes, _answers(each, len(probes))))
 
     def judge(self, groups: list[Any]) -> SandboxHole | None:
         """Return the first hole that the answers show, or None: then tasks may be sent. Raises RemoteProtocolError."""
-        from ringfence.sandbox.selftest import hole, judge
+        from ringfence.sandbox.selftest import hole
 
-        if not self.pending or len(groups) != 1:
-            raise RemoteProtocolError("the self-test of a zygote that was not asked for one")
-        found = hole(judge(self._probes, answers_of(groups[0], len(self._probes))))
+        found = hole(self.findings(groups))
         if found is None:
             _proven.add(self._digest)
             self.pending = False
         return found
 
 
-def answers_of(group: object, most: int) -> list[int]:
+def _answers(group: object, most: int) -> list[int]:
     """Return the answers to one group of attempts, checked. Raises RemoteProtocolError."""
     if type(group) is not list or len(group) > most or not all(type(answer) is int for answer in group):
         raise RemoteProtocolError("answers of a self-test that are not as many integers as were asked for")

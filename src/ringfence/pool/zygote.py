@@ -87,15 +87,18 @@ class Zygote:
             birth.release()
             raise
 
-    def configure(self, config: PoolConfig) -> None:
-        """Say what its workers are to be. Raises OSError, ChannelClosed."""
+    def configure(self, config: PoolConfig, *, thorough: bool = False) -> None:
+        """Say what its workers are to be; `thorough`: and have it try all of the self-test.
+
+        Raises OSError, ChannelClosed.
+        """
         self.settle()
         if config.cgroup is not None and config.plan.cgroup is not None:
             self.group = PoolGroup(config.cgroup, config.plan.cgroup)
             # Before it is told what to do, and so before it starts anything itself.
             self.group.adopt(self.pid)
         plan = pickle.dumps(config.plan)
-        self.proof = Proof(config.plan, config.policy.capabilities, plan)
+        self.proof = Proof(config.plan, config.policy.capabilities, plan, thorough=thorough)
         settings = {
             "preload": list(config.preload),
             "prefix": sys.prefix,
