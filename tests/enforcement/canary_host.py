@@ -13,6 +13,7 @@ import types
 from typing import Any
 
 import canary_search
+
 from ringfence import Pool, WorkerCrashed
 
 

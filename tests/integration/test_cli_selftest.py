@@ -11,6 +11,8 @@ from ringfence.pool import trial
 from ringfence.sandbox.profiles import load_profile
 from ringfence.sandbox.selftest import deadly
 
+pytestmark = pytest.mark.as_user
+
 PROGRAM = "import sys; from ringfence.cli import main; main()"
 
 

@@ -11,6 +11,7 @@ def test_marked_tests_pass_as_an_ordinary_user(as_user: AsUser) -> None:
         "-m", "pytest", "-q", "-x", "-m", "as_user and not soak", "-c", str(as_user.tests.parent / "pyproject.toml"),
         "--rootdir", str(as_user.tests.parent), "--basetemp", str(as_user.home / "pytest"), "-p", "no:cacheprovider",
         str(as_user.tests / "integration"), str(as_user.tests / "faults"),
+        *(str(as_user.tests / "enforcement" / f"test_{name}.py") for name in ("trust_domains", "canary")),
         timeout=380,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
