@@ -1,5 +1,6 @@
 """S9: what a plugin did not declare it cannot have, at load and while it runs; and whoever tries is on record."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -72,7 +73,10 @@ class World:
         (self.home / ".ssh").mkdir(parents=True)
         self.key = self.home / ".ssh" / "id_ed25519"
         self.key.write_text("the key")
-        self.fd = os.open(self.file, os.O_RDWR)
+        low = os.open(self.file, os.O_RDWR)
+        # Far from the numbers that a worker's own descriptors have, to which it may write.
+        self.fd = fcntl.fcntl(low, fcntl.F_DUPFD, 200)
+        os.close(low)
         os.set_inheritable(self.fd, True)
         self.victim = subprocess.Popen(["sleep", "600"])
         self.tcp = socket.create_server(("127.0.0.1", 0))
