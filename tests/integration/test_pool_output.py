@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import pool_tasks as tasks
 import pytest
@@ -150,3 +151,49 @@ def test_inherited_output_reaches_our_own_stdout() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "from the worker\n", "")
+
+
+# Tries, from a worker, what its own output leads to besides writing: reading it, going back in it, changing its flags.
+BEYOND_WRITING = """
+import os, sys
+from ringfence import Pool
+
+def attempt(fd):
+    found = []
+    for act in (lambda: os.read(fd, 100).decode(), lambda: os.pwrite(fd, b"x", 0)):
+        try:
+            os.set_blocking(fd, False)
+            found.append(act())
+        except OSError as error:
+            found.append(error.strerror)
+    os.write(fd, b"")
+    return found
+
+with Pool(1, stdout="inherit") as pool:
+    for fd in (1, 2):
+        print(pool.submit(attempt, fd).result(30), os.get_blocking(fd), file=sys.stderr, flush=True)
+"""
+
+
+def test_a_terminal_that_is_inherited_is_only_written_to() -> None:
+    """What is typed there is not the workers' to read, and what they set there is theirs alone."""
+    master, slave = os.openpty()
+    with os.fdopen(master, "rb", 0) as typing:
+        os.write(master, b"a password\n")
+        command = [sys.executable, "-c", BEYOND_WRITING]
+        ended = subprocess.run(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, check=False)
+        os.close(slave)
+        said = typing.read(8192).decode()
+    assert ended.returncode == 0, said
+    assert said.count("['Bad file descriptor', 'Illegal seek'] True") == 2, said
+
+
+def test_a_log_that_is_appended_to_keeps_what_stands_in_it(tmp_path: Path) -> None:
+    """Workers that write to the end of our log cannot read it, nor go back in it."""
+    log = tmp_path / "log"
+    log.write_text("what was before\n")
+    with log.open("a+") as file:
+        subprocess.run([sys.executable, "-c", BEYOND_WRITING], stdout=file, stderr=file, check=True)
+    text = log.read_text()
+    assert text.startswith("what was before\n"), text
+    assert "Bad file descriptor" in text

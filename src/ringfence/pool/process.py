@@ -1,8 +1,11 @@
 """A process that the supervisor's side started or had started: how it starts, and what may be done with it then."""
 
+import fcntl
+import logging
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 from typing import Protocol
@@ -10,6 +13,8 @@ from typing import Protocol
 from ringfence.pool.codebase import library_paths
 
 __all__ = ["ByPidfd", "Process", "start_interpreter"]
+
+_log = logging.getLogger("ringfence.pool")
 
 # Nothing of the caller's environment: it may hold secrets. A pool of processes wants one thread per process from the
 # numeric libraries, and malloc arenas cost address space, which is limited.
@@ -85,18 +90,44 @@ def start_interpreter(program: str, fd: int, *, inherit: bool, stdin: bool) -> "
     No environment, no user site, no current folder is consulted. `inherit`: it writes to our stdout; `stdin`: it reads
     our stdin. Raises OSError.
     """
+    # Even a pool that captures lets its zygote's own last words through: they say why it could not start.
+    out, err = (_opened_for(os.O_WRONLY, 1), _opened_for(os.O_WRONLY, 2)) if inherit else (subprocess.DEVNULL, None)
     # Not subprocess.DEVNULL, which can be written: a worker could lock it, and others of the host would see that.
-    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    given = _opened_for(os.O_RDONLY, 0) if stdin else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", program, str(fd), *library_paths()],
-            stdin=None if stdin else null,
-            stdout=None if inherit else subprocess.DEVNULL,
-            # Even a pool that captures lets its zygote's own last words through: they say why it could not start.
-            stderr=None,
+            stdin=given,
+            stdout=out,
+            stderr=err,
             env=_ENVIRONMENT,
             cwd="/",
             pass_fds=(fd,),
         )
     finally:
-        os.close(null)
+        for made in (given, out, err):
+            if made is not None and made >= 0:
+                os.close(made)
+
+
+def _opened_for(access: int, fd: int) -> int | None:
+    """Return a new descriptor, only for reading or writing, of what `fd` leads to; None where `fd` itself must do.
+
+    A terminal is mostly open for both, whatever its descriptor's number: who may write would read what is typed, who
+    may read would write there unbounded. And flags that workers set, or a place in a log they go to, would be ours as
+    well. The position in a file that is not appended to is shared for good reason; a socket cannot be opened again.
+    """
+    try:
+        mode, flags = os.fstat(fd).st_mode, fcntl.fcntl(fd, fcntl.F_GETFL)
+        appended = access == os.O_WRONLY and stat.S_ISREG(mode) and flags & os.O_APPEND
+        if not (stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or appended):
+            return None
+        # Not waiting: of a pipe nobody may read any more.
+        wanted = access | (flags & os.O_APPEND) | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK
+        made = os.open(f"/proc/self/fd/{fd}", wanted)
+    except OSError as error:
+        if os.isatty(fd):  # another user's, after su
+            _log.warning("workers share the terminal behind descriptor %d: it cannot be opened again: %s", fd, error)
+        return None
+    os.set_blocking(made, True)
+    return made
