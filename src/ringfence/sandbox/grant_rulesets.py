@@ -42,6 +42,8 @@ _FLOCK_KIND: Final = 0xFFFFFFFF & ~4  # all but LOCK_NB
 _RENAME_FLAGS: Final = {"RENAME_NOREPLACE": 1, "RENAME_EXCHANGE": 2}
 _O_CREATES: Final = 0x400040  # O_CREAT, __O_TMPFILE
 _SET_ID: Final = 0o6000
+_O_ACCMODE: Final = 3
+_O_PATH: Final = 0x200000
 _MAP_HUGETLB: Final = 0x40000
 
 # Not SO_ATTACH_FILTER and its like (programs for the kernel), SO_MARK, SO_BINDTODEVICE.
@@ -66,9 +68,13 @@ def _option(call: str, level: str, options: dict[str, int]) -> Rule:
 
 def _opens(call: str, flags: int) -> tuple[Rule, ...]:
     # A file that runs as its owner, in a folder that others use, is a trap for them: the owner is who started us.
+    # What is opened with both bits of the access mode can be locked, and O_PATH asks nobody: Landlock, which looks at
+    # reading and writing, lets both anywhere.
+    mode = bits(flags, _O_PATH | _O_ACCMODE, 0, 1, 2)
+    there = bits(flags, _O_PATH | _O_ACCMODE | _O_CREATES, 0, 1, 2)
     return (
-        Rule(call, (bits(flags, _O_CREATES, 0),), words="what is there already"),
-        Rule(call, (bits(flags + 1, _SET_ID, 0),), words="creating no set-user-ID or set-group-ID file"),
+        Rule(call, (there,), words="what is there already, for reading or writing"),
+        Rule(call, (bits(flags + 1, _SET_ID, 0), mode), words="creating no set-user-ID or set-group-ID file"),
     )
 
 
@@ -112,8 +118,18 @@ BUNDLES: Final = {
         ),
         Bundle(
             "attributes",
-            "Extended attributes, as shutil and ls read them; Landlock does not govern them, mounts do.",
-            (Rule("getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr"),),
+            "Extended attributes of open files.",
+            (Rule("fgetxattr flistxattr"),),
+        ),
+        Bundle(
+            "attributes by path",
+            "The same by path, as shutil and ls read them; Landlock does not govern it, mounts do.",
+            (Rule("getxattr lgetxattr listxattr llistxattr"),),
+        ),
+        Bundle(
+            "attributes denied",
+            "By path where no mounts hide other files: as from a file system without them, so shutil and ls go on.",
+            (Rule("getxattr lgetxattr listxattr llistxattr", (), errno_action(_EOPNOTSUPP)),),
         ),
         Bundle(
             "fs:write",
@@ -209,13 +225,12 @@ BUNDLES: Final = {
                 Rule("clone", (bits(0, _ALL & ~_FORK_EXTRAS, _SIGCHLD, _VFORK),), words="fork and vfork"),
                 Rule("fork vfork execve wait4 waitid setsid setpgid"),
                 Rule("arch_prctl", (one_of(0, _ARCH_PRCTLS),), words=", ".join(_ARCH_PRCTLS)),
-                Rule("getxattr lgetxattr listxattr llistxattr"),
             ),
         ),
         Bundle(
             "redirections",
             "Programs open /dev/null and their output for writing; Landlock or the mounts say where.",
-            (Rule("open openat"),),
+            (*_opens("open", 1), *_opens("openat", 2)),
         ),
         Bundle(
             "signals to children",

@@ -70,6 +70,10 @@ class Opens(NamedTuple):
 _LOOK: Final = Access.READ | Access.LIST
 # What every worker gets where mounts hide the rest, and else only who may do something with files.
 _FOLDERS: Final = Use("folders")
+_ATTRIBUTES: Final = (
+    Use("attributes by path", when=(Fact.PRIVATE_ROOT,)),
+    Use("attributes denied", unless=(Fact.PRIVATE_ROOT,)),
+)
 EVERYWHERE: Final = (Use("folders", when=(Fact.PRIVATE_ROOT,)),)
 
 _NAMES: Final = (Brings("network", _LOOK),)
@@ -81,7 +85,12 @@ EVERY_WORKER: Final = (Brings("read", _LOOK), Brings("devices", Access.READ | Ac
 OPENS: Final[Mapping[Capability, Opens]] = {
     Capability.FS_READ: Opens(
         "Reading takes what the base has, and a rule for the place; locks and attributes are for sqlite and shutil.",
-        (Use("read locks", when=(Fact.SCOPED,), unless=(Fact.WRITES,)), Use("attributes"), _FOLDERS),
+        (
+            Use("read locks", when=(Fact.SCOPED,), unless=(Fact.WRITES,)),
+            Use("attributes"),
+            *_ATTRIBUTES,
+            _FOLDERS,
+        ),
         _LOOK,
         beyond="Locks are shared ones, and none is shown: the library's files are everybody's, and locks on them "
         "could carry a message. With fs:write they are that capability's.",
@@ -152,6 +161,7 @@ OPENS: Final[Mapping[Capability, Opens]] = {
         "Starting programs and waiting for them; they live under this same filter and these same paths.",
         (
             Use("process:exec"),
+            *_ATTRIBUTES,
             _FOLDERS,
             # Landlock refuses what is not granted, else every mount of the private root is read-only.
             Use("redirections", when=(Fact.PATHS_INSIDE,)),
