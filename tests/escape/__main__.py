@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def main() -> int:
     parser.add_argument("--inside", nargs=3, metavar=("PROFILE", "MODE", "CLASSES"))
     parser.add_argument("--profiles", default="untrusted")
     parser.add_argument("--modes", default="call")
+    parser.add_argument("--standings", default=",".join(standing.name for standing in standings_here()))
     parser.add_argument("--classes", default=",".join(CLASSES))
     given = parser.parse_args()
     logging.getLogger("ringfence").setLevel(logging.CRITICAL)
@@ -58,10 +60,12 @@ def main() -> int:
         profile, mode, classes = given.inside
         print(json.dumps(inside(profile, mode, classes.split(","))))
         return 0
-    return _everywhere(given.profiles.split(","), given.modes.split(","), given.classes)
+    profiles = runs.PROFILES if given.profiles == "all" else given.profiles.split(",")
+    modes = runs.MODES if given.modes == "all" else given.modes.split(",")
+    return _everywhere(given.standings.split(","), profiles, modes, given.classes)
 
 
-def _everywhere(profiles: list[str], modes: list[str], classes: str) -> int:
+def _everywhere(standings: list[str], profiles: Iterable[str], modes: Iterable[str], classes: str) -> int:
     with runs.world() as world:
         outside = runs.outside(world, runs.names(classes.split(",")))
     worked = Counter(ATTEMPTS[name].group for name, did in outside.items() if did)
@@ -76,7 +80,7 @@ def _everywhere(profiles: list[str], modes: list[str], classes: str) -> int:
             python = f"/usr/bin/python{version}" if os.geteuid() == 0 else sys.executable
             starter = Starter(python, os.pathsep.join(map(str, (source, libraries))), home, tests)
             for standing in STANDINGS:
-                if standing not in standings_here():
+                if standing.name not in standings:
                     continue
                 rows[standing.name] = {}
                 for profile in profiles:
@@ -87,6 +91,8 @@ def _everywhere(profiles: list[str], modes: list[str], classes: str) -> int:
                             bad.append(f"{standing.name} {profile} {mode}: {ended.stderr[-2000:]}")
                             continue
                         found = json.loads(ended.stdout.splitlines()[-1])
+                        counted = Counter(found["verdicts"].values())
+                        print(standing.name, profile, mode, dict(counted), file=sys.stderr, flush=True)
                         made += len(found["verdicts"])
                         for name, verdict in found["verdicts"].items():
                             if not outside.get(name):

@@ -18,8 +18,9 @@ import subject
 import try_protocol
 import world as worlds
 from breakout import ATTEMPTS, Attempt
+from scenario_plugins import write_plugin
 
-from ringfence import Limits, Pool, RingfenceError
+from ringfence import Limits, PluginRuntime, Pool, RingfenceError, RuntimeConfig
 from ringfence.sandbox.profiles import load_profile
 from ringfence.sandbox.report import Level
 
@@ -295,6 +296,34 @@ def _listed(path: str) -> list[str]:
         return os.listdir(path)
     except OSError:
         return []
+
+
+_PLUGIN = """
+import sys, types
+for name, source in {sources!r}.items():
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, name + ".py", "exec"), vars(module))
+found = sys.modules["breakout"].attempt_all({names!r}, {facts!r})
+def findings():
+    return found
+"""
+
+
+def as_plugin(world: worlds.World, wanted: list[str], folder: Path) -> dict[str, Any]:
+    """Make attempts at the top of a plugin's module, while it is loaded; return what came of them."""
+    sources = {"breakout": (HERE / "breakout.py").read_text()}
+    sources |= {path.stem: path.read_text() for path in sorted(HERE.glob("try_*.py"))}
+    code = _PLUGIN.format(sources=sources, names=wanted, facts=world.facts | {"mode": "import", "inside": True})
+    manifest = write_plugin(folder / "escapist", code, exports=("findings",))
+    with PluginRuntime(RuntimeConfig()) as runtime:
+        runtime.load_manifest(str(manifest))
+        answers = runtime.call("escapist", "findings", [])
+    inside = Inside(world, "untrusted", "import")
+    with Pool(1) as pool:
+        inside.level = Level.PRIVATE if pool.hides_paths else Level.CONFINED
+    for name, answer in answers.items():
+        inside._note(name, answer)
+    return inside.findings()
 
 
 def problems(found: dict[str, Any]) -> list[str]:

@@ -71,6 +71,14 @@ def test_nothing_gets_out(world: World, mode: str) -> None:
     assert problems(Inside(world, "untrusted", mode).make(runs.names(_QUICK)).findings()) == []
 
 
+def test_a_plugin_gets_out_no_better(world: World, tmp_path: Path) -> None:
+    """Nor does anything work at the top of a plugin's module, while the plugin is loaded."""
+    wanted = [name for name in runs.names(_QUICK) if not (ATTEMPTS[name].kills or ATTEMPTS[name].alone)]
+    found = runs.as_plugin(world, wanted, tmp_path)
+    assert problems(found) == []
+    assert set(found["verdicts"]) == set(wanted)
+
+
 @pytest.mark.parametrize("group", CLASSES[7:])
 def test_nothing_is_used_up_forged_or_left(world: World, group: str) -> None:
     """What is exhausted is the worker's, what is forged is not believed, what is left the next one does not find."""

@@ -301,6 +301,17 @@ def write_mode_three(w: Facts) -> bool:
     return os.open(w.writable, 3) >= 0
 
 
+@attempt("a lock on a file opened with access mode 3, which is neither reading nor writing")
+def lock_mode_three(w: Facts) -> bool:
+    fcntl.flock(os.open(w.writable, 3), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
+
+
+@attempt("O_PATH, which asks nobody")
+def open_o_path(w: Facts) -> bool:
+    return os.open(w.secret, _O_PATH) >= 0
+
+
 @attempt("O_TRUNC with O_RDONLY")
 def write_truncating_open(w: Facts) -> bool:
     return os.open(w.writable, os.O_RDONLY | os.O_TRUNC) >= 0

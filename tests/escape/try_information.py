@@ -13,6 +13,8 @@ from breakout import Facts, attempts, call, libc, raw
 
 attempt = attempts("information")
 
+_NET = ("net:request", "net:dns", "net:listen")
+
 
 def _read(path: str) -> bytes:
     fd = os.open(path, os.O_RDONLY)
@@ -148,7 +150,8 @@ def host_name_by_call(w: Facts) -> bytes:
     return buffer.raw[65:130]
 
 
-@attempt("who we are: the user's name", shows="user")
+# Where names can be looked up, systemd's library makes up that of this uid.
+@attempt("who we are: the user's name", shows="user", opens=_NET)
 def user_name(w: Facts) -> str:
     import pwd
 
@@ -162,7 +165,7 @@ def user_list(w: Facts) -> bool:
     return len(pwd.getpwall()) > 1
 
 
-@attempt("the home folder", shows="home")
+@attempt("the home folder", shows="home", opens=_NET)
 def home(w: Facts) -> str:
     import pwd
 

@@ -194,7 +194,7 @@ def memory_secret(w: Facts) -> bool:
     return raw(447, 0) >= 0
 
 
-@attempt("a program in memory that everybody shares (shm, then exec)")
+@attempt("a program through the loader, which is then what is executed", **_CHILD)
 def exec_interpreter_by_loader(w: Facts) -> bool:
     loader = "/lib64/ld-linux-x86-64.so.2"
     return subprocess.run([loader, PYTHON if w.inside else "/bin/true"], check=False).returncode == 0

@@ -197,3 +197,31 @@ def test_a_log_that_is_appended_to_keeps_what_stands_in_it(tmp_path: Path) -> No
     text = log.read_text()
     assert text.startswith("what was before\n"), text
     assert "Bad file descriptor" in text
+
+
+# Tries, from a worker that may read our stdin, to write there and to change its flags.
+BEYOND_READING = """
+import os, sys
+from ringfence import Pool
+
+def attempt():
+    os.set_blocking(0, False)
+    try:
+        return os.write(0, b"\\x1b[2J")
+    except OSError as error:
+        return error.strerror
+
+with Pool(1, capabilities=["stdin:read"]) as pool:
+    print(pool.submit(os.read, 0, 100).result(30), pool.submit(attempt).result(30), os.get_blocking(0))
+"""
+
+
+def test_a_terminal_that_is_read_is_only_read() -> None:
+    """Workers with stdin:read write nothing to the terminal behind it, and what they set there is theirs alone."""
+    master, slave = os.openpty()
+    with os.fdopen(master, "rb", 0):
+        os.write(master, b"a line\n")
+        command = [sys.executable, "-c", BEYOND_READING]
+        ended = subprocess.run(command, stdin=slave, capture_output=True, start_new_session=True, check=True)
+        os.close(slave)
+    assert ended.stdout == b"b'a line\\n' Bad file descriptor True\n"
