@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test lint bench soak fuzz clean
+.PHONY: demo test lint bench escapes soak fuzz clean
 
 demo: $(STAMP)
 	$(BIN)/ringfence demo
@@ -25,6 +25,10 @@ test-levels: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# Every attempt to escape, as a call, at import and from a thread, on every profile, in every standing: an hour or less.
+escapes: $(STAMP)
+	$(BIN)/python -m tests.escape --profiles all --modes all
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak --timeout 7200

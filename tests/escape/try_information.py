@@ -210,7 +210,8 @@ def kernel_log(w: Facts) -> bool:
     return call(w, "syslog", 3, buffer, 4096) >= 0
 
 
-@attempt("how many processes there are, by their numbers (kill 0 over all)")
+# With children of its own it finds those.
+@attempt("how many processes there are, by their numbers (kill 0 over all)", opens=("process:exec",))
 def process_count(w: Facts) -> bool:
     found = 0
     for pid in range(2, 3000):
