@@ -38,7 +38,7 @@ _SOURCE = """
     def forever():
         while True: pass
     def deep(n): return 0 if n == 0 else 1 + deep(n - 1)
-    def hang(): threading.Event().wait()
+    def hang(): os.write(2, b"hanging"); threading.Event().wait()
     def crash(): ctypes.string_at(0)
     def attempt(name, path):
         try:
@@ -196,9 +196,11 @@ def test_what_is_granted_works_and_is_not_reported(tmp_path: Path) -> None:
 def test_a_call_that_hangs_leaves_its_stack(pool: Pool) -> None:
     """What the host shows when it kills the worker for its time limit."""
     guest = _Guest(pool)
-    guest.send([g.CANCEL, guest.start("hang")])
+    call = guest.start("hang")
+    wait_until(lambda: b"hanging" in guest.stderr)
+    guest.send([g.CANCEL, call])
     wait_until(lambda: b"end of stacks" in guest.stderr)
-    assert b"def hang(): threading.Event().wait()" in guest.stderr
+    assert b'def hang(): os.write(2, b"hanging"); threading.Event().wait()' in guest.stderr
     guest.kill()
 
 
