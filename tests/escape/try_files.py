@@ -301,12 +301,6 @@ def write_mode_three(w: Facts) -> bool:
     return os.open(w.writable, 3) >= 0
 
 
-@attempt("a lock on a file opened with access mode 3, which is neither reading nor writing")
-def lock_mode_three(w: Facts) -> bool:
-    fcntl.flock(os.open(w.writable, 3), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return True
-
-
 @attempt("O_PATH, which asks nobody")
 def open_o_path(w: Facts) -> bool:
     return os.open(w.secret, _O_PATH) >= 0

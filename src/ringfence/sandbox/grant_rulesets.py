@@ -68,8 +68,8 @@ def _option(call: str, level: str, options: dict[str, int]) -> Rule:
 
 def _opens(call: str, flags: int) -> tuple[Rule, ...]:
     # A file that runs as its owner, in a folder that others use, is a trap for them: the owner is who started us.
-    # What is opened with both bits of the access mode can be locked, and O_PATH asks nobody: Landlock, which looks at
-    # reading and writing, lets both anywhere.
+    # Opened with both bits of the access mode a file is open for neither reading nor writing, yet shows its attributes;
+    # O_PATH asks nobody. Landlock, which looks at reading and writing, lets both anywhere.
     mode = bits(flags, _O_PATH | _O_ACCMODE, 0, 1, 2)
     there = bits(flags, _O_PATH | _O_ACCMODE | _O_CREATES, 0, 1, 2)
     return (
