@@ -9,13 +9,15 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ringfence import CapabilityDenied, NetworkEvent, Pool, ProtocolViolation
-from ringfence.pool import broker_lookup
+from ringfence.pool import broker_lookup, executor
+from ringfence.sandbox.features import probe
 
 OTHER = "127.0.0.2"
 
@@ -378,6 +380,7 @@ def test_many_threads_and_loops_at_once(web: int) -> None:
 # --- what is not granted --------------------------------------------------------------------------------------
 
 
+@pytest.mark.as_user
 def test_refusals_name_the_grant(names: dict[str, list[str]]) -> None:
     """Whatever is not granted is refused, and the author is told which grant it takes."""
     names["rebind.example.org"] = ["192.168.1.1"]
@@ -502,6 +505,36 @@ def test_what_comes_of_the_first_socket_cannot_be_led_elsewhere(web: int) -> Non
         seen = pool.submit(escape, web).result()
     allowed = {"accept": "EPERM", "sendmsg": "EPIPE", "files": False}
     assert seen == {name: allowed.get(name, "EPERM") for name in seen}
+
+
+@pytest.mark.as_user
+def test_no_namespace_is_needed(web: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With this host's network around it, a worker still has no socket but those that it is handed."""
+    bare = replace(probe(), namespaces=frozenset(), needs_user_namespace=False, can_setuid=False)
+    monkeypatch.setattr(executor, "probe", lambda: bare)
+
+    def attempts(port: int) -> tuple[Any, ...]:
+        import ctypes
+        import struct
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        where = struct.pack("=H", 2) + struct.pack("!H", port) + socket.inet_aton("127.0.0.1") + bytes(8)
+        with socket.create_connection(("127.0.0.1", port)) as client, socket.socket() as blank:
+            peer = client.getpeername()
+            made = libc.socket(2, 1, 0)
+            led = libc.connect(blank.fileno(), where, 16)
+            heard = libc.listen(blank.fileno(), 1)
+        try:
+            socket.create_connection((OTHER, port))
+        except PermissionError as error:
+            return peer, made, led, heard, str(getattr(error, "needs", error))
+        return peer, made, led, heard, "done"
+
+    with Pool(1, capabilities=[f"net:request=127.0.0.1:{web}"]) as pool:
+        expected = (("127.0.0.1", web), -1, -1, -1, f"net:request={OTHER}:{web}")
+        assert pool.submit(attempts, web).result() == expected
+        (report,) = pool.reports().values()
+        assert report["namespaces"].status == "none"
 
 
 def test_a_refusal_is_told_at_the_authors_line_and_may_be_caught(web: int) -> None:
