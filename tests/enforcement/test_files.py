@@ -2,6 +2,8 @@
 
 import errno
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,17 +147,29 @@ def test_no_traps_are_planted(caller: Caller, tree: Path, plant: str) -> None:
 
 
 def test_semaphores_and_shared_memory_are_the_workers_own(caller: Caller) -> None:
-    """With fs:write multiprocessing's locks work: /dev/shm, /tmp and /var/tmp are the worker's private folder."""
+    """/dev/shm, /tmp and /var/tmp are the private folder; with processes, multiprocessing locks work there."""
     import _posixshmem
     import multiprocessing.synchronize
 
-    plan = caller.plan(["fs:write"])
+    plan = caller.plan(["fs:write", "process:exec"])
     if plan.namespaces is None or not plan.namespaces.scratch:
         pytest.skip(caller.features.reasons.get("mount_api", "no mount namespace"))
 
     def attempt() -> list[str]:
-        with multiprocessing.Lock(), multiprocessing.Condition():
-            pass
+        lock, counted = multiprocessing.Lock(), []
+
+        def contend() -> None:
+            for _ in range(50):
+                with lock:
+                    time.sleep(0.0001)
+                    counted.append(1)
+
+        threads = [threading.Thread(target=contend) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(counted) == 200
         os.ftruncate(_posixshmem.shm_open("/mine", os.O_CREAT | os.O_RDWR | os.O_EXCL, 0o600), 4096)
         for folder in ("/tmp", "/var/tmp"):
             write(f"{folder}/{folder.count('/')}")
@@ -163,6 +177,8 @@ def test_semaphores_and_shared_memory_are_the_workers_own(caller: Caller) -> Non
 
     assert caller.run_plan(plan, attempt).value == ["1", "2", "mine"]
     assert caller.run_plan(plan, lambda: os.listdir("/dev/shm")).value == []
+    # Alone it is an error: a lock that could be made and not handed on would end the worker.
+    assert caller.run(multiprocessing.Lock, allow=["fs:write"]).errno in REFUSED
     # Two names for one file stay in one grant, and none is made by descriptor.
     assert caller.run_plan(plan, lambda: [write("a"), os.link("a", "b"), os.stat("b").st_nlink][2]).value == 2
     assert caller.run_plan(plan, lambda: os.link("/etc/ld.so.cache", "c")).errno in (*REFUSED, errno.EXDEV)

@@ -57,7 +57,7 @@ _DENIED = {
     ),
     "fork": ("import os\nos.fork()", "os.fork needs process:exec"),
     "multiprocessing": (
-        "import multiprocessing\nmultiprocessing.Lock()", "multiprocessing.Lock needs a trusted profile",
+        "import multiprocessing\nmultiprocessing.Lock()", "multiprocessing.Lock needs process:exec",
     ),
     "wait": ("import os\nos.waitpid(-1, 0)", "os.waitpid needs process:exec"),
     "nice": ("import os\nos.nice(5)", "no capability changes how the kernel schedules a worker"),

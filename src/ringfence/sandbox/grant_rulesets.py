@@ -6,7 +6,7 @@ Which set opens with which capability is in `sandbox.opens`.
 from typing import Final
 
 from ringfence.sandbox.bpf import errno_action
-from ringfence.sandbox.rulesets import SEND_FLAGS, Bundle, Rule, bits, flags, ints, one_of
+from ringfence.sandbox.rulesets import FUTEX_KIND, FUTEXES, SEND_FLAGS, Bundle, Rule, bits, flags, ints, one_of
 
 __all__ = ["BUNDLES"]
 
@@ -171,6 +171,11 @@ BUNDLES: Final = {
             "names",
             "A second name for a file, as sem_open(3) gives each semaphore; mounts keep both names in one grant.",
             (Rule("link"), Rule("linkat", (ints(4, 0),), words="no flags: by name, not by descriptor")),
+        ),
+        Bundle(
+            "shared futexes",
+            "Waking who waits in another process, as sem_post(3) does; refused, it would end the process (glibc).",
+            (Rule("futex", (bits(1, FUTEX_KIND, *FUTEXES.values()),), words=f"shared: {', '.join(FUTEXES)}"),),
         ),
         Bundle("fs:delete", "Removing names.", (Rule("unlink unlinkat rmdir"),)),
         Bundle(

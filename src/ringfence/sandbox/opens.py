@@ -105,7 +105,6 @@ OPENS: Final[Mapping[Capability, Opens]] = {
             Use("locks pretended", unless=(Fact.SCOPED,)),
             # The private folder is the worker's own: it may remove what it made there. Elsewhere Landlock refuses.
             Use("fs:delete", when=(Fact.PRIVATE_ROOT,)),
-            Use("names", when=(Fact.PRIVATE_ROOT,)),
             Use("metadata pretended", unless=(Fact.PRIVATE_ROOT,)),
             Use("metadata pretended", when=(Fact.PRIVATE_ROOT,), unless=(Fact.METADATA,)),
         ),
@@ -165,6 +164,9 @@ OPENS: Final[Mapping[Capability, Opens]] = {
             _FOLDERS,
             # Landlock refuses what is not granted, else every mount of the private root is read-only.
             Use("redirections", when=(Fact.PATHS_INSIDE,)),
+            # Locks between processes, which nobody needs who has only one: sem_open links, and wakes by file.
+            Use("names", when=(Fact.PRIVATE_ROOT, Fact.WRITES)),
+            Use("shared futexes", when=(Fact.PRIVATE_ROOT, Fact.WRITES)),
             Use("signals to children", when=(Fact.SIGNALS_INSIDE,)),
         ),
         _LOOK | Access.EXECUTE,
@@ -175,7 +177,8 @@ OPENS: Final[Mapping[Capability, Opens]] = {
             Brings("programs", _LOOK | Access.EXECUTE, (Fact.UNSCOPED,)),
             Brings("read", _LOOK | Access.EXECUTE, (Fact.UNSCOPED,)),
         ),
-        beyond="No way out: a program has what the worker has. A path limits which file is started, not what it runs.",
+        beyond="No way out: a program has what the worker has. A path limits which file is started, not what it runs. "
+        "With fs:write its futexes may be shared, and reach another worker's that waits at the same library page.",
     ),
     Capability.ENV_READ: Opens(
         "The environment is made when the worker starts; reading it takes no system call.",

@@ -63,14 +63,14 @@ _THREAD_EXTRAS: Final = 0x40000 | 0x80000 | 0x100000 | 0x200000 | 0x400000 | 0x1
 
 _FUTEX_PRIVATE: Final = 128
 _FUTEX_COMMAND: Final = 127
-_FUTEX_KIND: Final = _LOW & ~256  # all but FUTEX_CLOCK_REALTIME
+FUTEX_KIND: Final = _LOW & ~256  # all but FUTEX_CLOCK_REALTIME
 _FUTEX_WAITS: Final = {"FUTEX_WAIT": 0, "FUTEX_WAIT_BITSET": 9}
 # The ones that occur most come first: the list is walked.
-_FUTEXES: Final = {
+FUTEXES: Final = {
     "FUTEX_WAKE": 1, "FUTEX_WAIT_BITSET": 9, "FUTEX_WAIT": 0, "FUTEX_WAKE_BITSET": 10, "FUTEX_REQUEUE": 3,
     "FUTEX_CMP_REQUEUE": 4, "FUTEX_WAKE_OP": 5,
 }  # fmt: skip
-_PRIVATE_FUTEXES: Final = tuple(number | _FUTEX_PRIVATE for number in _FUTEXES.values())
+_PRIVATE_FUTEXES: Final = tuple(number | _FUTEX_PRIVATE for number in FUTEXES.values())
 # Locks that lend their priority let code into the kernel more than once (CVE-2014-3153, CVE-2021-3347), and nothing
 # here was seen to use them; after ENOSYS the C library says that there are none.
 _LENDING_FUTEXES: Final = {
@@ -214,8 +214,8 @@ BASE: Final = (
             Rule("clone", (bits(0, _ALL & ~_THREAD_EXTRAS, _THREAD),), words="a thread, every flag compared"),
             # A shared one is found by the file behind its address, and every worker maps the same libraries: a wake
             # would reach, and count, whoever waits in another. pthread_join waits so, for a wake of the kernel's.
-            Rule("futex", (bits(1, _FUTEX_KIND, *_PRIVATE_FUTEXES),), words=f"private: {', '.join(_FUTEXES)}"),
-            Rule("futex", (bits(1, _FUTEX_KIND, *_FUTEX_WAITS.values()),), words=", ".join(_FUTEX_WAITS)),
+            Rule("futex", (bits(1, FUTEX_KIND, *_PRIVATE_FUTEXES),), words=f"private: {', '.join(FUTEXES)}"),
+            Rule("futex", (bits(1, FUTEX_KIND, *_FUTEX_WAITS.values()),), words=", ".join(_FUTEX_WAITS)),
             Rule(
                 "futex",
                 (bits(1, _FUTEX_COMMAND, *_LENDING_FUTEXES.values()),),

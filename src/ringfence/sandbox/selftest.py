@@ -115,7 +115,7 @@ _REFUSED: Final = (
     _Call("locking a file", "flock", (_BAD, 2), _FILES),
     _Call("locking a range", "fcntl", (_BAD, 6, _BAD), _FILES),
     _Call("an open file's own lock", "fcntl", (_BAD, 37, _BAD)),
-    _Call("waking who waits behind a file", "futex", (0, 1, 1, 0, 0, 0)),
+    _Call("waking who waits behind a file", "futex", (0, 1, 1, 0, 0, 0), _PROGRAMS),
     _Call("a lease on a file", "fcntl", (_BAD, 1024, 0)),
     _Call("signals for changes of a folder", "fcntl", (_BAD, 1026, 0)),
     _Call("signals to an owner", "fcntl", (_BAD, 8, 1)),

@@ -26,7 +26,7 @@ _IDENTITY: Final = "no capability makes a worker another user"
 _SCHEDULING: Final = "no capability changes how the kernel schedules a worker; `Limits` say what it may use"
 _SPECIAL: Final = "no capability makes special files"
 _TERMINAL: Final = "no capability opens terminals"
-_SHARED: Final = "no capability shares locks or memory between processes; use threads, or several workers"
+_SHARED: Final = "no capability shares memory between processes; use threads, or several workers"
 _CEILING: Final = "a worker does not change its own ceilings; pass `Limits` to whoever starts it"
 
 # They look at a path that the error names.
@@ -47,7 +47,7 @@ _TABLE: Final[Mapping[str, Taken]] = {
     **{name: Taken(f"os.{name}", note=_TERMINAL) for name in ("openpty", "posix_openpt", "login_tty")},
     **{name: Taken(f"os.{name}", note=_OLDER) for name in ("memfd_create", "pidfd_open", "splice", "setns", "unshare")},
     "pidfd_send_signal": Taken("signal.pidfd_send_signal", note=_OLDER),
-    "SemLock": Taken("multiprocessing.Lock", note=_SHARED),
+    "SemLock": Taken("multiprocessing.Lock", (Capability.PROCESS_EXEC,)),
     "shm_open": Taken("shared_memory.SharedMemory", note=_SHARED),
     "sethostname": Taken("socket.sethostname", note="no capability renames the host"),
     **{name: Taken(f"resource.{name}", note=_CEILING) for name in ("setrlimit", "prlimit")},
