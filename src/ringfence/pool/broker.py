@@ -37,13 +37,24 @@ class Broker:
         self._masks: dict[int, int] = {}
         self._resolver = Resolver()
         self._thread = threading.Thread(target=self._main, name="ringfence-broker", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._poller.close()
+            os.close(self._waker)
+            raise
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it serves nobody any more."""
+        return self._over
 
     # From any thread
 
     def add(self, link: Link) -> None:
         """Serve `link` from now on."""
-        self._note(lambda: self._add(link))
+        if not self._note(lambda: self._add(link)):
+            link.channel.close()
 
     def drop(self, link: Link) -> None:
         """Serve `link` no longer, and close our end of its pipe."""
@@ -193,10 +204,11 @@ class Hold:
     def __init__(self) -> None:
         global _broker, _holds
         with _lock:
-            if _broker is None:
-                _broker = Broker()
+            if _broker is None or _broker.is_over:  # over by a defect: those who hold it let go of nothing
+                _broker, _holds = Broker(), 0
             _holds += 1
             self._broker: Broker | None = _broker
+        self._owner = os.getpid()
 
     def link(
         self,
@@ -216,7 +228,8 @@ class Hold:
 
     def drop(self, link: Link) -> None:
         """Serve that worker no longer. May be repeated."""
-        if self._broker is not None:
+        # In a forked child the broker's lock may be held by a thread that is not there, until `_forget` has run.
+        if self._broker is not None and self._owner == os.getpid():
             self._broker.drop(link)
         else:
             link.channel.close()

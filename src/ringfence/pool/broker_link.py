@@ -100,9 +100,10 @@ class Link:
         ask: "Callable[[Link, str, Callable[[Found], None]], None]",
         on_event: Callable[[NetworkEvent], None] | None = None,
     ) -> None:
-        self.channel = Channel(fd, b.REQUEST_LIMITS, max_outgoing=b.ANSWER_LIMITS.max_frame)
+        # First, since it may fail: then the pipe is still the caller's, and a channel would close it once more.
         with socket.socket(fileno=os.dup(fd)) as pipe:
             pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        self.channel = Channel(fd, b.REQUEST_LIMITS, max_outgoing=b.ANSWER_LIMITS.max_frame)
         self.accuse = accuse
         self._rules = rules
         self._pool = pool

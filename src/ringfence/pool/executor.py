@@ -343,14 +343,19 @@ class Pool(_Tasks):
             config = configure()
             zygote.settle()
             self._supervisor = Supervisor(config, zygote)
+            _supervisors.add(self._supervisor)
+            try:
+                self._supervisor.thread.start()
+            except BaseException:  # there may be no more threads
+                _supervisors.discard(self._supervisor)
+                self._supervisor.discard()
+                raise
         except BaseException:
             zygote.abandon()
             raise
-        _supervisors.add(self._supervisor)
         # A pool that is forgotten without shutdown finishes its tasks and goes.
         self._finalizer = weakref.finalize(self, self._supervisor.forgotten)
         self._finalizer.atexit = False
-        self._supervisor.thread.start()
 
     def open_session(
         self, fn: Callable[..., Any], /, *args: Any, on_output: Callable[[str, bytes], None] | None = None

@@ -178,19 +178,20 @@ class WorkerHandle:
                 os.set_blocking(read, False)
                 reads.append(read)
                 roles[role] = write
-            if network is not None:
-                asks, answers = pipe_fds()
-                ours.callback(os.close, asks)
-                theirs.callback(os.close, answers)
-                roles["broker"] = answers
-            zygote.send([m.SPAWN, number, list(roles)], tuple(roles.values()))
             taken = config.wire._replace(max_frame=min(config.wire.max_frame, m.MAX_ERROR))
             channel = Channel(near, taken, max_outgoing=MAX_FRAME)
             stacks, *printed = reads
             handle = cls(number, channel, tokens, codec, (printed[0], printed[1]) if printed else None, stacks)
             ours.pop_all()  # the handle's now
+            ours.callback(handle.close)
             if network is not None:
+                asks, answers = pipe_fds()
+                theirs.callback(os.close, answers)
+                roles["broker"] = answers
                 handle.unlink = network.serve(asks, handle)
+            # Last: a worker that was asked for and that nobody knows would end them all.
+            zygote.send([m.SPAWN, number, list(roles)], tuple(roles.values()))
+            ours.pop_all()
         return handle
 
     @property

@@ -83,7 +83,7 @@ class Network:
             event = self._events.popleft()
             try:
                 self._on_event(event)
-            except Exception:  # noqa: BLE001  # the caller's function: anything may come
+            except BaseException:  # noqa: BLE001  # the caller's function; its SystemExit is not this thread's to act on
                 _log.exception("on_network raised")
 
     def _happened(self, event: NetworkEvent) -> None:

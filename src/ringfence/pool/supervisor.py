@@ -68,7 +68,11 @@ class Supervisor:
             self._backlog, monitor, self._counters, self._poller, self._wake, ahead=config.max_tasks is None,
             most_busy=config.max_workers,
         )
-        self._network = Network.of(config, self._wake)
+        try:
+            self._network = Network.of(config, self._wake)
+        except BaseException:
+            os.close(self._waker)
+            raise
         self._crew = Crew(
             config, self._backlog, self._dispatcher, monitor, self._counters, self._poller, zygote, self._network,
             self._was_read,
@@ -91,6 +95,11 @@ class Supervisor:
         self.thread = threading.Thread(target=self._main, name="ringfence-supervisor")
         # Each reads a large answer, and delivers it; the I/O thread starts them and waits for them in the end.
         self._readers: list[threading.Thread] = []
+
+    def discard(self) -> None:
+        """Let go of everything but the zygote, where the thread could not be started."""
+        self._closing = self._refuses = True
+        self._release()
 
     # From any thread
 
