@@ -1,5 +1,6 @@
 """Groups of processes in the kernel's own tree."""
 
+import errno
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ringfence.pool.group import PoolGroup
 from ringfence.sandbox.cgroups import CgroupFeature, CgroupLimits, CgroupTree, remove_abandoned
 from ringfence.sandbox.features import probe
 
@@ -79,6 +81,19 @@ def test_children_are_born_in_the_group(tree: CgroupTree) -> None:
     tree.kill()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     assert wait_until(lambda: not tree.is_populated())
+
+
+def test_a_tree_that_cannot_be_finished_is_removed(group: CgroupFeature, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool whose groups cannot all be made leaves none."""
+
+    def refuse(*_: object) -> str:
+        raise OSError(errno.EAGAIN, "the limit of groups is reached")
+
+    monkeypatch.setattr(CgroupTree, "create", refuse)
+    before = set(os.listdir(group.path))
+    with pytest.raises(OSError, match="limit of groups"):
+        PoolGroup(group.path, CgroupLimits())
+    assert not {name for name in set(os.listdir(group.path)) - before if f"-{os.getpid()}-" in name}
 
 
 def test_freezing_stops_and_thawing_continues(tree: CgroupTree, sleeper: int) -> None:

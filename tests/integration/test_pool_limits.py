@@ -9,6 +9,7 @@ from pathlib import Path
 
 import limit_tasks as tasks
 import pytest
+from waiting import wait_until
 
 from ringfence import (
     BytesWrittenExceeded,
@@ -166,6 +167,30 @@ def test_a_share_of_a_processor(way: str, monkeypatch: pytest.MonkeyPatch) -> No
         assert error is None
     with Pool(1, limits=Limits(cpu_share=0.2, cpu=0.1), timeout=60) as pool:
         assert isinstance(pool.submit(tasks.python_loop).exception(60), CpuExceeded)
+
+
+def test_a_share_is_kept_by_groups_under_the_next_zygote_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each zygote has a group of its own, and its workers are paused by theirs, not one by one by signals."""
+    paused: list[tuple[int, bool]] = []
+    original = PoolGroup.freeze
+
+    def freeze(self: PoolGroup, number: int, frozen: bool) -> bool:
+        paused.append((number, original(self, number, frozen)))
+        return paused[-1][1]
+
+    monkeypatch.setattr(PoolGroup, "freeze", freeze)
+    with Pool(1, limits=Limits(cpu_share=0.2), timeout=60) as pool:
+        if pool._supervisor.config.cgroup is None:
+            pytest.skip("no control group is ours here")
+        pool.submit(tasks.spin, 0.5).result(60)
+        before = len(paused)
+        zygote = pool._supervisor._crew._zygote
+        assert zygote is not None
+        zygote.kill()
+        wait_until(lambda: not pool.reports())
+        pool.submit(tasks.spin, 0.5).result(60)
+    assert 0 < before < len(paused)
+    assert all(worked for _, worked in paused), paused
 
 
 def test_cpu_seconds_of_children_count() -> None:

@@ -18,7 +18,11 @@ class PoolGroup:
         remove_abandoned(parent)
         self._tree = CgroupTree(parent)
         self._limits = limits
-        self._zygote = self._tree.create("zygote")
+        try:
+            self._zygote = self._tree.create("zygote")
+        except BaseException:
+            self._tree.remove()
+            raise
         self._workers: dict[int, str] = {}
 
     @property

@@ -42,6 +42,8 @@ class Warden:
         self._tree = policy.capabilities.has("process:exec")
         # Made for the first worker, when it is known whether the kernel does its work.
         self._throttle: Throttle | None = None
+        # Of the zygote that lives now: each has its own.
+        self._group: PoolGroup | None = None
         self._dispatcher = dispatcher
         self._monitor = monitor
         self._counters = counters
@@ -65,14 +67,18 @@ class Warden:
         """A worker is ready, and from here on held to its share of the processors."""
         if self._share is None or (group is not None and group.keeps_cpu_share):
             return
+        self._group = group
         if self._throttle is None:
             self._throttle = Throttle(
-                self._share,
-                tree=self._tree,
-                freeze=(lambda number, frozen: False) if group is None else group.freeze,
-                used_by_group=(lambda number: None) if group is None else group.cpu_used,
+                self._share, tree=self._tree, freeze=self._freeze, used_by_group=self._used_by_group
             )
         self._throttle.add(handle, time.monotonic())
+
+    def _freeze(self, number: int, frozen: bool) -> bool:
+        return self._group is not None and self._group.freeze(number, frozen)
+
+    def _used_by_group(self, number: int) -> float | None:
+        return None if self._group is None else self._group.cpu_used(number)
 
     def look(self, now: float, hear: Callable[[WorkerHandle], None]) -> None:
         """Look at the workers whose time has come; `hear` takes in what one has said by now."""
