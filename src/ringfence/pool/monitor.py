@@ -38,15 +38,12 @@ def tree_memory(pid: int) -> int:
     import psutil  # here: a pool without a memory limit never needs it
 
     total = 0
-    try:
-        process = psutil.Process(pid)
-        for member in (process, *process.children(recursive=True)):
-            try:
-                total += member.memory_info().rss
-            except psutil.Error:
-                continue
-    except psutil.Error:
-        return 0
+    # Not Process.children(), which asks every process of the host for its parent, ten times a second for each task.
+    for member in (pid, *descendants(pid)):
+        try:
+            total += psutil.Process(member).memory_info().rss
+        except psutil.Error:
+            continue
     return total
 
 
@@ -95,8 +92,8 @@ class Monitor:
     ) -> None:
         """Watch tasks for `limits`. `tree`: they may start processes, whose use counts too.
 
-        To find those, every process of the host is looked at: a few milliseconds that a pool whose workers cannot start
-        any is spared. `scratch`: where a worker's private folder is, if it has one in memory.
+        Finding those costs a file to read for each thread, which a pool whose workers cannot start any is spared.
+        `scratch`: where a worker's private folder is, if it has one in memory.
         """
         self._cpu_limit = limits.cpu
         self._memory_limit = limits.memory

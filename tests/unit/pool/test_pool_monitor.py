@@ -1,6 +1,7 @@
 """The monitor's decisions, with a clock and measurements of our own."""
 
 import os
+import subprocess
 import time
 
 import pytest
@@ -109,3 +110,18 @@ def test_measuring_what_is_gone() -> None:
     os.waitpid(child, 0)
     assert cpu_seconds(child) == 0.0
     assert tree_memory(child) == 0
+
+
+def test_memory_of_a_tree_asks_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times a second for each task: what other processes the host has must not matter."""
+    listed: list[object] = []
+    original = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path=".": (listed.append(path), original(path))[1])
+    child = subprocess.Popen(["/bin/sleep", "60"])
+    try:
+        assert tree_memory(os.getpid()) > tree_memory(child.pid) > 0
+    finally:
+        child.kill()
+        child.wait()
+    assert listed
+    assert not {"/proc", b"/proc"} & set(listed)
