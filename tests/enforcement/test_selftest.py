@@ -1,6 +1,7 @@
 """The self-test finds nothing where all is well, and a hole for every layer that is switched off in silence."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -55,6 +56,29 @@ def test_no_profile_has_a_hole(caller: Caller, profile: str) -> None:
     policy = Policy.build(profile)
     plan = make_plan(policy, caller.features, runtime=RUNTIME)
     assert holes(caller, plan, policy) == []
+
+
+@pytest.mark.parametrize(("kills", "found"), [(1, []), (3, []), (4, ["killed"])])
+def test_an_attempt_that_is_killed_from_outside_is_repeated(caller: Caller, kills: int, found: list[str]) -> None:
+    """The host may be short of memory for a moment; a worker that never gets through has proven nothing."""
+    policy = Policy.build("untrusted")
+    plan = make_plan(policy, caller.features, runtime=RUNTIME)
+    probes = selftest.choose(plan, policy.capabilities, MACHINE)
+
+    def be_zygote(send: Sender) -> None:
+        caller.become()
+        trials = Trials(enforce.prepare(plan), Codec(), selftest.batches(probes))
+        left = kills
+        while (pid := trials.start()) is not None:
+            if left:
+                left -= 1
+                os.kill(pid, signal.SIGKILL)
+            trials.ended(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        send(["value", trials.answers])
+
+    outcome = in_process(be_zygote)
+    assert outcome, outcome
+    assert ["killed" for finding in selftest.judge(probes, outcome.value[0]) if finding.is_hole][:1] == found
 
 
 def nothing(*_: Any, **__: Any) -> None:

@@ -6,6 +6,7 @@ them are holes is the supervisor's to judge.
 
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ _KILLED: Final = -10_000
 _EXIT_NOT_STARTED: Final = 70
 # Seconds that one worker's attempts may take; they take milliseconds.
 _PATIENCE: Final = 20.0
+# How often an attempt is repeated whose worker was killed from outside.
+_AGAIN: Final = 3
 
 
 class Trials:
@@ -34,6 +37,8 @@ class Trials:
         self._prepared = prepared
         self._codec = codec
         self._waiting = list(groups)
+        self._group: Sequence[Any] = ()
+        self._again = _AGAIN
         self._reader = -1
         self._deadline = 0.0
         # For each group, in order, the answers.
@@ -45,7 +50,7 @@ class Trials:
         """Fork the next worker and return its pid; None when all is done. Raises OSError."""
         if not self._waiting or self.failure is not None:
             return None
-        group = self._waiting.pop(0)
+        group = self._group = self._waiting.pop(0)
         self._reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             pid = enforce.fork(self._prepared)
@@ -72,6 +77,11 @@ class Trials:
         os.close(self._reader)
         if status == _EXIT_NOT_STARTED:
             self.failure = self._codec.unpack(data)
+            return
+        if status == -signal.SIGKILL and self._again:
+            # No part of the sandbox kills so: the host ran out of memory, or somebody's script went by.
+            self._again -= 1
+            self._waiting.insert(0, self._group)
             return
         found = [int.from_bytes(data[at : at + _SIZE], "little", signed=True) for at in range(0, len(data), _SIZE)]
         if status < 0:
