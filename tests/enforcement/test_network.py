@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -104,6 +105,17 @@ def test_options_that_escape_are_refused(caller: Caller, option: int) -> None:
             client.setsockopt(socket.IPPROTO_TCP, option, 1)
 
     assert caller.run(attempt, allow=["net:request"]).errno == errno.EPERM
+
+
+def test_no_connection_lingers(caller: Caller) -> None:
+    """SO_LINGER is refused: in the supervisor, handed over or in flight, closing the connection would wait for it."""
+
+    def attempt() -> None:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+
+    for allow in (["net:request"], ["net:listen"]):
+        assert caller.run(attempt, allow=allow).errno == errno.EPERM
 
 
 def test_fast_open_is_refused(caller: Caller, listener: socket.socket) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import http.server
 import logging
+import os
 import socket
 import ssl
 import subprocess
@@ -20,6 +21,19 @@ from ringfence.pool import broker_lookup, executor
 from ringfence.sandbox.features import probe
 
 OTHER = "127.0.0.2"
+
+
+def refuses_descriptors() -> bool:
+    """Whether the kernel knows SO_PASSRIGHTS."""
+    near, far = socket.socketpair()
+    with near, far:
+        try:
+            return near.getsockopt(socket.SOL_SOCKET, 83) >= 0
+        except OSError:
+            return False
+
+
+REFUSES_DESCRIPTORS = refuses_descriptors()
 
 
 class Hello(http.server.BaseHTTPRequestHandler):
@@ -704,3 +718,34 @@ def test_pools_share_one_broker(web: int) -> None:
         for pool in pools:
             pool.shutdown()
     assert not any(thread.name == "ringfence-broker" for thread in threading.enumerate())
+
+
+def send_descriptors() -> list[str]:
+    """Send a descriptor over every Unix socket that is not this function's own; return which took it."""
+    took, own = [], socket.socketpair()
+    mine = {end.fileno() for end in own}
+    for fd in range(3, 64):
+        try:
+            end = socket.socket(fileno=os.dup(fd))
+        except OSError:
+            continue
+        with end:
+            if fd in mine or end.family != socket.AF_UNIX:
+                continue
+            try:
+                socket.send_fds(end, [b"\0"], [own[0].fileno()])
+            except PermissionError:
+                continue
+            took.append(str(fd))
+    socket.send_fds(own[0], [b"x"], [0])
+    assert len(socket.recv_fds(own[1], 1, 1)[1]) == 1
+    return took
+
+
+@pytest.mark.skipif(not REFUSES_DESCRIPTORS, reason="a kernel before 6.16 cannot refuse them")
+@pytest.mark.parametrize("grant", ["net:request=127.0.0.1:80", "net:request=:80"])
+def test_no_descriptor_is_put_into_the_supervisor(grant: str) -> None:
+    """Closing it would be the supervisor's, and what a descriptor does when it is closed is the worker's choice."""
+    with Pool(1, capabilities=[grant]) as pool:
+        assert pool.submit(send_descriptors).result(30) == []
+        assert pool.submit(abs, -1).result(30) == 1

@@ -4,9 +4,25 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 
-__all__ = ["control_of", "duplicate", "fds_of", "room_for"]
+__all__ = ["control_of", "duplicate", "fds_of", "refuse_from_peer", "room_for"]
 
 _INT_SIZE = 4  # bytes of one descriptor in a control message
+_SO_PASSRIGHTS = 83  # Linux 6.16
+
+
+def refuse_from_peer(fd: int) -> None:
+    """Let the kernel refuse descriptors that the peer of this Unix socket sends here, as far as it knows how to.
+
+    One that nobody takes is closed by whoever reads past it or closes the socket: by us, and closing what a hostile
+    peer has made may take as long as that likes (a TCP connection that lingers).
+    """
+    ours = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+    try:
+        ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+    except OSError:
+        pass  # an older kernel: what lingers is refused to workers as well
+    finally:
+        ours.detach()
 
 
 def room_for(count: int) -> int:

@@ -15,6 +15,7 @@ from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
 from ringfence.ipc.limits import MAX_FRAME
 from ringfence.ipc.protocol import WORKER, Conversation
+from ringfence.ipc.rights import refuse_from_peer
 from ringfence.pool import outcome
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.monitor import Mark
@@ -167,6 +168,7 @@ class WorkerHandle:
         with ExitStack() as theirs, ExitStack() as ours:
             near, far = pipe_fds()
             ours.callback(os.close, near)
+            refuse_from_peer(near)
             theirs.callback(os.close, far)
             tokens = Tokens()
             ours.callback(tokens.close)
@@ -188,6 +190,7 @@ class WorkerHandle:
                 asks, answers = pipe_fds()
                 theirs.callback(os.close, answers)
                 roles["broker"] = answers
+                refuse_from_peer(asks)
                 handle.unlink = network.serve(asks, handle)
             # Last: a worker that was asked for and that nobody knows would end them all.
             zygote.send([m.SPAWN, number, list(roles)], tuple(roles.values()))

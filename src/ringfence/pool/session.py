@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ringfence.ipc.channel import pipe_fds
+from ringfence.ipc.rights import refuse_from_peer
 from ringfence.pool.future import PoolFuture
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Session:
         self.ended = PoolFuture()
         self.on_output = on_output
         self.fd, far = pipe_fds()
+        refuse_from_peer(self.fd)
         self.far_end = SocketEnd(far)
         # What is under way; read by the supervisor's thread when it looks at limits.
         self._work: dict[int, None] = {}

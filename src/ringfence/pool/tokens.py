@@ -7,6 +7,8 @@ would share one open file description: a worker that makes it blocking could sto
 
 import socket
 
+from ringfence.ipc.rights import refuse_from_peer
+
 __all__ = ["Tokens"]
 
 # Per call, whatever a worker may have set on the description that it shares with our copy of its end.
@@ -23,6 +25,8 @@ class Tokens:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         # For the worker, which shares the description: a token that is not there must not be waited for.
         self._theirs.setblocking(False)
+        # Nothing is ever read from our end.
+        refuse_from_peer(self._ours.fileno())
 
     def worker_fd(self) -> int:
         """Return the fd to pass to the worker; it stays ours."""

@@ -46,11 +46,12 @@ _O_ACCMODE: Final = 3
 _O_PATH: Final = 0x200000
 _MAP_HUGETLB: Final = 0x40000
 
-# Not SO_ATTACH_FILTER and its like (programs for the kernel), SO_MARK, SO_BINDTODEVICE.
+# Not SO_ATTACH_FILTER and its like (programs for the kernel), SO_MARK, SO_BINDTODEVICE. Not SO_LINGER: whoever is
+# the last to close such a connection waits as long as it likes, and that would be the supervisor, if the worker sends
+# it there, or closes its own descriptor before the broker has closed the one that it handed over.
 _SOCKET_OPTIONS: Final = {
     "SO_REUSEADDR": 2, "SO_ERROR": 4, "SO_BROADCAST": 6, "SO_SNDBUF": 7, "SO_RCVBUF": 8, "SO_KEEPALIVE": 9,
-    "SO_LINGER": 13, "SO_REUSEPORT": 15, "SO_RCVTIMEO": 20, "SO_SNDTIMEO": 21, "SO_RCVTIMEO_NEW": 66,
-    "SO_SNDTIMEO_NEW": 67,
+    "SO_REUSEPORT": 15, "SO_RCVTIMEO": 20, "SO_SNDTIMEO": 21, "SO_RCVTIMEO_NEW": 66, "SO_SNDTIMEO_NEW": 67,
 }  # fmt: skip
 # Not TCP_FASTOPEN_CONNECT and TCP_ULP: Landlock's port rules do not see the first, the second loads kernel modules.
 _TCP_OPTIONS: Final = {
