@@ -67,7 +67,7 @@ class Broker:
         def tell(found: Found) -> None:
             self._note(lambda: self._tell(link, then, found))
 
-        self._resolver.ask(name, tell)
+        self._resolver.ask(name, tell, link.asker)
 
     def end(self) -> None:
         """Drop every link and wait for the thread."""

@@ -119,6 +119,11 @@ class Link:
 
     # What the loop asks
 
+    @property
+    def asker(self) -> int:
+        """Who shares the resolver's threads with others: the pool, whose workers have their rules in common."""
+        return id(self._rules)
+
     def reads(self) -> bool:
         """Whether more may be read: nothing is left to answer, and nothing waits to be fetched."""
         return not self._frames and not self.channel.wants_write

@@ -242,3 +242,29 @@ def test_names_are_looked_up_beside(monkeypatch: pytest.MonkeyPatch) -> None:
         "[(2, '1.1.1.1')]", "[(2, '1.1.1.2')]", "[(2, '1.1.1.3')]",
     ]  # fmt: skip
     assert sum(isinstance(found, socket.gaierror) for found in got) == 1
+
+
+def test_slow_names_of_one_pool_leave_threads_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many look-ups one asker has begun, and whether anybody still waits for them; all are done in the end."""
+    import threading
+
+    go_on, done, slow = threading.Event(), threading.Semaphore(0), 40
+
+    def resolve(name: str) -> list[tuple[int, str]]:
+        assert name == "fast" or go_on.wait(10)
+        return [(2, name)]
+
+    monkeypatch.setattr(broker_lookup, "resolve", resolve)
+    monkeypatch.setattr(broker_lookup, "_THREADS", 8)
+    monkeypatch.setattr(broker_lookup, "_SHARE", 4)
+    monkeypatch.setattr(broker_lookup, "_MOST_HELD", slow - 4)
+    resolver, refused, other = broker_lookup.Resolver(), [], threading.Event()
+    for _ in range(slow):
+        resolver.ask("slow", lambda _: done.release(), "hostile")
+    resolver.ask("slow", refused.append, "hostile")
+    assert [error.errno for error in refused] == [socket.EAI_AGAIN]
+    resolver.ask("fast", lambda _: other.set(), "other")
+    assert other.wait(10)
+    go_on.set()
+    assert all(done.acquire(timeout=10) for _ in range(slow))
+    resolver.close()
