@@ -1,8 +1,10 @@
 """The zygote is killed in each phase: running tasks fail, the others run under a new one."""
 
+import errno
 import os
 import signal
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pool_tasks as tasks
@@ -11,7 +13,10 @@ from waiting import wait_for_cpu_use, wait_until, wait_until_gone
 
 from ringfence import BrokenPool, Pool, WorkerCrashed
 from ringfence.ipc import messages as m
-from ringfence.pool import crew
+from ringfence.ipc.codec import Codec
+from ringfence.pool import crew, executor, proof
+from ringfence.sandbox.features import probe
+from ringfence.worker import failure
 
 pytestmark = pytest.mark.as_user
 
@@ -146,3 +151,57 @@ def test_a_module_that_cannot_be_preloaded_breaks_the_pool() -> None:
         except BrokenPool as refused:
             error = refused
         assert "no_such_module_at_all" in f"{error} {error.__cause__ if error else ''}"
+
+
+def test_a_host_without_pid_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker leaves behind is found from inside the private root, too: workers may end, the zygote stays."""
+    features = probe()
+    weaker = replace(features, namespaces=features.namespaces - {"pid"})
+    monkeypatch.setattr(executor, "probe", lambda: weaker)
+    with Pool(1, capabilities=["process:exec"]) as pool:
+        assert pool.submit(tasks.square, 4).result(60) == 16
+        first = zygote_of(pool)
+        assert isinstance(pool.submit(os._exit, 3).exception(60), WorkerCrashed)
+        assert pool.submit(tasks.square, 4).result(60) == 16
+        assert zygote_of(pool) == first
+
+
+@pytest.mark.parametrize("whose", ["the self-test's", "a worker's"])
+@pytest.mark.parametrize(("times", "works"), [(1, True), (99, False)])
+def test_the_host_lacks_processes_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch, whose: str, times: int, works: bool
+) -> None:
+    """EAGAIN from a fork or an unshare while somebody locks in: tried again, a few times."""
+    lack = failure.record(OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)), Codec(), kind="start")
+    failed: list[int] = []
+    if whose == "a worker's":
+        heard = crew.Crew._heard
+
+        def fail_instead(self: Any, handle: Any, message: list[Any], done: Any) -> int:
+            if message[0] == m.READY and len(failed) < times:
+                failed.append(1)
+                handle.conversation.state = "failed"
+                message = [m.ERROR, -1, lack]
+            return heard(self, handle, message, done)
+
+        monkeypatch.setattr(crew.Crew, "_heard", fail_instead)
+    else:
+        said = crew.Crew._zygote_said
+        monkeypatch.setattr(proof, "_proven", set())
+
+        def fail_to_prove(self: Any, zygote: Any, message: list[Any], fds: list[int], done: Any) -> None:
+            if message[0] == m.PROVEN and len(failed) < times:
+                failed.append(1)
+                message = [m.FAILED, -1, lack]
+            said(self, zygote, message, fds, done)
+
+        monkeypatch.setattr(crew.Crew, "_zygote_said", fail_to_prove)
+    with Pool(1) as pool:
+        error = pool.submit(tasks.square, 4).exception(60)
+    assert (error is None) is works
+    if works:
+        assert len(failed) == times
+    else:
+        assert isinstance(error, BrokenPool)
+        assert "Resource temporarily unavailable" in str(error)
+        assert len(failed) < 10

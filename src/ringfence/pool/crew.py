@@ -26,7 +26,7 @@ from ringfence.pool.large_answer import LargeAnswer
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
 from ringfence.pool.output import Stream
-from ringfence.pool.restart import StartBudget
+from ringfence.pool.restart import StartBudget, may_pass
 from ringfence.pool.stacks import attach
 from ringfence.pool.statistics import Counters
 from ringfence.pool.warden import Warden
@@ -210,7 +210,11 @@ class Crew:
         if tag == m.CONFIGURED:
             zygote.ready = True
         elif tag == m.FAILED and message[1] < 0:
-            self.break_down(outcome.exception_from(message[2]), done)
+            error = outcome.exception_from(message[2])
+            if may_pass(error):
+                self._start_failed(error, done)
+                raise error  # it can be of no use any more
+            self.break_down(error, done)
         elif tag == m.PROVEN:
             self._proven(zygote, message[1], done)
         elif tag in (m.SPAWNED, m.EXITED, m.FAILED):
@@ -252,7 +256,7 @@ class Crew:
         for handle in list(self.workers.values()):
             handle.await_end(deadline)
             self._bury(handle, done)
-        if not zygote.ready:
+        if not zygote.ready or zygote.proof is None or zygote.proof.pending:
             self._start_failed(BrokenPool(f"the zygote died at its start{zygote.exit_text}: {error}"), done)
 
     # Hearing workers
@@ -352,8 +356,11 @@ class Crew:
             handle.started = True
             self._budget.succeeded()
         elif tag == m.ERROR and handle.conversation.state == "failed":
-            # The lock-in or the initializer failed. It would fail again: say so, rather than try for ever.
-            self.break_down(outcome.exception_from(message[2]), done)
+            error = outcome.exception_from(message[2])
+            if may_pass(error):
+                handle.kill(error)
+            else:  # the lock-in or the initializer failed, and would fail again: say so, rather than try for ever
+                self.break_down(error, done)
         elif tag == m.SYNCED:
             if not handle.sealed:
                 raise RemoteProtocolError("SYNCED without having been asked")
@@ -488,8 +495,7 @@ class Crew:
             killed, peak = self._zygote.group.discharge(handle.number)
             if killed:
                 handle.doom = handle.doom or outcome.killed_for_memory(self._config.policy.limits.memory, peak)
-        unstarted = handle.unstarted()
-        line = list(handle.line)
+        unstarted, line = handle.unstarted(), list(handle.line)
         started, waiting = line[: len(line) - unstarted], line[len(line) - unstarted :]
         if started:
             # Only the first can have run: the next one starts after its answer has been sent.
@@ -501,10 +507,9 @@ class Crew:
         else:
             for task in waiting:
                 self.answers.fail(task, self.broken, done)
-        was_started, was_stopping = handle.started, handle.stopping
         cause = handle.doom or outcome.crash(handle.exit_code, handle.last_words(), handle.pid)
         self._remove(handle)
-        if not was_started and not was_stopping and self.broken is None:
+        if not handle.started and not handle.stopping and self.broken is None:
             self._start_failed(cause, done)
 
     def _hear_the_rest(self, handle: WorkerHandle, done: _Done) -> None:
@@ -545,8 +550,7 @@ class Crew:
         self.warden.forget(handle)
         self._unwatch(handle.channel.fileno())
         for stream in handle.streams():
-            if stream.fd >= 0:
-                self._unwatch(stream.fd)
+            self._unwatch(stream.fd)
         if handle.watched:
             handle.gone = True
         else:

@@ -166,7 +166,9 @@ def _of_kind(record: Mapping[str, Any], memory: int | None, limits: Limits | Non
         case "initializer":
             return InitializerFailed(f"the pool's initializer raised {name}: {message}")
         case "start":
-            return EnforcementError(f"a worker could not lock itself in: {message}")
+            error = EnforcementError(f"a worker could not lock itself in: {message}")
+            error.errno = record["errno"] if type(record.get("errno")) is int else 0
+            return error
         case "memory":
             if memory is None:
                 return MemoryError(message)

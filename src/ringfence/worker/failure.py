@@ -51,6 +51,8 @@ def record(
     if isinstance(error, OSError):
         made["filename"] = _plain(error.filename, codec)
         made["filename2"] = _plain(error.filename2, codec)
+        if kind == "start" and type(error.errno) is int:
+            made["errno"] = error.errno
     if isinstance(error, CapabilityDenied):
         needs = _text(error.needs, 4096)
         target = None if error.target is None else _text(error.target, 4096)

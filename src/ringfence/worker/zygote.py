@@ -189,7 +189,7 @@ class _Zygote:
         if spaces is not None and spaces.own_pids:
             return
         known = {pid for _, pid in self._children.values()}
-        while strays := [pid for pid in _children() if pid not in known]:
+        while strays := [pid for pid in _children(self._prepared.proc) if pid not in known]:
             for pid in strays:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -214,7 +214,12 @@ class _Zygote:
         self._kill_strays()
 
 
-def _children() -> list[int]:
-    """Return the pids of our children (needs /proc; CONFIG_PROC_CHILDREN, in every distribution's kernel)."""
-    with open(f"/proc/self/task/{os.getpid()}/children", "rb") as listing:
+def _children(proc: int | None) -> list[int]:
+    """Return the pids of our children (needs /proc; CONFIG_PROC_CHILDREN, in every distribution's kernel).
+
+    `proc` is an fd of /proc: the private root has none.
+    """
+    path = f"self/task/{os.getpid()}/children"
+    fd = os.open(path if proc is not None else f"/proc/{path}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    with open(fd, "rb") as listing:
         return [int(pid) for pid in listing.read().split()]
