@@ -3,9 +3,11 @@
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -141,16 +143,29 @@ def as_user(tmp_path: Path) -> Iterator[AsUser]:
 @pytest.fixture(scope="session")
 def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     """Start programs in any standing of `levels`; skipped where no interpreter is one that every user can run."""
+    with _starter(tmp_path_factory, numpy=False) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def starter_with_numpy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """The same, for what needs NumPy as well."""
+    with _starter(tmp_path_factory, numpy=True) as found:
+        yield found
+
+
+@contextmanager
+def _starter(factory: pytest.TempPathFactory, *, numpy: bool) -> Iterator[Starter]:
     tests = Path(__file__).parent
     if os.geteuid() != 0:
         path = os.pathsep.join(entry for entry in sys.path if entry)
-        yield Starter(sys.executable, path, tmp_path_factory.mktemp("standings"), tests)
+        yield Starter(sys.executable, path, factory.mktemp("standings"), tests)
         return
-    home = Path("/var/tmp") / f"ringfence-standings-{os.getpid()}"
-    home.mkdir(mode=0o755)
+    home = Path(tempfile.mkdtemp(prefix="ringfence-standings-", dir="/var/tmp"))
+    home.chmod(0o755)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     try:
-        with open_to_everyone() as (source, copies, libraries):
+        with open_to_everyone(numpy=numpy) as (source, copies, libraries):
             path = os.pathsep.join(map(str, (source, libraries)))
             for python in (sys.executable, f"/usr/bin/python{version}"):
                 found = Starter(python, path, home, copies)

@@ -12,18 +12,18 @@ from pathlib import Path
 NOBODY = 65534
 
 # What no test that runs as an ordinary user imports, and what is large.
-_LEFT_OUT = (
-    "numpy*", "*__mypyc*", "mypy*", "grimp*", "loky*", "pebble*", "pip", "setuptools*", "__editable__*",
-)  # fmt: skip
+_LEFT_OUT = ("*__mypyc*", "mypy*", "grimp*", "loky*", "pebble*", "pip", "setuptools*", "__editable__*")
 
 
 @contextmanager
-def open_to_everyone() -> Iterator[tuple[Path, Path, Path]]:
+def open_to_everyone(*, numpy: bool = False) -> Iterator[tuple[Path, Path, Path]]:
     """Yield copies of the source folder, of the tests and of the libraries they need, that every user can read.
 
+    NumPy, which is large and which few tests need, is copied if asked for.
     This checkout may lie where only its owner may go.
     """
     home = Path(tempfile.mkdtemp(prefix="ringfence-copy-", dir="/var/tmp"))
+    left_out = _LEFT_OUT if numpy else ("numpy*", *_LEFT_OUT)
     here = Path(__file__).parent
     skip = shutil.ignore_patterns("__pycache__")
     try:
@@ -36,7 +36,7 @@ def open_to_everyone() -> Iterator[tuple[Path, Path, Path]]:
         libraries = home / "site-packages"  # the name by which a folder of libraries is known
         libraries.mkdir()
         for entry in Path(sysconfig.get_path("purelib")).iterdir():
-            if not any(fnmatch.fnmatch(entry.name.lower(), pattern) for pattern in _LEFT_OUT):
+            if not any(fnmatch.fnmatch(entry.name.lower(), pattern) for pattern in left_out):
                 if entry.is_dir():
                     shutil.copytree(entry, libraries / entry.name, ignore=skip)
                 else:

@@ -1,6 +1,5 @@
 """Refusals that explain: whatever refused, however it arrives, authors read what was needed, at their own line."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +49,8 @@ _DENIED = {
     "connection": ("import socket\nsocket.create_connection(('192.0.2.1', 80))", "needs net:request"),
     "setsockopt": ("import socket\nsocket.socketpair()[0].setsockopt(1, 1, 1)", "socket.setsockopt needs net:request"),
     "program": (
-        "import subprocess\nsubprocess.run(['/bin/ls'])", "subprocess.Popen('/bin/ls') needs process:exec=/bin/ls",
+        "import subprocess\nsubprocess.run(['/usr/bin/env'])",
+        "subprocess.Popen('/usr/bin/env') needs process:exec=/usr/bin/env",
     ),
     "posix_spawn": (
         "import os\nos.posix_spawn('/bin/ls', ['ls'], {})", "os.posix_spawn('/bin/ls') needs process:exec",
@@ -129,7 +129,7 @@ def test_refusals_are_explained_at_their_line(pool: Pool) -> None:
         error = pool.submit(tasks.author, source).exception(30)
         assert isinstance(error, CapabilityDenied), (name, error)
         assert said in str(error), name
-        lifted = error.needs != "a trusted profile"
+        lifted = error.needs != "a trusted profile" and "only at level private" not in str(error)
         assert not lifted or f'capabilities=["{error.needs}"]' in error.__notes__[0], name
         assert error.granted == (("fs:read=/usr/share/doc",) if error.capability == "fs:read" else ()), name
         assert _line_of(source) in str(error.__cause__), (name, error.__cause__)
@@ -165,11 +165,16 @@ def test_what_is_not_the_sandboxs_doing_stays_as_it_is(pool: Pool) -> None:
 def test_with_the_grant_the_same_line_works(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What the sentence names is enough."""
     lines = "import os, pwd, tempfile, sqlite3, mmap\nopen('/etc/passwd').close(); os.stat('/etc/passwd')\n"
-    lines += "pwd.getpwuid(0); tempfile.TemporaryFile(); sqlite3.connect('x.db').execute('create table t (a)')\n"
-    lines += "mmap.mmap(-1, 4096, prot=7)\nresult = os.listdir('.')"
+    lines += "pwd.getpwuid(0); mmap.mmap(-1, 4096, prot=7)\n"
+    folder = "tempfile.TemporaryFile(); sqlite3.connect('x.db').execute('create table t (a)')\nresult = os.listdir('.')"
     with Pool(1, capabilities=["fs:read=/etc/passwd", "fs:write", "native:jit"]) as pool:
-        assert pool.submit(tasks.author, lines).result(30) == ["x.db"]
-        assert os.getcwd()
+        if _HIDES:
+            assert pool.submit(tasks.author, lines + folder).result(30) == ["x.db"]
+        else:  # there is no folder to bring
+            assert pool.submit(tasks.author, lines).exception(30) is None
+            assert "no private folder" in next(iter(pool.reports().values()))["namespaces"].detail
+            error = pool.submit(tasks.author, "import tempfile\ntempfile.TemporaryFile()").exception(30)
+            assert isinstance(error, FileNotFoundError) and "grant fs:write=FOLDER" in error.__notes__[0]
 
 
 def test_plugins_are_told_in_their_own_words(tmp_path: Path) -> None:
@@ -185,10 +190,10 @@ def test_plugins_are_told_in_their_own_words(tmp_path: Path) -> None:
     with PluginRuntime() as runtime:
         plugin = runtime.load(folder)
         with pytest.raises(CapabilityDenied) as caught:
-            plugin.call("look", ["/srv/data"])
-        assert "open('/srv/data') needs fs:read=/srv/data; this plugin has nothing of the kind" in str(caught.value)
-        assert 'scopes = { "fs:read" = ["/srv/data"] }' in caught.value.__notes__[0]
+            plugin.call("look", ["/etc/passwd"])
+        assert "open('/etc/passwd') needs fs:read=/etc/passwd; this plugin has nothing of the kind" in str(caught.value)
+        assert 'scopes = { "fs:read" = ["/etc/passwd"] }' in caught.value.__notes__[0]
         assert 'plugin.py", line 2, in look' in str(caught.value.__cause__)
         with pytest.raises(CapabilityDenied, match=r"needs fs:read; this plugin has nothing"):
             plugin.call("look", [str(folder / "plugin.toml")])
-        assert runtime.audit.events("p", allowed=False)[0].target == "/srv/data"
+        assert runtime.audit.events("p", allowed=False)[0].target == "/etc/passwd"

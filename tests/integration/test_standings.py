@@ -1,18 +1,22 @@
 """The same tests pass however ringfence was started: as root, as a user, without namespaces, in a container."""
 
+from typing import Final
+
 import pytest
 from levels import Standing, Starter, standings_here
 
 # What of the suite says most about a worker, and does not itself become somebody else.
-FEW = ("enforcement/test_identity.py",)
-MANY = (
-    "enforcement/test_identity.py", "enforcement/test_processes.py", "enforcement/test_files.py",
-    "enforcement/test_network.py", "enforcement/test_resources.py", "enforcement/test_levels.py",
-    "integration/test_pool_calls.py", "integration/test_pool_hostile.py", "integration/test_pool_protocol.py",
-    "integration/test_pool_sessions.py", "integration/test_pool_large.py",
-)  # fmt: skip
-# These look for the checkout's own files or for a folder that only its user has.
-ELSEWHERE = "not shipped_module_keeps and not inside_a_pool and not closed_home"
+FEW: Final = ("enforcement/test_identity.py",)
+MANY: Final = {
+    "enforcement": ("enforcement",),
+    "pool": tuple(
+        f"integration/test_pool_{part}.py"
+        for part in (
+            "calls", "life", "outcomes", "limits", "stacks", "refusals", "output", "map", "large", "sessions",
+            "hostile", "protocol",
+        )
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -25,8 +29,9 @@ def test_what_a_worker_is_held_to_holds_in_every_standing(starter: Starter, stan
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("part", MANY)
 @pytest.mark.parametrize("standing", standings_here(), ids=lambda standing: standing.name)
-def test_the_suite_passes_in_every_standing(starter: Starter, standing: Standing) -> None:
+def test_the_suite_passes_in_every_standing(starter_with_numpy: Starter, standing: Standing, part: str) -> None:
     """Enforcement and the pool, in each standing there is."""
-    ended = starter.pytest(standing, *MANY, "-m", "not soak", "-k", ELSEWHERE, timeout=900)
-    assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
+    ended = starter_with_numpy.pytest(standing, *MANY[part], "-m", "not soak", "--maxfail", "30", timeout=900)
+    assert ended.returncode == 0, ended.stdout[-12000:] + ended.stderr[-2000:]

@@ -48,6 +48,8 @@ _REMEMBERED: Final = 16
 _THREADS: Final = 16
 # How many members of an exception group are looked at.
 _MEMBERS: Final = 16
+# For relative paths and temporary files at the lesser levels.
+_NO_FOLDER: Final = "without a path it brings a folder only at level private: grant fs:write=FOLDER, and use that"
 # What the kernel answers where no grant opens a call: seccomp, Landlock.
 _UNKNOWN: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
 
@@ -135,6 +137,8 @@ class Refusals:
         self._remedy = remedy
         self._own = _resolved(_private_folders() if own is None else own)
         self._home = _resolved([] if home is None else [home])
+        # Unscoped grants then open nothing.
+        self._folderless = not private_root and not self._own
         self._readable = _resolved(_interpreter_paths() if readable is None else readable)
         # A scope may be a link; the kernel compares where it leads.
         self._reach = self._caps.with_all(
@@ -214,6 +218,8 @@ class Refusals:
         grant = need.grant
         if grant.scope is not None and grant.capability in OWN_FOLDERS and self._is_own(need):
             grant = Grant(grant.capability)
+        # The unscoped grant brings no folder here, so it is not what would help.
+        no_folder = self._folderless and grant == Grant(Capability.FS_WRITE)
         denied = CapabilityDenied(
             grant.capability,
             operation,
@@ -221,9 +227,9 @@ class Refusals:
             needs="a trusted profile" if need.never else str(grant),
             granted=self._held(grant.capability),
             holder=self._holder,
-            note=need.note,
+            note=_NO_FOLDER if no_folder else need.note,
         )
-        if not need.never:
+        if not need.never and not no_folder:
             denied.add_note(self._remedy(grant))
         return denied
 
@@ -281,6 +287,8 @@ class Refusals:
             return f"the kernel refused this ({name}); it may be what no grant of {self._holder} opens: it has {held}"
         if isinstance(error, FileNotFoundError) and (path := self._hidden(error)) is not None:
             return f"{path!r} is not visible to {self._holder}; reading it needs fs:read={path}"
+        if self._folderless and isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
+            return f"{self._holder} has fs:write; {_NO_FOLDER}"
         nameless = isinstance(error, FileNotFoundError) and self._private_root and error.filename is None
         if nameless and not is_raised_in_python(*_innermost(error)):
             return f"paths that are not granted do not exist for {self._holder}; it has {self._sees()}"

@@ -151,7 +151,8 @@ class _Planner:
         if "pid" in kinds and features.needs_user_namespace and not features.pidfd:
             kinds.remove("pid")
         if not kinds:
-            self._lacks(Layer.NAMESPACES, *_why_no_namespaces(features), f"visible: {'; '.join(_VISIBLE.values())}")
+            left = f"visible: {'; '.join(_VISIBLE.values())}{self._no_folder()}"
+            self._lacks(Layer.NAMESPACES, *_why_no_namespaces(features), left)
             return None
         wanted = {"mnt", "pid", "ipc", "uts", *(() if uses_network else ("net",))}
         lost = sorted(wanted - set(kinds))
@@ -159,6 +160,7 @@ class _Planner:
         if lost:
             cause = "; ".join(f"{kind}: {features.reasons.get(f'namespace.{kind}', 'refused')}" for kind in lost)
             detail += "".join(f"; visible: {_VISIBLE[kind]}" for kind in lost if kind in _VISIBLE)
+            detail += self._no_folder() if "mnt" in lost else ""
             self._note(Layer.NAMESPACES, Status.PARTIAL, detail, cause)
             self._missing.append(Missing(Layer.NAMESPACES.value, cause, "allow these namespaces on this host"))
         else:
@@ -174,6 +176,11 @@ class _Planner:
             mapped=mapped,
             count_alone=bool(mapped) and features.users_make_namespaces,
         )
+
+    def _no_folder(self) -> str:
+        """Return what to add where a grant brings a private folder, and there can be none."""
+        promised = self._caps.is_unscoped(Capability.FS_WRITE)
+        return "; no private folder: fs:write without a path opens nothing" if promised else ""
 
     def _scratch_size(self) -> int:
         memory = self._policy.limits.memory

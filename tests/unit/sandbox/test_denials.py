@@ -278,8 +278,25 @@ def test_relative_path_without_a_folder_needs_the_bare_grant(monkeypatch: pytest
     monkeypatch.setattr(os, "getcwd", lambda: "/")
     monkeypatch.delenv("TMPDIR", raising=False)
     error = _refused(errno.EPERM, "notes.txt")
-    denied = Refusals(["random"]).explain(error, [_event(error, "open", "notes.txt", "w", 0)])
+    events = [_event(error, "open", "notes.txt", "w", 0)]
+    denied = Refusals(["random"], private_root=True).explain(error, events)
     assert denied is not None and denied.needs == "fs:write"
+    assert "capabilities" in denied.__notes__[0]
+
+
+def test_without_a_private_root_no_grant_without_a_path_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There fs:write brings no folder: whoever has it, or might ask for it, is told what would help."""
+    monkeypatch.setattr(os, "getcwd", lambda: "/")
+    monkeypatch.delenv("TMPDIR", raising=False)
+    error = _refused(errno.EPERM, "notes.txt")
+    for held in ("random", "fs:write"):
+        denied = Refusals([held]).explain(error, [_event(error, "open", "notes.txt", "w", 0)])
+        assert denied is not None and "only at level private: grant fs:write=FOLDER" in str(denied)
+        assert not hasattr(denied, "__notes__")
+    unusable = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    assert Refusals(["fs:write"]).explain(unusable, []) is None
+    hint = Refusals(["fs:write"]).hint(unusable, [])
+    assert hint is not None and hint.startswith("this worker has fs:write; without a path it brings a folder only at")
 
 
 def test_worker_whose_folder_is_gone_can_still_be_explained(monkeypatch: pytest.MonkeyPatch) -> None:
