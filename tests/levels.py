@@ -31,6 +31,8 @@ _REFUSED_IN_CONTAINERS: Final = """
     io_uring_setup io_uring_enter io_uring_register kexec_load init_module finit_module delete_module
     reboot swapon swapoff settimeofday clock_settime acct quotactl
 """.split()  # noqa: SIM905  # thirty words read better as text
+# What is refused, in part at least, in one standing or another.
+REFUSED_CALLS: Final = frozenset({"clone", "clone3", "unshare", *_REFUSED_IN_CONTAINERS})
 # What root keeps in such a container: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap,
 # net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap.
 _KEPT_IN_CONTAINERS: Final = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})

@@ -3,11 +3,12 @@
 import fnmatch
 import shutil
 import subprocess
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 NOBODY = 65534
 
@@ -35,7 +36,7 @@ def open_to_everyone(*, numpy: bool = False) -> Iterator[tuple[Path, Path, Path]
             shutil.copy(here.parent / name, home)
         libraries = home / "site-packages"  # the name by which a folder of libraries is known
         libraries.mkdir()
-        for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        for entry in Path(pytest.__file__).parents[1].iterdir():
             if not any(fnmatch.fnmatch(entry.name.lower(), pattern) for pattern in left_out):
                 if entry.is_dir():
                     shutil.copytree(entry, libraries / entry.name, ignore=skip)

@@ -240,6 +240,9 @@ def test_proof_of_intent_ends_the_process() -> None:
 def test_the_calls_of_32_bits_end_the_process() -> None:
     """int 0x80 reaches another table of calls, where 20 is getpid and 11 execve."""
 
+    if _syscalls.prctl(_syscalls.PR_GET_SECCOMP) != 0:
+        pytest.skip("a filter is in force here already, and may end such a process by itself")
+
     def ask(send: Sender) -> None:
         page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
         page.write(bytes.fromhex("b814000000cd80c3"))  # mov eax, 20; int 0x80; ret

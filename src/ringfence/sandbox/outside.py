@@ -34,6 +34,7 @@ class Witness:
     def __init__(self, plan: Plan) -> None:
         self._lines = tuple(_lines(plan))
         self._checks = tuple(_checks(plan))
+        self._filters = plan.seccomp is not None
         spaces = plan.namespaces
         self._spaces = () if spaces is None else (*spaces.kinds, *(("user",) if spaces.user else ()))
         # Which namespaces we are in ourselves, once somebody has asked.
@@ -46,16 +47,12 @@ class Witness:
             Contradiction: a layer does not hold that should.
         """
         try:
-            fd = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+            status = _status(pid)
         except OSError:
             return not self._lines
-        try:
-            status = os.read(fd, _ENOUGH)
-        except OSError:
-            return not self._lines
-        finally:
-            os.close(fd)
         self.judge(status)
+        if self._filters:
+            self._count(status)
         self._compare(pid)
         return True
 
@@ -68,6 +65,17 @@ class Witness:
         for layer, name, holds in self._checks:
             if not holds(_field(status, name).split()[1:]):
                 raise Contradiction(layer, _field(status, name))
+
+    def _count(self, status: bytes) -> None:
+        """Compare the worker's filters with its parent's, from which it has those of a container or a service."""
+        own = _field(status, b"Seccomp_filters:").split()[1:]
+        try:
+            inherited = _field(_status(int(_field(status, b"PPid:").split()[1])), b"Seccomp_filters:").split()[1:]
+        except (OSError, ValueError):  # its parent has died: so will it
+            return
+        # A kernel before 5.10 does not count.
+        if own[0].isdecimal() and inherited[0].isdecimal() and int(own[0]) <= int(inherited[0]):
+            raise Contradiction(Layer.SECCOMP, f"Seccomp_filters:\t{own[0]}, as many as it has inherited")
 
     def _compare(self, pid: int) -> None:
         """Compare the worker's namespaces with ours, as far as we may see which they are: root may."""
@@ -110,6 +118,14 @@ def _checks(plan: Plan) -> "list[tuple[str, bytes, Callable[[list[str]], bool]]]
 def _is_nobody(values: list[str]) -> bool:
     """Say whether real, effective, saved and file system id are one of those that workers get."""
     return len(set(values)) == 1 and (int(values[0]) == NOBODY or 0 < int(values[0]) - UID_BASE < UID_SPAN)
+
+
+def _status(pid: int) -> bytes:
+    fd = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _ENOUGH)
+    finally:
+        os.close(fd)
 
 
 def _field(status: bytes, name: bytes) -> str:
