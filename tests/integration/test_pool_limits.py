@@ -202,6 +202,7 @@ def test_cpu_seconds_of_children_count() -> None:
         assert error.measured >= 0.3
 
 
+@pytest.mark.needs("mnt")
 def test_files_in_memory_are_memory(folder: Path) -> None:
     """Root counts them with the rest; for everybody the private folder is no larger than the limit."""
     limits = Limits(memory="64MiB", file_size="1GiB")
