@@ -128,7 +128,7 @@ def identities(caller: Caller, count: int) -> list[tuple[str, str]]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may see whose namespaces others are in")
 def test_no_two_workers_are_the_same_user(caller: Caller) -> None:
     """Started as root, each worker has a uid of its own; started by a user, a user namespace of its own."""
-    if caller.name == "user" and "user" not in caller.features.namespaces:
+    if caller.name == "user" and not caller.features.user_namespaces:
         pytest.skip(str(caller.features.reasons))
     found = identities(caller, 3)
     if caller.name == "root":
