@@ -215,6 +215,8 @@ def test_check_compares_with_what_a_host_grants(cli: Cli) -> None:
     assert "requires net:request=:443" in cli("check", "needy", "--allow", "fs:read", code=1).stdout
     assert "profile 'untrusted'" in cli("check", "needy", "--profile", "untrusted", code=1).stdout
     cli.write(NEEDY.replace('":443"', '"example.org:443"'))
+    assert cli.json("check", "needy")["ok"]
+    cli.write(NEEDY.replace('"net:request"', '"fs:metadata"').replace('":443"', '"/srv"'))
     assert "cannot be enforced" in cli("check", "needy", code=1).stdout
 
 

@@ -17,6 +17,7 @@ from ringfence.plugins.errors import ExecutionFailed, FunctionNotFound, PluginNo
 from ringfence.plugins.pool_config import PoolConfig
 from ringfence.plugins.states import Crashed, LifecycleState, Running, Terminated
 from ringfence.sandbox.capabilities import Capabilities
+from ringfence.sandbox.errors import CapabilityDenied
 
 CODE = """\
 import os
@@ -174,7 +175,7 @@ def test_source_is_loaded_locked_in(tmp_path: Path) -> None:
     try:
         assert handle.call("add", [1, 2]) == 3
         assert handle.report is not None and handle.report["seccomp"].status == "full"
-        with pytest.raises(ExecutionFailed):
+        with pytest.raises(CapabilityDenied, match="fs:read=/etc/passwd"):
             handle.call("look")
     finally:
         handle.lifecycle.unload()

@@ -26,6 +26,7 @@ from ringfence.errors import (
 )
 from ringfence.plugins.plugin_pool import PluginPool, WorkerPool
 from ringfence.plugins.pool_config import PoolConfig
+from ringfence.sandbox.errors import CapabilityDenied
 
 pytestmark = [pytest.mark.needs("seccomp")]
 
@@ -328,7 +329,7 @@ def test_a_text_runs_and_its_main_is_the_result() -> None:
             pool.execute("def main():\n    return 1 / 0\n", filename="told.py")
         assert "1 / 0" in failed.value.traceback
         assert isinstance(failed.value.__cause__, ZeroDivisionError)
-        with pytest.raises(ExecutionFailed):
+        with pytest.raises(CapabilityDenied, match="fs:read=/etc/hostname"):
             pool.execute("def main():\n    return open('/etc/hostname').read()\n")
         with pytest.raises(CallTimeout):
             pool.execute("def main():\n    while True: pass\n", timeout=0.3)
