@@ -193,6 +193,14 @@ def test_a_share_is_kept_by_groups_under_the_next_zygote_too(monkeypatch: pytest
     assert all(worked for _, worked in paused), paused
 
 
+def test_cpu_seconds_of_children_that_nobody_waits_for_count() -> None:
+    """A process that ignores SIGCHLD is charged nothing for its children; their control group's clock is."""
+    with Pool(1, limits=Limits(cpu=0.3), capabilities=["process:exec"], timeout=60) as pool:
+        if pool._supervisor.config.cgroup is None:
+            pytest.skip("no control group is ours here")
+        assert isinstance(pool.submit(tasks.leave_it_to_children_nobody_waits_for).exception(60), CpuExceeded)
+
+
 def test_cpu_seconds_of_children_count() -> None:
     """What a child uses is the task's, while the child still runs."""
     with Pool(1, limits=Limits(cpu=0.3), capabilities=["process:exec"], timeout=60) as pool:

@@ -31,6 +31,8 @@ __all__ = ["Answers", "Partial"]
 _log = logging.getLogger("ringfence.pool")
 # The types of a refusal's fields: the target may be unknown.
 _REFUSAL_FIELDS = ([str, str, str, str], [str, str, type(None), str])
+# Their canonical names: from_name() would take others, and any white space around them.
+_CAPABILITIES = frozenset(str(capability) for capability in Capability)
 # The limits that a worker has to know: those it counts, and those whose errors it tells apart.
 _TOLD = tuple(sorted({field for _, field, _ in outcome.EXCEEDED.values()}))
 
@@ -282,7 +284,7 @@ class Answers:
         for at, fields in enumerate(refusals, 1):
             if type(fields) is not list or [type(each) for each in fields] not in _REFUSAL_FIELDS:
                 raise RemoteProtocolError("a refusal that is not [capability, operation, target, needs]")
-            if Capability.from_name(fields[0][:64]) is None:
+            if fields[0] not in _CAPABILITIES:
                 raise RemoteProtocolError("a refusal for want of an unknown capability")
             done.append(self._told(handle, fields, handled=True, more=more if at == len(refusals) else 0))
 

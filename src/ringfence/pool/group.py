@@ -13,11 +13,16 @@ _SLACK = 32 * 1024 * 1024
 class PoolGroup:
     """One cgroup tree: the zygote in a leaf, and each worker in its own where controllers are delegated."""
 
-    def __init__(self, parent: str, limits: CgroupLimits) -> None:
-        """Make the tree below the group `parent`, removing those of dead supervisors. Raises OSError."""
+    def __init__(self, parent: str, limits: CgroupLimits, *, apart: bool = False) -> None:
+        """Make the tree below the group `parent`, removing those of dead supervisors. Raises OSError.
+
+        `apart`: each worker gets a group of its own whatever the controllers are, for its clock.
+        """
         remove_abandoned(parent)
         self._tree = CgroupTree(parent)
         self._limits = limits
+        # One that is to be paused needs a group whatever the controllers are, too.
+        self._apart = apart or limits.cpu is not None
         try:
             self._zygote = self._tree.create("zygote")
         except BaseException:
@@ -37,8 +42,7 @@ class PoolGroup:
     def admit(self, number: int, pid: int) -> None:
         """Put a worker under limits of its own, if there are controllers that can keep them. Raises OSError."""
         limits = self._limits
-        # One that is to be paused needs a group whatever the controllers are.
-        if limits.cpu is None and (not self._tree.controllers or (limits.memory is None and limits.processes is None)):
+        if not self._apart and (not self._tree.controllers or (limits.memory is None and limits.processes is None)):
             return
         memory = None if limits.memory is None else limits.memory + _SLACK
         path = self._tree.create(f"worker-{number}", replace(limits, memory=memory))

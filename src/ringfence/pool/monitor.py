@@ -98,13 +98,33 @@ class Monitor:
         self._cpu_limit = limits.cpu
         self._memory_limit = limits.memory
         self._written_limit = limits.written
-        self._cpu = cpu or (tree_cpu if tree else cpu_seconds)
+        self._tree = tree
+        self._clock = cpu or (tree_cpu if tree else cpu_seconds)
+        # By pid: clocks that are better than what can be seen of a worker's processes.
+        self._better: dict[int, Callable[[], float | None]] = {}
         self._written = written or (lambda pid: written_bytes(pid, tree=tree))
         self._memory = memory or (tree_memory if tree else resident)
         self._scratch = scratch
         self._baseline = baseline
         self._ticks = limits.memory is not None or limits.written is not None or limits.cpu_share is not None
         self.watches_usage = limits.cpu is not None or self._ticks
+
+    def follow(self, pid: int, used: Callable[[], float | None]) -> None:
+        """Take a worker's CPU seconds from `used`, its group's clock, where it may start processes.
+
+        Of those that end and that nobody waits for (whose parent ignores SIGCHLD), nothing is left to see but there.
+        """
+        if self._tree:
+            self._better[pid] = used
+
+    def forget(self, pid: int) -> None:
+        """A worker is gone. May be repeated."""
+        self._better.pop(pid, None)
+
+    def _cpu(self, pid: int) -> float:
+        better = self._better.get(pid)
+        used = None if better is None else better()
+        return self._clock(pid) if used is None else used
 
     def baseline(self, pid: int) -> int:
         """Return the resident bytes of a worker that has run nothing yet."""

@@ -65,6 +65,8 @@ class Warden:
 
     def welcome(self, handle: WorkerHandle, group: PoolGroup | None) -> None:
         """A worker is ready, and from here on held to its share of the processors."""
+        if group is not None:
+            self._monitor.follow(handle.pid, partial(group.cpu_used, handle.number))
         if self._share is None or (group is not None and group.keeps_cpu_share):
             return
         self._group = group
@@ -136,6 +138,7 @@ class Warden:
 
     def forget(self, handle: WorkerHandle) -> None:
         """A worker is gone."""
+        self._monitor.forget(handle.pid)
         self._last_looks.forget(handle)
         if self._throttle is not None:
             self._throttle.release(handle, time.monotonic())

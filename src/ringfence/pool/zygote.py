@@ -94,7 +94,10 @@ class Zygote:
         """
         self.settle()
         if config.cgroup is not None and config.plan.cgroup is not None:
-            self.group = PoolGroup(config.cgroup, config.plan.cgroup)
+            policy = config.policy
+            # Of processes that end and that nobody waits for, only their group knows what they used.
+            apart = policy.limits.cpu is not None and policy.capabilities.has("process:exec")
+            self.group = PoolGroup(config.cgroup, config.plan.cgroup, apart=apart)
             # Before it is told what to do, and so before it starts anything itself.
             self.group.adopt(self.pid)
         plan = pickle.dumps(config.plan)
