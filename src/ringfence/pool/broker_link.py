@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ringfence.pool.broker_lookup import Found
     from ringfence.sandbox.addresses import Address
 
-__all__ = ["Link", "Pins"]
+__all__ = ["Link", "Pins", "is_ours"]
 
 # Requests of one worker: in a burst, and per second from then on. One costs the supervisor some 0.1 ms. More are not
 # refused, they wait in the worker's pipe.
@@ -45,6 +45,21 @@ _LOOPBACK: Final = ((int(socket.AF_INET), "127.0.0.1"), (int(socket.AF_INET6), "
 _CODEC: Final = Codec(None, b.REQUEST_LIMITS)
 _ANSWERS: Final = Codec(None, b.ANSWER_LIMITS)
 _KINDS: Final = {b.LOOK_UP: "lookup", b.CONNECT: "connect", b.LISTEN: "listen"}
+
+
+def is_ours(address: "Address") -> bool:
+    """Whether an address is one of this host's: the kernel would then speak from the address itself. Sends nothing."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        probe = socket.socket(family, socket.SOCK_DGRAM)
+    except OSError as error:
+        return error.errno != errno.EAFNOSUPPORT  # no descriptor is left to ask with
+    with probe:
+        try:
+            probe.connect((str(address), 9))
+        except OSError:
+            return False  # no way leads there
+        return plain_address(probe.getsockname()[0]) == address
 
 
 class Pins:
@@ -192,7 +207,7 @@ class Link:
     def _connect(self, request: b.Request) -> None:
         address = plain_address(request.host)
         if address is not None:
-            self._connect_to(request, address, self._rules.connect(address, request.port, self._pins.names(address)))
+            self._connect_to(request, address, self._judge(address, request.port, self._pins.names(address)))
             return
         name = self._name(request)
         if name is None:
@@ -203,6 +218,9 @@ class Link:
             return
         self._find(name, lambda found: self._connect_found(request, name, verdict, found))
 
+    def _judge(self, address: "Address", port: int, names: tuple[str, ...]) -> Verdict:
+        return self._rules.connect(address, port, names, ours=bool(names) and is_ours(address))
+
     def _connect_found(self, request: b.Request, name: str, verdict: Verdict, found: "Found") -> None:
         if isinstance(found, OSError):
             self._unresolved(request, found, verdict)
@@ -212,7 +230,7 @@ class Link:
             address = plain_address(text)
             if address is None or family != request.family:
                 continue
-            judged = self._rules.connect(address, request.port, (name,))
+            judged = self._judge(address, request.port, (name,))
             if judged.allowed:
                 self._pins.add(name, address)
                 self._connect_to(request, address, judged)

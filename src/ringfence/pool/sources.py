@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["SourceFiles"]
 
-_FRAME = re.compile(r'^( +)File "(.+)", line (\d+), in .+$')
+_FRAME = re.compile(r'^( +)File "(.+)", line (\d{1,9}), in .+$')
 _MAX_FILES = 4096
 
 

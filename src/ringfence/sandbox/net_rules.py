@@ -50,8 +50,8 @@ class Verdict:
 class NetRules:
     """The network grants of one policy. What no grant clearly allows is refused.
 
-    Names go by names, addresses by addresses. A granted name may lead to public addresses; to others only where an
-    address or range is granted that holds them (``localhost``, granted by that name, is loopback).
+    Names go by names, addresses by addresses. A granted name may lead to public addresses of other hosts; elsewhere
+    only where an address or range is granted that holds them (``localhost``, granted by that name, is loopback).
     """
 
     def __init__(self, capabilities: Iterable[GrantLike]) -> None:
@@ -95,13 +95,14 @@ class NetRules:
                 return Verdict(str(grant))
         return _not_public(name, address, 0)
 
-    def connect(self, address: "Address", port: int, names: Collection[str] = ()) -> Verdict:
+    def connect(self, address: "Address", port: int, names: Collection[str] = (), *, ours: bool = False) -> Verdict:
         """Judge a connection.
 
         Args:
             address: where to; as `plain_address` returns it.
             port: to which port.
             names: canonical names that were looked up for this worker and led to this address.
+            ours: whether it is one of this host's own, at which services may listen that no firewall lets others reach.
         """
         for grant in self._request:
             if _holds(grant, address, port):
@@ -111,10 +112,10 @@ class NetRules:
             found = next((g for g in self._request if _names(g, name, port)), None)
             if found is None:
                 refused = refused or Verdict(None, f"net:request={name}:{port}")
-            elif _may_lead(name, address):
+            elif _may_lead(name, address) and (name == _LOCALHOST or not ours):
                 return Verdict(str(found))
             else:
-                refused = _not_public(name, address, port)
+                refused = _not_public(name, address, port, ours=ours)
         return refused or Verdict(None, f"net:request={_bracketed(address)}:{port}")
 
     def listen(self, address: "Address", port: int) -> Verdict:
@@ -156,9 +157,10 @@ def _may_lead(name: str, address: "Address") -> bool:
     return address.is_loopback if name == _LOCALHOST else is_public(address)
 
 
-def _not_public(name: str, address: "Address", port: int) -> Verdict:
+def _not_public(name: str, address: "Address", port: int, *, ours: bool = False) -> Verdict:
     where = f"{_bracketed(address)}:{port}" if port else _bracketed(address)
-    why = f"{name} leads to {address}, which is no public address: such a one has to be granted itself"
+    what = "an address of this host" if ours else "no public address"
+    why = f"{name} leads to {address}, which is {what}: such a one has to be granted itself"
     return Verdict(None, f"net:request={where}", why)
 
 

@@ -17,7 +17,7 @@ from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError
 from ringfence.pool import broker_lookup
-from ringfence.pool.broker_link import Link, Pins
+from ringfence.pool.broker_link import Link, Pins, is_ours
 from ringfence.pool.network_events import NetworkEvent, Tally
 from ringfence.sandbox.net_rules import NetRules
 
@@ -268,3 +268,10 @@ def test_slow_names_of_one_pool_leave_threads_for_others(monkeypatch: pytest.Mon
     go_on.set()
     assert all(done.acquire(timeout=10) for _ in range(slow))
     resolver.close()
+
+
+def test_the_hosts_own_addresses_are_known() -> None:
+    """By what the kernel would speak from; where no way leads, nobody is."""
+    assert is_ours(ipaddress.ip_address("127.0.0.1"))
+    assert not is_ours(ipaddress.ip_address("192.0.2.1"))
+    assert not is_ours(ipaddress.ip_address("2001:db8::1"))

@@ -83,6 +83,18 @@ def test_connections(address: str, port: int, names: list[str], grant: str | Non
     assert RULES.connect(plain, port, names).grant == grant
 
 
+def test_a_name_does_not_lead_back_to_this_host() -> None:
+    """At its public address services may listen that a firewall keeps from everybody else; localhost is meant so."""
+    here = ipaddress.ip_address("1.1.1.1")
+    rules = NetRules(["net:request=api.example.com:443", "net:request=localhost:80"])
+    assert rules.connect(here, 443, ["api.example.com"]).allowed
+    refused = rules.connect(here, 443, ["api.example.com"], ours=True)
+    assert not refused.allowed
+    assert "an address of this host" in refused.why
+    assert rules.connect(ipaddress.ip_address("127.0.0.1"), 80, ["localhost"], ours=True).allowed
+    assert NetRules(["net:request=1.1.1.1:443"]).connect(here, 443, ["api.example.com"], ours=True).allowed
+
+
 def test_a_name_that_leads_inside_is_explained() -> None:
     """Rebinding: the refusal says where the name led, and what would allow it."""
     verdict = RULES.connect(ipaddress.ip_address("192.168.0.9"), 443, ["api.example.com"])
