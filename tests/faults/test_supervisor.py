@@ -36,26 +36,28 @@ time.sleep(600)
 """
 
 
-def traces() -> set[str]:
-    """Return what a pool could leave on disk: names in /dev/shm and /tmp, and control groups."""
-    found = set()
-    for folder in ("/dev/shm", "/tmp", "/var/tmp"):
-        found.update(f"{folder}/{name}" for name in os.listdir(folder) if "ringfence" in name)
+def traces(pid: int, temporary: Path) -> set[str]:
+    """Return what the pools of process `pid` have on disk: in /dev/shm and its temporary folder, and control groups.
+
+    Tests that run beside this one, and other programs, have their own.
+    """
+    found = {str(path) for path in temporary.iterdir()}
+    found.update(f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if "ringfence" in name and str(pid) in name)
     for root, folders, _ in os.walk("/sys/fs/cgroup"):
-        found.update(os.path.join(root, name) for name in folders if "ringfence" in name)
+        found.update(os.path.join(root, name) for name in folders if "ringfence" in name and f"-{pid}" in name)
     return found
 
 
 @pytest.mark.parametrize("phase", ["at once", "working"])
 @pytest.mark.parametrize("profile", ["untrusted", "trusted"])
-def test_a_killed_supervisor_leaves_nothing(profile: str, phase: str) -> None:
+def test_a_killed_supervisor_leaves_nothing(profile: str, phase: str, tmp_path: Path) -> None:
     """SIGKILL: within a second no process of it is left, and nothing in /dev/shm, /tmp or the control groups."""
-    before = traces()
     settings = {"profile": profile}
     program = PROGRAM.format(
         tests=str(Path(__file__).parent.parent), settings=settings, grandchild=profile == "trusted"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    surroundings = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=surroundings)
     with process:
         assert process.stdout is not None
         if phase == "working":
@@ -70,7 +72,7 @@ def test_a_killed_supervisor_leaves_nothing(profile: str, phase: str) -> None:
         took = time.monotonic() - killed
     assert family
     assert took < 1.0 + 4.0 * (os.getloadavg()[0] > 4)  # a loaded machine may be late
-    wait_until(lambda: traces() <= before, 5, "the end of the traces")
+    wait_until(lambda: not traces(process.pid, tmp_path), 5, "the end of the traces")
 
 
 def test_a_terminated_supervisor_leaves_nothing() -> None:
