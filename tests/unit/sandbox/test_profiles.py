@@ -196,3 +196,11 @@ def test_a_profile_that_names_a_deprecated_capability_brings_a_warning(tmp_path:
     path.write_text('capabilities = ["fs:execute"]')
     with pytest.warns(DeprecationWarning, match="fs:delete"):
         load_profile(path)
+
+
+@pytest.mark.parametrize("name", ["web-service", "orchestration-all", "untrusted", "orchestration"])
+def test_descriptors_in_flight_leave_room_for_the_supervisor(name: str) -> None:
+    """A message takes 253 of them at most; a supervisor of the same user may send none while there are over 1024."""
+    most = load_profile(name).limits.open_files
+    assert most is not None
+    assert most + 253 < 1024
