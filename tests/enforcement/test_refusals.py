@@ -133,6 +133,7 @@ def test_refusals_are_explained_at_their_line(pool: Pool) -> None:
         assert not lifted or f'capabilities=["{error.needs}"]' in error.__notes__[0], name
         assert error.granted == (("fs:read=/usr/share/doc",) if error.capability == "fs:read" else ()), name
         assert _line_of(source) in str(error.__cause__), (name, error.__cause__)
+        assert "/ringfence/worker/" not in str(error.__cause__), (name, error.__cause__)
 
 
 @pytest.mark.skipif(not _HIDES, reason="needs a private root")
@@ -152,6 +153,10 @@ def test_what_keeps_its_type_gets_a_note(pool: Pool) -> None:
         error = pool.submit(tasks.author, source).exception(30)
         assert isinstance(error, kind) and not isinstance(error, CapabilityDenied), (name, error)
         assert any(said in note for note in error.__notes__), (name, error.__notes__)
+        if said.startswith("the sandbox refused: "):
+            denied = error.__context__
+            assert isinstance(denied, CapabilityDenied), name
+            assert f'grant it with capabilities=["{denied.needs}"]' in error.__notes__[0], name
 
 
 def test_what_is_not_the_sandboxs_doing_stays_as_it_is(pool: Pool) -> None:

@@ -154,6 +154,7 @@ def test_no_file_of_the_scripts_runs_outside_the_worker(cli: Cli) -> None:
     ("source", "needs"),
     [
         ("import socket; socket.create_connection(('127.0.0.1', 9))", "net:request"),
+        ("import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')", "net:request"),
         ("import subprocess; subprocess.run(['/bin/true'])", "process:exec=/bin/true"),
         ("import os; os.fork()", "process:exec"),
     ],

@@ -572,6 +572,8 @@ def test_a_refusal_is_told_at_the_authors_line_and_may_be_caught(web: int) -> No
         error = pool.submit(careless, web).exception()
         assert isinstance(error, CapabilityDenied)
         assert "socket.create_connection((OTHER, port))" in str(error.__cause__)
+        assert "/ringfence/worker/" not in str(error.__cause__)
+        assert error.__notes__ == [f'grant it with capabilities=["net:request={OTHER}:{web}"]']
         assert (error.operation, error.target) == ("socket.connect", f"{OTHER}:{web}")
 
 

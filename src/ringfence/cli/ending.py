@@ -66,6 +66,8 @@ def ending_of(error: BaseException, capabilities: Capabilities, limits: Limits) 
             return _crashed(error)
         case BrokenPool() | EnforcementError():
             return Ending(_NOT_STARTED, str(error))
+    if isinstance(error.__context__, CapabilityDenied):  # a URLError and its like: made of a refusal
+        return Ending(_FAILED, _denied(error.__context__))
     return Ending(_FAILED, _limit_behind(error, limits) or _hidden(error, capabilities))
 
 

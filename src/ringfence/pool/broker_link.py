@@ -218,8 +218,8 @@ class Link:
             return
         self._find(name, lambda found: self._connect_found(request, name, verdict, found))
 
-    def _judge(self, address: "Address", port: int, names: tuple[str, ...]) -> Verdict:
-        return self._rules.connect(address, port, names, ours=bool(names) and is_ours(address))
+    def _judge(self, address: "Address", port: int, names: tuple[str, ...], *, by_name: bool = False) -> Verdict:
+        return self._rules.connect(address, port, names, ours=bool(names) and is_ours(address), by_name=by_name)
 
     def _connect_found(self, request: b.Request, name: str, verdict: Verdict, found: "Found") -> None:
         if isinstance(found, OSError):
@@ -230,7 +230,7 @@ class Link:
             address = plain_address(text)
             if address is None or family != request.family:
                 continue
-            judged = self._judge(address, request.port, (name,))
+            judged = self._judge(address, request.port, (name,), by_name=True)
             if judged.allowed:
                 self._pins.add(name, address)
                 self._connect_to(request, address, judged)

@@ -123,7 +123,8 @@ def exception_from(
 
     `memory` is the limit in bytes that a MemoryError ran into, if there is one; `finish` is applied to the
     traceback's text. Only of a `trusted` worker's task, KeyboardInterrupt and GeneratorExit arrive as such. A worker
-    that says it has reached one of `limits` is believed if there is such a limit.
+    that says it has reached one of `limits` is believed if there is such a limit. The refusal that an exception was
+    made of is its `__context__`.
 
     Raises RemoteProtocolError when the record is not of that form.
     """
@@ -149,6 +150,10 @@ def _exception(
     for note in record["notes"][:_MAX_NOTES]:
         if type(note) is str:
             error.add_note(note[:_MAX_TEXT])
+    if type(behind := record.get("behind")) is dict and record["kind"] == "exception":
+        if type(behind.get("message")) is not str or len(behind["message"]) > _MAX_TEXT:
+            raise RemoteProtocolError("a failure record whose refusal has no message of reasonable length")
+        error.__context__ = _denied(behind)
     if record["traceback"]:
         # typeshed has its argument wrong: it is the text
         error.__cause__ = _RemoteTraceback(f'\n"""\n{finish(record["traceback"])}"""')  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ it (Python's audit events), or called a C function that `unannounced` knows, or 
 """
 
 import errno
+import itertools
 import os
 import sys
 import threading
@@ -192,11 +193,17 @@ class Refusals:
         if self._silent:
             return None
         known = _all_events() if events is None else tuple(events)
-        family = tuple(_chain(error))
-        for cause in family[1:]:
-            if (denied := self.explain(cause, known)) is not None:
-                return f"the sandbox refused: {denied}"
-        return next((text for cause in family if (text := self._suspect(cause, known)) is not None), None)
+        if (denied := self.behind(error, known)) is not None:
+            return "; ".join([f"the sandbox refused: {denied}", *getattr(denied, "__notes__", ())[:1]])
+        return next((text for cause in _chain(error) if (text := self._suspect(cause, known)) is not None), None)
+
+    def behind(self, error: BaseException, events: Iterable[Event] | None = None) -> CapabilityDenied | None:
+        """Return the refusal that an exception, which stays what it is, was made of, or `None`."""
+        if self._silent:
+            return None
+        known = _all_events() if events is None else tuple(events)
+        causes = itertools.islice(_chain(error), 1, None)
+        return next((denied for cause in causes if (denied := self.explain(cause, known)) is not None), None)
 
     def judge(self, event: Event) -> CapabilityDenied | None:
         """Return what an announced operation would need besides what is granted, whatever comes of it.

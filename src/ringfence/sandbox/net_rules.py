@@ -95,7 +95,15 @@ class NetRules:
                 return Verdict(str(grant))
         return _not_public(name, address, 0)
 
-    def connect(self, address: "Address", port: int, names: Collection[str] = (), *, ours: bool = False) -> Verdict:
+    def connect(
+        self,
+        address: "Address",
+        port: int,
+        names: Collection[str] = (),
+        *,
+        ours: bool = False,
+        by_name: bool = False,
+    ) -> Verdict:
         """Judge a connection.
 
         Args:
@@ -103,6 +111,7 @@ class NetRules:
             port: to which port.
             names: canonical names that were looked up for this worker and led to this address.
             ours: whether it is one of this host's own, at which services may listen that no firewall lets others reach.
+            by_name: whether one of them was asked for, and not the address; this only words a refusal.
         """
         for grant in self._request:
             if _holds(grant, address, port):
@@ -110,7 +119,11 @@ class NetRules:
         refused = None
         for name in names:
             found = next((g for g in self._request if _names(g, name, port)), None)
-            if found is None:
+            if found is None and name == _LOCALHOST and not by_name:
+                # Whoever asks for the address again, without having looked up the name, is helped by the address only.
+                why = f"where it was looked up as localhost, net:request=localhost:{port} allows it as well"
+                refused = refused or Verdict(None, f"net:request={_bracketed(address)}:{port}", why)
+            elif found is None:
                 refused = refused or Verdict(None, f"net:request={name}:{port}")
             elif _may_lead(name, address) and (name == _LOCALHOST or not ours):
                 return Verdict(str(found))

@@ -6,7 +6,6 @@ once, bounded, and replaced by a placeholder when it cannot be had.
 """
 
 import traceback
-from types import TracebackType
 from typing import Any
 
 from ringfence.ipc import messages as m
@@ -27,15 +26,15 @@ def record(
     codec: Codec,
     *,
     kind: str = "exception",
-    skip: TracebackType | None = None,
+    behind: CapabilityDenied | None = None,
     room: "_Room | None" = None,
 ) -> dict[str, Any]:
     """Return `error` as plain data.
 
     `kind` says whose failure it is: "exception" (the task's), "unserializable" (its result), "unreadable" (its
-    arguments did not unpickle), "denied", "memory", "start" (lock-in or initializer). `skip` is the innermost
-    frame of our own, which the traceback leaves out together with everything above it. `room` is what the members of a
-    group have left; beyond it they are left out.
+    arguments did not unpickle), "denied", "memory", "start" (lock-in or initializer). `behind` is the refusal
+    that the exception was made of, where it is another one. `room` is what the members of a group have left; beyond it
+    they are left out.
     """
     cls = type(error)
     made: dict[str, Any] = {
@@ -45,7 +44,7 @@ def record(
         "bases": [base.__name__ for base in cls.__mro__ if base.__module__ == "builtins"][:16],
         "message": _said(error),
         "args": _plain_args(error.args, codec),
-        "traceback": _formatted(error, skip),
+        "traceback": _formatted(error),
         "notes": _notes(error),
     }
     if isinstance(error, OSError):
@@ -54,9 +53,9 @@ def record(
         if kind == "start" and type(error.errno) is int:
             made["errno"] = error.errno
     if isinstance(error, CapabilityDenied):
-        needs = _text(error.needs, 4096)
-        target = None if error.target is None else _text(error.target, 4096)
-        made["denied"] = [str(error.capability), _text(error.operation, 256), target, needs]
+        made["denied"] = _denied(error)
+    elif behind is not None:
+        made["behind"] = {"denied": _denied(behind), "message": _text(str(behind), MAX_TEXT // 8)}
     if isinstance(error, BaseExceptionGroup):
         made["args"] = [_text(error.message, MAX_TEXT)]  # str() adds the count
         made["group"] = _members(error, codec, room or _Room())
@@ -71,6 +70,7 @@ def fitted(made: dict[str, Any], codec: Codec) -> dict[str, Any]:
     note = "the failure was too large to be reported in full"
     short |= {"args": None, "notes": [note], "filename": None, "filename2": None}
     short.pop("group", None)
+    short.pop("behind", None)
     return short
 
 
@@ -103,10 +103,14 @@ def _said(error: BaseException) -> str:
         return f"<no message: __str__ raised {type(inner).__name__}>"
 
 
-def _formatted(error: BaseException, skip: TracebackType | None) -> str:
+def _denied(error: CapabilityDenied) -> list[Any]:
+    target = None if error.target is None else _text(error.target, 4096)
+    return [str(error.capability), _text(error.operation, 256), target, _text(error.needs, 4096)]
+
+
+def _formatted(error: BaseException) -> str:
     try:
-        frames = error.__traceback__ if skip is None else skip.tb_next
-        lines = traceback.format_exception(type(error), error, frames, limit=-40)
+        lines = traceback.format_exception(error, limit=-40)
         return _text("".join(lines), MAX_TEXT)
     except BaseException as inner:  # noqa: BLE001  # as above
         return f"<no traceback: formatting raised {type(inner).__name__}>"

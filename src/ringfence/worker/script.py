@@ -101,12 +101,16 @@ def _run(source: bytes, filename: str) -> int:
     except SystemExit as error:
         return _asked(error.code)
     except BaseException as error:
-        tracebacks.clean(error, _OURS.__contains__)
+        tracebacks.clean(error, _is_ours)
         _report(error)
         if isinstance(error, KeyboardInterrupt):
             return _INTERRUPTED
         raise
     return 0
+
+
+def _is_ours(filename: str) -> bool:
+    return filename in _OURS or tracebacks.is_machinery(filename)
 
 
 def _asked(code: object) -> int:

@@ -22,7 +22,7 @@ from ringfence.ipc.errors import ChannelClosed, NotSerializable
 from ringfence.ipc.large import lay_out
 from ringfence.sandbox.denials import Refusals
 from ringfence.sandbox.errors import CapabilityDenied
-from ringfence.worker import failure
+from ringfence.worker import failure, tracebacks
 from ringfence.worker.modules import ShippedModules
 from ringfence.worker.network import Network
 from ringfence.worker.output import Streams
@@ -214,11 +214,9 @@ class Worker:
         return self._codec.pack([m.ERROR, task, made, *self._printed()])
 
     def _record(self, error: BaseException) -> dict[str, Any]:
-        kind, measured = "exception", None
-        skip = error.__traceback__
+        kind, measured, behind = "exception", None, None
         if isinstance(error, _UnreadableTask):
             kind, error = "unreadable", error.__cause__ or error
-            skip = None
         elif self._counting is not None and self._counting.over is not None:
             kind, _, measured = self._counting.over
         elif self._refusals is not None and (denied := self._refusals.explain(error)) is not None:
@@ -228,13 +226,10 @@ class Worker:
             if (found := find_limit(error, self._limits, self._baseline)) is not None:
                 kind, measured = found
             if self._refusals is not None and (hint := self._refusals.hint(error)) is not None:
+                behind = self._refusals.behind(error)
                 _add_note(error, hint)
-        # Our own frames above the task's are of no use to its author.
-        while skip is not None and skip.tb_next is not None and skip.tb_frame.f_code.co_filename != __file__:
-            skip = skip.tb_next
-        while skip is not None and skip.tb_next is not None and skip.tb_next.tb_frame.f_code.co_filename == __file__:
-            skip = skip.tb_next
-        made = failure.fitted(failure.record(error, self._codec, kind=kind, skip=skip), self._codec)
+        tracebacks.clean(error, tracebacks.is_machinery)
+        made = failure.fitted(failure.record(error, self._codec, kind=kind, behind=behind), self._codec)
         return made if measured is None else {**made, "measured": measured}
 
     def _printed(self) -> tuple[int, ...]:

@@ -1,16 +1,28 @@
 """Takes frames that are of no use to the author of foreign code out of an error and all that belongs to it."""
 
+import os
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final
 
-__all__ = ["MOST_FRAMES", "clean"]
+__all__ = ["MOST_FRAMES", "clean", "is_machinery"]
 
 # Frames that are kept, the innermost; as many as the interpreter prints (PyTraceBack_LIMIT). A million of them, from a
 # recursion without end, would take half a minute to format.
 MOST_FRAMES: Final = 1000
 
 _IsOurs = Callable[[str], bool]
+
+# What stands above a task, and between its code and the socket that the broker hands over.
+_MACHINERY: Final = frozenset(
+    os.path.join(os.path.dirname(__file__), f"{name}.py")
+    for name in ("counting", "network", "network_names", "network_sockets", "serve")
+)
+
+
+def is_machinery(filename: str) -> bool:
+    """Return whether frames of this file are what runs a task, and no part of it."""
+    return filename in _MACHINERY
 
 
 def clean(error: BaseException, is_ours: _IsOurs, is_above: _IsOurs | None = None) -> None:

@@ -54,7 +54,8 @@ def there_and_back(value: Any) -> Any:
         [None] * 20_000, list(range(100_000)), {str(n): n for n in range(20_000)}, [(n, str(n)) for n in range(20_000)],
         "long" * 500_000, [b"x" * 2_000_000, ("mixed", 1)],
     ],
-    ids=lambda value: repr(value)[:40],
+    # A set is shown in the order of its hashes, which each process that collects draws anew.
+    ids=lambda value: type(value).__name__ if isinstance(value, set | frozenset) else repr(value)[:40],
 )  # fmt: skip
 def test_values_arrive_as_they_were(value: Any) -> None:
     """Every supported value arrives equal, with the same types at every level and dicts in order."""

@@ -106,6 +106,16 @@ def test_a_name_that_leads_inside_is_explained() -> None:
     assert RULES.may_tell("files.example.net", ipaddress.ip_address("192.168.0.9")).allowed
 
 
+def test_a_refusal_names_what_was_asked_for() -> None:
+    """An address is suggested to whoever asked for it, also where localhost led there; the name to whoever asked so."""
+    address = ipaddress.ip_address("127.0.0.1")
+    verdict = RULES.connect(address, 9001, ["localhost"])
+    assert (verdict.needs, "net:request=localhost:9001" in verdict.why) == ("net:request=127.0.0.1:9001", True)
+    assert RULES.connect(address, 9001, ["localhost"], by_name=True).needs == "net:request=localhost:9001"
+    public = ipaddress.ip_address(PUBLIC)
+    assert RULES.connect(public, 9001, ["api.example.com"]).needs == "net:request=api.example.com:9001"
+
+
 @pytest.mark.parametrize(
     ("grants", "address", "port", "allowed"),
     [
