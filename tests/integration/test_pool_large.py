@@ -30,7 +30,7 @@ def test_bytes_of_any_size_go_there_and_back(pool: Pool, size: int) -> None:
 
 
 def test_a_result_may_be_larger_than_a_message(pool: Pool) -> None:
-    """70 MiB, more than max_message, go both ways."""
+    """70 MiB, more than any message holds, go both ways."""
     data = b"ab" * (35 * MIB)
     assert pool.submit(len, data).result() == 70 * MIB
     assert pool.submit(tasks.identity, data).result() == data

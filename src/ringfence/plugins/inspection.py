@@ -95,7 +95,6 @@ def inspection_pool() -> Pool:
         limits=Limits(memory=_MEMORY, output="64KiB"),
         timeout=_SECONDS,
         isolation="call",  # what one source has done to its worker must not answer for the next
-        max_message=_MAX_ANSWER,
         max_buffer=_MAX_ANSWER,
     )
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ringfence.ipc.limits import WireLimits
 from ringfence.pool.serialise import Shipment
 from ringfence.pool.sources import SourceFiles
 from ringfence.pool.task import Output
@@ -27,7 +26,6 @@ class PoolConfig:
     # The control group below which the pool's own is made, where the plan has one.
     cgroup: str | None
     max_workers: int
-    wire: WireLimits
     # Bytes of one argument tuple or result that travels beside the message, in a memfd.
     max_buffer: int
     capture: bool

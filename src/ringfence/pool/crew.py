@@ -64,7 +64,7 @@ class Crew:
         self._monitor = monitor
         self._counters = counters
         self._poller = poller
-        self._codec = Codec(REGISTERED, config.wire)
+        self._codec = Codec(REGISTERED)
         self.answers = Answers(config, backlog, self._codec, counters, report)
         self._numbers = itertools.count(1)
         self._budget = StartBudget()

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from ringfence.ipc import messages as m
-from ringfence.ipc.limits import MAX_FRAME, WireLimits
+from ringfence.ipc.limits import MAX_FRAME
 from ringfence.pool.codebase import library_paths
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.errors import BrokenPool, PoolClosed, QueueFull
@@ -48,7 +48,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _task_ids = itertools.count(1)
-_LEAST_MESSAGE = 1024 * 1024
+# Bytes of the modules that a function brings along: four of them fill a message.
+_MOST_CODE = MAX_FRAME // 4
 # What submit itself raises; everything else arrives through the future.
 _REFUSALS = (QueueFull, PoolClosed, BrokenPool)
 _supervisors: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
@@ -145,7 +146,7 @@ class _Tasks(Executor):
                 f"the arguments are {size} bytes, more than the pool's max_buffer of {config.max_buffer}"
             )
         code = sum(len(module.source) for module in shipment.modules)
-        if code > config.wire.max_frame // 4:
+        if code > _MOST_CODE:
             raise PicklingError(f"the function and its modules are {code} bytes, too many to send to a worker")
 
     def map(
@@ -242,7 +243,6 @@ class Pool(_Tasks):
             allowed or refused, in the supervisor's thread; where network grants name hosts.
         pickle_results: let workers pickle results that are not plain data. Only for the trusted profile: whoever
             controls a worker then controls this process.
-        max_message: bytes in one message from a worker, before anything of it is kept.
         max_buffer: bytes in one large argument or result.
         preload: modules to import once, before workers are forked.
         environ: where the values of granted environment variables come from; by default os.environ.
@@ -275,7 +275,6 @@ class Pool(_Tasks):
         on_refusal: Callable[[Refusal], Any] | None = None,
         on_network: "Callable[[NetworkEvent], Any] | None" = None,
         pickle_results: bool = False,
-        max_message: int | str = MAX_FRAME,
         max_buffer: int | str = "256MiB",
         preload: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
@@ -317,7 +316,6 @@ class Pool(_Tasks):
                 plan=plan,
                 cgroup=features.cgroup.path if plan.cgroup is not None and features.cgroup is not None else None,
                 max_workers=workers or len(os.sched_getaffinity(0)),
-                wire=WireLimits(max_frame=_message_size(max_message)),
                 max_buffer=parse_size(max_buffer),
                 capture=stdout == "capture",
                 pickle_results=pickle_results,
@@ -474,14 +472,6 @@ def _check_countable(limits: Limits) -> None:
             raise PolicyError(
                 f"limits.{name} is counted task by task, and a session is none; use limits.cpu or a timeout"
             )
-
-
-def _message_size(value: int | str) -> int:
-    size = parse_size(value)
-    if size < _LEAST_MESSAGE:
-        least = f"{_LEAST_MESSAGE >> 20} MiB"
-        raise PolicyError(f"max_message must be at least {least}: a failure's record must fit into it")
-    return size
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -7,13 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel, pipe_fds
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
-from ringfence.ipc.limits import MAX_FRAME
+from ringfence.ipc.limits import DEFAULT_LIMITS, MAX_FRAME
 from ringfence.ipc.protocol import WORKER, Conversation
 from ringfence.ipc.rights import refuse_from_peer
 from ringfence.pool import outcome
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from ringfence.pool.network import Network
 
 __all__ = ["WorkerHandle"]
+
+# What is taken of a worker: no frame is larger than a failure's; large results lie in memory that we lend it.
+_TAKEN: Final = DEFAULT_LIMITS._replace(max_frame=m.MAX_ERROR)
 
 
 class WorkerHandle:
@@ -180,8 +183,7 @@ class WorkerHandle:
                 os.set_blocking(read, False)
                 reads.append(read)
                 roles[role] = write
-            taken = config.wire._replace(max_frame=min(config.wire.max_frame, m.MAX_ERROR))
-            channel = Channel(near, taken, max_outgoing=MAX_FRAME)
+            channel = Channel(near, _TAKEN, max_outgoing=MAX_FRAME)
             stacks, *printed = reads
             handle = cls(number, channel, tokens, codec, (printed[0], printed[1]) if printed else None, stacks)
             ours.pop_all()  # the handle's now

@@ -33,7 +33,7 @@ class UnknownCapability(PolicyError, PluginValidationError):
         if self.suggestions:
             hint = "did you mean " + " or ".join(repr(s) for s in self.suggestions) + "?"
         else:
-            hint = "`ringfence doctor` lists the names"
+            hint = "`ringfence explain` lists the names"
         super().__init__(f"unknown capability {name!r}: {hint}")
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -244,8 +244,8 @@ def _network(touches: Sequence[Touch], around: Surroundings) -> list[Reason]:
             if around.accepts(exact):
                 found.append(Reason(exact, why, touch.where))
             else:
-                # Where hosts cannot be enforced, the port is what can.
-                warning = "any host at that port: hosts cannot be enforced here"
+                # An address of this link only, or a name that is none: no grant says it, but for its port.
+                warning = "any host at that port: no grant can name this one"
                 found.append(Reason(f"net:request=:{port}", why, touch.where, warning))
                 if address in names:
                     found.append(Reason("net:dns", f"looks up {host}", touch.where, _DNS))
