@@ -201,3 +201,14 @@ def test_what_cannot_be_learned_from_is_a_usage_error(folder: Path, words: list[
     ended = _learn(*words)
     assert ended.returncode == 2
     assert said in ended.stderr
+
+
+def test_native_code_that_gets_no_memory_gets_more(folder: Path) -> None:
+    """It ends the process as it likes, as OpenBLAS does, and nobody but the kernel knows why."""
+    (folder / "native.py").write_text(
+        "import mmap, os\ntry:\n    mmap.mmap(-1, 120 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "except OSError:\n    os._exit(1)\n"
+    )
+    found = _learned("native.py")
+    assert (found["proven"], found["runs"]) == (True, 2), found
+    assert found["limits"]["memory"] in ("256MiB", "320MiB")

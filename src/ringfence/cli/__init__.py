@@ -23,7 +23,11 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         _print_version()
         return
+    import inspect
+
     import typer
+
+    from ringfence.cli.flowing import flowing
 
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
     app = typer.Typer(
@@ -51,6 +55,8 @@ def main() -> None:
     for name, module in _COMMANDS.items():
         if asked == name or asked not in _COMMANDS:
             import_module(module).register(app)
+    for command in app.registered_commands:
+        command.help = flowing(inspect.getdoc(command.callback) or "")
     app(prog_name="ringfence")
 
 

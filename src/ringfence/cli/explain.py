@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 def explain(
     capabilities: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CAPABILITY]...", help="Such as fs:read, or with a scope fs:read=/data. None: all."),
+        typer.Argument(metavar="CAPABILITY", help="Such as fs:read, or with a scope fs:read=/data. None: all."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")] = False,
 ) -> None:

@@ -69,9 +69,10 @@ def print_text(
     for beyond in lesson.beyond:
         console.print(Text(f"  ! {visible(beyond)}", style="yellow"))
     used = recorded.usage
+    threads = "one thread" if used.processes == 1 else f"{used.processes} processes and threads"
     console.print(Text(
-        f"used: {used.memory >> 20} MiB, {used.cpu:.1f} s CPU, {used.wall:.1f} s, {used.processes} processes and "
-        f"threads, {used.open_files} open files; the limits are twice that, rounded up"
+        f"used: {used.memory >> 20} MiB, {used.cpu:.1f} s CPU, {used.wall:.1f} s, {threads}, "
+        f"{used.open_files} open files; the limits are twice that, rounded up"
     ))  # fmt: skip
     if program.mode != "module":  # which `run` takes no name of
         console.print(Text(command_line(program, lesson, limits), style="bold"))
@@ -84,9 +85,13 @@ def _verdict(recorded: Recorded, proof: Proof | None) -> str:
     runs = "once" if proof.runs == 1 else f"{proof.runs} times"
     if proof.same:
         handled = f"; refused, and not missed: {', '.join(map(visible, proof.handled))}" if proof.handled else ""
-        return f"proven: run locked in {runs}, it ended with {recorded.code} as before{handled}"
+        return f"proven: run locked in {runs}, it ended with {recorded.code} as before{handled}{_failed(recorded.code)}"
     last = f": {visible(proof.sentence)}" if proof.sentence else ""
     return f"not proven: run locked in {runs}, it did not end with {recorded.code} as before{last}"
+
+
+def _failed(code: int) -> str:
+    return "; it failed by itself, and what it would have gone on to touch is not known" if code else ""
 
 
 def print_data(

@@ -56,8 +56,9 @@ class Proof(NamedTuple):
 def prove(program: Program, recorded: Recorded, stdin: int | None, say: Callable[[str], None]) -> Proof:
     """Run it locked in until it ends as it did, or until nothing can be added."""
     lesson, limits = recorded.lesson, dict(recorded.limits)
+    guessed: dict[str, str] = {}
     for run in range(1, _MOST_RUNS + 1):
-        say(f"running {program.name} locked in, with {len(lesson.grants)} grants")
+        say(f"running {program.name} locked in, with {_counted(len(lesson.grants), 'grant')}")
         made = attempt(program, lesson, limits, stdin)
         ended_by = [refusal for refusal in made.refusals if not refusal.handled]
         if made.code == recorded.code and not ended_by:
@@ -69,6 +70,9 @@ def prove(program: Program, recorded: Recorded, stdin: int | None, say: Callable
         raised = _raised(limits, made.error)
         if "wall" in raised and parse_duration(limits["wall"]) > _PATIENCE * recorded.usage.wall:
             raised = {}  # it waits for something that will not come
+        if not more and not raised and not guessed:
+            # Native code that gets no memory says so in its own way, or not at all.
+            raised = guessed = {"memory": f"{4 * parse_size(limits['memory']) >> 20}MiB"}
         if not more and not raised:
             break
         for reason in more:
@@ -77,6 +81,10 @@ def prove(program: Program, recorded: Recorded, stdin: int | None, say: Callable
             say(f"raising {name} to {value}")
         lesson, limits = lesson.with_more(more), {**limits, **raised}
     return Proof(False, run, lesson, limits, made.sentence, ())
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
 def attempt(program: Program, lesson: Lesson, limits: dict[str, str], stdin: int | None) -> Attempt:

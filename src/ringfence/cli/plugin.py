@@ -8,6 +8,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
+from ringfence.cli.flowing import flowing
 from ringfence.cli.plugin_output import NotStarted, report
 
 __all__ = ["PluginGroup", "register"]
@@ -57,20 +58,12 @@ class PluginGroup(TyperGroup):
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(cls=PluginGroup, no_args_is_help=True, help=_flowing(_HELP), pretty_exceptions_enable=False)
+    group = typer.Typer(cls=PluginGroup, no_args_is_help=True, help=flowing(_HELP), pretty_exceptions_enable=False)
     for part in _PARTS:
         import_module(f"ringfence.cli.plugin_{part}").register(group)
     for command in group.registered_commands:
-        command.help = _flowing(inspect.getdoc(command.callback) or "")
+        command.help = flowing(inspect.getdoc(command.callback) or "")
     app.add_typer(group, name="plugin")
-
-
-def _flowing(text: str) -> str:
-    """Return a docstring whose paragraphs are one line each, to be folded to the terminal; but not after a \\b."""
-    paragraphs = text.strip().split("\n\n")
-    return "\n\n".join(
-        each.removeprefix("\b\n") if each.startswith("\b") else " ".join(each.split("\n")) for each in paragraphs
-    )
 
 
 _HELP: Final = """\

@@ -145,7 +145,7 @@ class Request:
 
         for grant in self.grants:
             if grant.capability.value.startswith("fs:") and grant.scope and not os.path.exists(grant.scope):
-                raise PolicyError(f"--allow {grant}: there is no such file or folder")
+                raise PolicyError(f"--allow {grant}: there is no such file or folder; create it, or grant one above")
         return Policy.build(self.profile, self.grants, self.limits)
 
 

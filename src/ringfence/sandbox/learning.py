@@ -145,6 +145,8 @@ def _files(touches: Sequence[Touch], around: Surroundings, made: set[str]) -> li
             reads.setdefault(ground, Reason("", f"opens the database {_short(path)}", touch.where))
             if touch.changed:
                 folder = os.path.dirname(ground) if ground == path else ground
+                # sqlite opens the folder, to have its journal's name written to the disk.
+                reads.setdefault(folder, Reason("", f"opens the folder of the database {_short(path)}", touch.where))
                 writes.setdefault(folder, Reason("", f"changes the database {_short(path)}", touch.where))
                 deletes.setdefault(folder, Reason("", f"removes the journal of {_short(path)}", touch.where))
         elif touch.kind in ("write", "make"):

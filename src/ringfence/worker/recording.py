@@ -17,6 +17,8 @@ from importlib.util import source_from_cache
 from types import FrameType
 from typing import Any, Final
 
+from ringfence.worker import tracebacks
+
 __all__ = ["main"]
 
 # A line of this many bytes is written in one piece, whoever else writes (PIPE_BUF of pipe(7)).
@@ -229,6 +231,15 @@ class _Recorder:
         os.environ.__class__ = Environ
 
 
+def _tell(_: type[BaseException], error: BaseException, __: object) -> None:
+    """Print an error as python does, without the frames that stand between us and the program."""
+    tracebacks.clean(error, __file__.__eq__, _ABOVE.__contains__)
+    sys.__excepthook__(type(error), error, error.__traceback__)
+
+
+_ABOVE: Final = frozenset({__file__, "<string>", "<frozen runpy>"})
+
+
 def main(fd: int, settings: dict[str, Any]) -> None:
     """Run a program as settings say, writing to `fd` what it touches. Leaves as the program leaves.
 
@@ -238,6 +249,7 @@ def main(fd: int, settings: dict[str, Any]) -> None:
     """
     recorder = _Recorder(fd, settings["libraries"])
     sys.argv[:] = settings["argv"]
+    sys.excepthook = _tell
     sys.dont_write_bytecode = True
     sys.path[0:1] = [settings["folder"]]
     recorder.names()

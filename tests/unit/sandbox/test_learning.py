@@ -40,7 +40,7 @@ def _write(path: str, existed: bool = False) -> Touch:
         ([Touch("database", "/srv/x.db")], ["fs:read=/srv/x.db"]),
         (
             [Touch("database", "/srv/db/x", changed=True)],
-            ["fs:delete=/srv/db", "fs:read=/srv/db/x", "fs:write=/srv/db"],
+            ["fs:delete=/srv/db", "fs:read=/srv/db", "fs:write=/srv/db"],
         ),
         ([Touch("meta", "/srv/x")], ["fs:metadata"]),
         ([_write("/srv/x", existed=True), Touch("meta", "/srv/x")], ["fs:write=/srv/x"]),
