@@ -1,5 +1,7 @@
 """Refusals that explain: whatever refused, however it arrives, authors read what was needed, at their own line."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -202,3 +204,24 @@ def test_plugins_are_told_in_their_own_words(tmp_path: Path) -> None:
         with pytest.raises(CapabilityDenied, match=r"needs fs:read; this plugin has nothing"):
             plugin.call("look", [str(folder / "plugin.toml")])
         assert runtime.audit.events("p", allowed=False)[0].target == "/etc/passwd"
+
+
+def test_a_plugin_that_has_something_else_is_told_what(tmp_path: Path) -> None:
+    """In these words, and, from the command, with the author's own line and no frame of ours."""
+    tmp_path.chmod(0o755)
+    folder = tmp_path / "plugin"
+    folder.mkdir()
+    (folder / "main.py").write_text("def look():\n    return open('/etc/passwd').read()\n")
+    (folder / "plugin.toml").write_text(
+        'name = "p"\nversion = "1.0.0"\nsource = "main.py"\nexports = ["look"]\ncapabilities = ["fs:read"]\n'
+        'api-version = { major = 0, minor = 21, patch = 0 }\n[scopes]\n"fs:read" = ["/usr/share/doc"]\n'
+    )
+    command = [sys.executable, "-c", "from ringfence.cli import main; main()", "plugin", "call", "./plugin", "look"]
+    ended = subprocess.run(
+        [*command, "--yes", "--store", str(tmp_path / "store")],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    said = "open('/etc/passwd') needs fs:read=/etc/passwd; this plugin has fs:read=/usr/share/doc\n"
+    assert ended.returncode == 1
+    assert f"CapabilityDenied: {said}" in ended.stderr and f"ringfence: {said}" in ended.stderr
+    assert 'main.py", line 2, in look' in ended.stderr and "/ringfence/worker/" not in ended.stderr

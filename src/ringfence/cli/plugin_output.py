@@ -110,7 +110,7 @@ def report(error: Exception, *, as_json: bool) -> int:
     if as_json:
         print_json(error_document(error))
         return code
-    trace = getattr(error, "traceback", "")
+    trace = getattr(error, "traceback", "") or _refused_at(error)
     if trace:
         note(trace)  # the plugin's own, as its author knows it
     note(f"ringfence: {_message(error)}")
@@ -118,6 +118,13 @@ def report(error: Exception, *, as_json: bool) -> int:
     if hint:
         note(f"  {hint}")
     return code
+
+
+def _refused_at(error: Exception) -> str:
+    """Return the plugin's traceback of a refusal, which has it as its cause; empty for any other error."""
+    from ringfence.sandbox.errors import CapabilityDenied
+
+    return str(error.__cause__ or "").strip('\n"') if isinstance(error, CapabilityDenied) else ""
 
 
 def error_document(error: Exception) -> dict[str, Any]:

@@ -345,7 +345,12 @@ class Refusals:
         return _below(need.grant.scope or "/", self._own) or (relative and not self._own)
 
     def _held(self, capability: Capability) -> list[str]:
-        return [str(grant) for grant in self._caps if grant.capability is capability]
+        held = [grant for grant in self._caps if grant.capability is capability]
+        # What a plugin has anyway, its own folder, is not worth a word beside what it was granted.
+        if self._home:
+            held = [grant for grant in held if grant.scope is None or os.path.realpath(grant.scope) not in self._home]
+            held = [grant for grant in held if grant.scope is not None] or held
+        return [str(grant) for grant in held]
 
     def _hidden(self, error: BaseException) -> str | None:
         """Return the path that a FileNotFoundError is about, if no grant makes it visible."""
