@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import uuid
     from decimal import Decimal
 
-__all__ = ["DECODERS", "MAX_INT_BYTES", "Unencodable", "find_encoder"]
+__all__ = ["DECODERS", "MAX_INT_BYTES", "Unencodable", "encode_complex", "encode_int", "find_encoder"]
 
 MAX_INT_BYTES: Final = 1024 * 1024
 """Bytes of one integer, 2.5 million digits. Reading one is linear, but what callers do next (str, *, %) is

@@ -11,7 +11,7 @@ from ringfence.sandbox.addresses import address_contains, read_address, read_nam
 from ringfence.sandbox.errors import CapabilityDenied, PolicyError, UnknownCapability
 from ringfence.sandbox.scopes import path_contains, read_path, read_plugin, read_variable
 
-__all__ = ["ALIASES", "Capabilities", "Capability", "Grant", "Risk"]
+__all__ = ["ALIASES", "Capabilities", "Capability", "Grant", "Risk", "as_grant"]
 
 
 class Risk(StrEnum):

@@ -15,7 +15,16 @@ from ringfence.sandbox.landlock import PathGrant
 from ringfence.sandbox.pids import has_ended
 from ringfence.sandbox.private_root import build_private_root
 
-__all__ = ["SCRATCH", "NamespacePlan", "count_alone", "enter_own", "enter_shared", "fork_as_init", "fork_worker"]
+__all__ = [
+    "SCRATCH",
+    "NamespacePlan",
+    "count_alone",
+    "enter_own",
+    "enter_shared",
+    "fork_as_init",
+    "fork_worker",
+    "write_id_maps",
+]
 
 _FLAGS: Final = {
     "mnt": 0x00020000,

@@ -7,7 +7,15 @@ from typing import Final, final
 
 from ringfence.sandbox.errors import EnforcementError
 
-__all__ = ["PrivilegePlan", "become", "drop_bounding_set", "drop_capabilities", "forbid_regain", "worker_uid"]
+__all__ = [
+    "PrivilegePlan",
+    "become",
+    "covers_worker_uids",
+    "drop_bounding_set",
+    "drop_capabilities",
+    "forbid_regain",
+    "worker_uid",
+]
 
 # The overflow uid: "nobody", also what every unmapped id looks like inside a user namespace.
 NOBODY: Final = 65534

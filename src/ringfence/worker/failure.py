@@ -12,7 +12,7 @@ from ringfence.ipc import messages as m
 from ringfence.ipc.codec import Codec
 from ringfence.sandbox.errors import CapabilityDenied
 
-__all__ = ["MAX_TEXT", "fitted", "record"]
+__all__ = ["MAX_TEXT", "add_note", "fitted", "record"]
 
 # A traceback longer than this helps nobody, and a thousand of them must not fill the supervisor.
 MAX_TEXT = 64 * 1024
@@ -60,6 +60,14 @@ def record(
         made["args"] = [_text(error.message, MAX_TEXT)]  # str() adds the count
         made["group"] = _members(error, codec, room or _Room())
     return made
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, unless its class will have none."""
+    try:
+        error.add_note(note)
+    except Exception:  # noqa: BLE001  # __notes__ of foreign code: anything may be there
+        pass
 
 
 def fitted(made: dict[str, Any], codec: Codec) -> dict[str, Any]:

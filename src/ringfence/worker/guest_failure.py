@@ -104,16 +104,9 @@ def _described(
                 denied = denied.with_traceback(error.__traceback__)
             kind, error = "denied", denied
         elif (hint := refusals.hint(error)) is not None:
-            _add_note(error, hint)
+            failure.add_note(error, hint)
     tracebacks.clean(error, is_ours, _is_above)
     return {**failure.record(error, codec, kind=kind), **more}
-
-
-def _add_note(error: BaseException, note: str) -> None:
-    try:
-        error.add_note(note)
-    except Exception:  # noqa: BLE001  # __notes__ of foreign code: anything may be there
-        pass
 
 
 def _is_above(filename: str) -> bool:

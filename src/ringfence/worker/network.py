@@ -16,7 +16,7 @@ from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
 from ringfence.sandbox.errors import CapabilityDenied
 
-__all__ = ["Answer", "Network"]
+__all__ = ["Answer", "Network", "denied"]
 
 
 class Answer(NamedTuple):

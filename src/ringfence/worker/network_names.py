@@ -8,7 +8,7 @@ from ringfence.ipc import broker_messages as b
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.worker.network import Network, denied
 
-__all__ = ["Names", "host_text", "spelled"]
+__all__ = ["Names", "host_text", "read_number", "spelled"]
 
 _Found = tuple[int, int, int, str, tuple[Any, ...]]
 

@@ -32,7 +32,7 @@ from ringfence.worker.reached import Baseline, find_limit
 if TYPE_CHECKING:
     from ringfence.worker.counting import Counting
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "settle"]
 
 # From here on a result travels in a leased memfd: below, one write through the pipe is cheaper (measured at
 # benchmarks/buffers.py; the pipe holds 208 KiB by default, net.core.wmem_default).
@@ -227,7 +227,7 @@ class Worker:
                 kind, measured = found
             if self._refusals is not None and (hint := self._refusals.hint(error)) is not None:
                 behind = self._refusals.behind(error)
-                _add_note(error, hint)
+                failure.add_note(error, hint)
         tracebacks.clean(error, tracebacks.is_machinery)
         made = failure.fitted(failure.record(error, self._codec, kind=kind, behind=behind), self._codec)
         return made if measured is None else {**made, "measured": measured}
@@ -329,13 +329,6 @@ def _loads(payload: Any) -> Any:
         return pickle.loads(payload)
     body, *buffers = parcel.unpack(payload)
     return pickle.loads(body, buffers=buffers)
-
-
-def _add_note(error: BaseException, note: str) -> None:
-    try:
-        error.add_note(note)
-    except Exception:  # noqa: BLE001  # __notes__ of foreign code: anything may be there
-        pass
 
 
 def _fill(fd: int, data: Any) -> None:

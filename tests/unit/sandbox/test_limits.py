@@ -167,6 +167,7 @@ def test_copies_change_one_limit() -> None:
     assert base.with_call_depth(50).call_depth == base.with_stack_depth(50).call_depth == 50
     assert base.with_output("1k").output == 1024
     assert (base.with_fs_ops(3).fs_ops, base.with_net_ops(0).net_ops) == (3, 0)
+    assert base.with_written("1k").written == 1024 and base.with_cpu_share(0.5).cpu_share == 0.5
     assert base.with_processes(5) == base.with_tasks(5)
     assert base.with_(max_memory="1MiB", open_files=20).to_mapping() == {"memory": 2**20, "wall": 30, "open_files": 20}
     assert base == Limits(memory="64MiB", wall=30)
