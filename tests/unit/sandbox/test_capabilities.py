@@ -57,7 +57,7 @@ def test_unknown_name_suggests_the_nearest(asked: str, nearest: str) -> None:
 
 def test_hopeless_name_has_no_suggestion() -> None:
     """A name like nothing known says where the names are listed."""
-    with pytest.raises(UnknownCapability, match="doctor") as caught:
+    with pytest.raises(UnknownCapability, match="explain") as caught:
         Capability.parse("xyzzy")
     assert caught.value.suggestions == ()
 
