@@ -230,6 +230,8 @@ BUNDLES: Final = {
             (
                 Rule("clone", (bits(0, _ALL & ~_FORK_EXTRAS, _SIGCHLD, _VFORK),), words="fork and vfork"),
                 Rule("fork vfork execve wait4 waitid setsid setpgid"),
+                # posix_spawn, and with it subprocess from Python 3.13 on: without it glibc looks for /proc/self/fd.
+                Rule("close_range", (flags(2, {"CLOSE_RANGE_CLOEXEC": 4}),), words="CLOSE_RANGE_CLOEXEC"),
                 Rule("arch_prctl", (one_of(0, _ARCH_PRCTLS),), words=", ".join(_ARCH_PRCTLS)),
             ),
         ),

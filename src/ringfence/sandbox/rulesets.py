@@ -257,7 +257,7 @@ BASE: Final = (
         "Libraries fall back on ENOSYS, few on EPERM; glibc starts threads by clone only after ENOSYS.",
         (
             Rule(
-                "clone3 openat2 io_uring_setup io_uring_enter io_uring_register close_range pidfd_open "
+                "clone3 openat2 io_uring_setup io_uring_enter io_uring_register pidfd_open "
                 "pidfd_send_signal memfd_create memfd_secret landlock_create_ruleset landlock_add_rule "
                 "landlock_restrict_self futex_waitv futex_wake futex_wait futex_requeue process_madvise "
                 "name_to_handle_at io_setup sched_setattr sched_getattr setxattrat getxattrat listxattrat "
