@@ -25,6 +25,7 @@ def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.soak
 def test_quick_run_measures_every_row(tmp_path: Path) -> None:
     """A quick run prints a block for each row within 100 columns, and writes a record for each of its figures."""
     file = tmp_path / "records.json"
