@@ -68,28 +68,28 @@ def test_before_it_is_ready(monkeypatch: pytest.MonkeyPatch, once: Callable[[], 
 
 def test_between_ready_and_start(monkeypatch: pytest.MonkeyPatch, once: Callable[[], bool]) -> None:
     """A worker that is dead when START is sent is replaced."""
-    original = crew.Crew._ready
+    original = crew.Crew.welcome
 
     def kill_then_ready(self: Any, handle: Any, message: list[Any], done: Any) -> None:
         if handle.pid and once():
             kill(handle)
         original(self, handle, message, done)
 
-    monkeypatch.setattr(crew.Crew, "_ready", kill_then_ready)
+    monkeypatch.setattr(crew.Crew, "welcome", kill_then_ready)
     with Pool(1) as pool:
         assert pool.submit(tasks.square, 4).result(30) == 16
 
 
 def test_while_it_starts(monkeypatch: pytest.MonkeyPatch, once: Callable[[], bool]) -> None:
     """A worker that dies in its initializer's place is replaced, and its tasks run."""
-    original = crew.Crew._ready
+    original = crew.Crew.welcome
 
     def ready_then_kill(self: Any, handle: Any, message: list[Any], done: Any) -> None:
         original(self, handle, message, done)
         if handle.ready and once():
             kill(handle)
 
-    monkeypatch.setattr(crew.Crew, "_ready", ready_then_kill)
+    monkeypatch.setattr(crew.Crew, "welcome", ready_then_kill)
     with Pool(1) as pool:
         futures = [pool.submit(tasks.square, n) for n in range(5)]
         assert [future.result(30) for future in futures] == [0, 1, 4, 9, 16]

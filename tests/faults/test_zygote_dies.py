@@ -14,7 +14,7 @@ from waiting import wait_for_cpu_use, wait_until, wait_until_gone
 from ringfence import BrokenPool, Pool, WorkerCrashed
 from ringfence.ipc import messages as m
 from ringfence.ipc.codec import Codec
-from ringfence.pool import crew, executor, proof
+from ringfence.pool import crew, executor, hearing, proof
 from ringfence.sandbox.features import probe
 from ringfence.worker import failure
 
@@ -175,7 +175,7 @@ def test_the_host_lacks_processes_for_a_moment(
     lack = failure.record(OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)), Codec(), kind="start")
     failed: list[int] = []
     if whose == "a worker's":
-        heard = crew.Crew._heard
+        heard = hearing.Hearing._heard
 
         def fail_instead(self: Any, handle: Any, message: list[Any], done: Any) -> int:
             if message[0] == m.READY and len(failed) < times:
@@ -184,7 +184,7 @@ def test_the_host_lacks_processes_for_a_moment(
                 message = [m.ERROR, -1, lack]
             return heard(self, handle, message, done)
 
-        monkeypatch.setattr(crew.Crew, "_heard", fail_instead)
+        monkeypatch.setattr(hearing.Hearing, "_heard", fail_instead)
     else:
         said = crew.Crew._zygote_said
         monkeypatch.setattr(proof, "_proven", set())

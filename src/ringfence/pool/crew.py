@@ -1,4 +1,4 @@
-"""Who lives: the zygote and its workers, from their start to their burial, and what they say in between."""
+"""Who lives: the zygote and its workers, from their start to their burial, and what the zygote says in between."""
 
 import errno
 import functools
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ringfence.ipc import messages as m
 from ringfence.ipc.codec import Codec
-from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, UnregisteredType
+from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError
 from ringfence.ipc.types import REGISTERED
 from ringfence.pool import outcome
 from ringfence.pool.answers import Answers
@@ -19,9 +19,10 @@ from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.delivery import Delivery, Printed, fresh_output
 from ringfence.pool.dispatch import Dispatcher
-from ringfence.pool.errors import BrokenPool, ProtocolViolation
+from ringfence.pool.errors import BrokenPool
 from ringfence.pool.examination import Examination
 from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.hearing import STOP_GRACE, Hearing
 from ringfence.pool.large_answer import LargeAnswer
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
@@ -38,8 +39,6 @@ __all__ = ["Crew"]
 
 _log = logging.getLogger("ringfence.pool")
 
-# Seconds a worker that was told to stop may take before it is killed.
-_STOP_GRACE: Final = 1.0
 # Seconds a worker may take from its fork to READY; a hundred times what it takes on a loaded machine.
 _START_GRACE: Final = 30.0
 # Seconds after a worker's end within which the zygote has to say so; it does nothing else.
@@ -66,6 +65,8 @@ class Crew:
         self._poller = poller
         self._codec = Codec(REGISTERED)
         self.answers = Answers(config, backlog, self._codec, counters, report)
+        self._hearing = Hearing(self, self.answers, backlog, dispatcher, counters, self._codec, poller)
+        self.hear_worker = self._hearing.hear
         self._numbers = itertools.count(1)
         self._budget = StartBudget()
         self._examination = Examination(config.plan)
@@ -156,8 +157,8 @@ class Crew:
         self.workers[number] = handle
         self._starting.add(number)
         self._counters.started += 1
-        self._be_late(handle, _START_GRACE)
-        self._watch(handle.channel.fileno(), functools.partial(self.hear_worker, handle))
+        self.be_late(handle, _START_GRACE)
+        self._watch(handle.channel.fileno(), functools.partial(self._hearing.hear, handle))
         for stream in handle.streams():
             self._watch(stream.fd, functools.partial(self._hear_output, handle, stream))
 
@@ -228,7 +229,7 @@ class Crew:
                 if handle.doom is not None:
                     handle.kill()
                 elif handle.early is not None:
-                    self._ready_after_all(handle, done)
+                    self._hearing.hear_early(handle, done)
             elif tag == m.EXITED:
                 handle.exit_code, handle.cpu_used, handle.peak_rss = message[2:5]
                 self._bury(handle, done)
@@ -243,7 +244,7 @@ class Crew:
             return
         for handle in list(self.workers.values()):
             if handle.pid and handle.early is not None:
-                self._ready_after_all(handle, done)
+                self._hearing.hear_early(handle, done)
 
     def _lose_zygote(self, zygote: Zygote, error: BaseException, done: _Done) -> None:
         """The zygote is gone, and by PDEATHSIG every worker with it: bury them all; a new one starts when needed."""
@@ -259,129 +260,8 @@ class Crew:
         if not zygote.ready or zygote.proof is None or zygote.proof.pending:
             self._start_failed(BrokenPool(f"the zygote died at its start{zygote.exit_text}: {error}"), done)
 
-    # Hearing workers
-
-    def hear_worker(self, handle: WorkerHandle, done: _Done) -> None:
-        """Take in what a worker has sent, if anything is there."""
-        if handle.watched:
-            return  # the thread that waits for the answer reads it; we may have been woken for it before it was
-        try:
-            self._take_in(handle, done)
-        except Exception as error:  # noqa: BLE001  # what one worker sends must cost that worker alone
-            self._defect(handle, error)
-
-    def _defect(self, handle: WorkerHandle, error: Exception) -> None:
-        """Something in a worker's message has brought out an error that nobody foresaw: count it as the worker's."""
-        _log.error("handling what worker %d sent failed", handle.pid, exc_info=error)
-        self._punish(handle, RemoteProtocolError(f"what it sent could not be handled ({type(error).__name__})"))
-
-    def _take_in(self, handle: WorkerHandle, done: _Done) -> None:
-        channel = handle.channel
-        try:
-            if channel.wants_write and channel.flush():
-                self._poller.modify(channel.fileno(), select.EPOLLIN)
-            frames = channel.read_ready()
-        except ChannelClosed:
-            # Dead or dying, or it closed its end: then it is of no use. The zygote will say how it ended.
-            self._unwatch(channel.fileno())
-            self._dispatcher.leave(handle)
-            handle.kill()
-            handle.ending = True
-            self._be_late(handle, _BURIAL_GRACE)
-            return
-        except RemoteProtocolError as error:
-            self._punish(handle, error)
-            return
-        if frames:
-            self._worker_said(handle, frames, done)
-        elif channel.unfinished and handle.started and not handle.line and not handle.sealed:
-            self._punish(handle, RemoteProtocolError("it speaks without having been asked"))
-
-    def _worker_said(self, handle: WorkerHandle, frames: list[bytes], done: _Done) -> None:
-        if isinstance(handle.doom, ProtocolViolation):
-            return  # nothing it says counts any more; killed for other reasons, it may still have finished something
-        unpack = self._codec.unpack
-        line = handle.line
-        answered = 0
-        now = time.monotonic()
-        try:
-            for body in frames:
-                if len(body) > m.MAX_SAID:
-                    m.check_size(body)
-                try:
-                    message = unpack(body)
-                except UnregisteredType as error:
-                    answered += self.answers.unregistered(handle, error, done)
-                    continue
-                # The message that comes a hundred thousand times a second is checked without a call.
-                if (
-                    type(message) is list
-                    and len(message) == 3
-                    and type(message[0]) is int
-                    and message[0] == m.RESULT
-                    and line
-                    and type(message[1]) is int
-                    and message[1] == line[0].id
-                    and not line[0].flags & m.CHUNK
-                    and handle.started
-                ):
-                    if handle.asked:
-                        self.answers.forget_requests(handle)
-                    task = line.popleft()
-                    future = task.future
-                    if future._owner is not None:
-                        self._backlog.close(task)
-                        self._counters.completed += 1
-                        done.append(Delivery(future, message[2]))
-                    answered += 1
-                else:
-                    answered += self._heard(handle, handle.conversation.hear(message), done)
-        except RemoteProtocolError as error:
-            self._punish(handle, error)
-        if not answered:
-            return
-        if not handle.line and handle.doom is None and self.answers.used_up(handle, handle.answered + answered):
-            self.stop(handle)  # before it could be given another task
-            return
-        self._dispatcher.answered(handle, answered, now)
-        if handle.sealed and not handle.line:
-            self._be_late(handle, _STOP_GRACE)  # nothing keeps it from saying SYNCED now
-
-    def _heard(self, handle: WorkerHandle, message: list[Any], done: _Done) -> int:
-        """Handle a message other than a plain result; return how many tasks it answers."""
-        tag = message[0]
-        if tag == m.READY:
-            self._ready(handle, message, done)
-        elif tag == m.STARTED:
-            handle.started = True
-            self._budget.succeeded()
-        elif tag == m.ERROR and handle.conversation.state == "failed":
-            error = outcome.exception_from(message[2])
-            if may_pass(error):
-                handle.kill(error)
-            else:  # the lock-in or the initializer failed, and would fail again: say so, rather than try for ever
-                self.break_down(error, done)
-        elif tag == m.SYNCED:
-            if not handle.sealed:
-                raise RemoteProtocolError("SYNCED without having been asked")
-            handle.sealed = False
-            handle.late_at = _NEVER
-            self._dispatcher.go_on(handle)
-        else:
-            if not handle.line or message[1] != handle.line[0].id:
-                raise RemoteProtocolError(f"an answer to task {message[1]}, which it is not running")
-            if tag == m.NEED_BUFFER:
-                self.answers.send_arguments(handle)
-            elif tag == m.NEED_LEASE:
-                self.answers.send_lease(handle, message[2])
-            elif tag == m.REFUSED:
-                self.answers.take_refusals(handle, message, done)
-            else:
-                self.answers.take(handle, message, done)
-                return 1
-        return 0
-
-    def _ready(self, handle: WorkerHandle, message: list[Any], done: _Done) -> None:
+    def welcome(self, handle: WorkerHandle, message: list[Any], done: _Done) -> None:
+        """A worker has said that it is locked in: judge its report, look at it from outside, let it start."""
         if message[1] != m.PROTOCOL_VERSION:
             raise RemoteProtocolError(f"it speaks protocol {message[1]}, not {m.PROTOCOL_VERSION}")
         handle.report = Report.from_data(message[2])
@@ -420,14 +300,9 @@ class Crew:
             return
         self._dispatcher.join(handle)
 
-    def _ready_after_all(self, handle: WorkerHandle, done: _Done) -> None:
-        message, handle.early = handle.early or [], None
-        try:
-            self._ready(handle, message, done)
-        except RemoteProtocolError as error:
-            self._punish(handle, error)
-        except Exception as error:  # noqa: BLE001  # as in hear_worker
-            self._defect(handle, error)
+    def begun(self) -> None:
+        """A worker has started in full, so workers can be started."""
+        self._budget.succeeded()
 
     def _hear_output(self, handle: WorkerHandle, stream: Stream, done: _Done) -> None:
         if not stream.read():
@@ -440,18 +315,21 @@ class Crew:
 
     # Ending
 
-    def _punish(self, handle: WorkerHandle, error: RemoteProtocolError) -> None:
-        if handle.doom is None:  # what it has sent stays unread, and is noticed until it is buried
-            _log.warning("worker %d broke the protocol and is killed: %s", handle.pid, error)
-        handle.kill(outcome.violation(error, handle.last_words(), handle.pid))
+    def hung_up(self, handle: WorkerHandle) -> None:
+        """A worker is dead or dying, or closed its end: then it is of no use. The zygote will say how it ended."""
+        self._unwatch(handle.channel.fileno())
+        self._dispatcher.leave(handle)
+        handle.kill()
+        handle.ending = True
+        self.be_late(handle, _BURIAL_GRACE)
 
     def look(self, done: _Done) -> None:
         """Look at the workers whose time has come: limits, late starts, late stops."""
         for accused, crime in self._network.take_accused() if self._network is not None else ():
             if accused.number in self.workers:
-                self._punish(accused, crime)
+                self._hearing.punish(accused, crime)
         now = time.monotonic()
-        self.warden.look(now, lambda handle: self.hear_worker(handle, done))
+        self.warden.look(now, lambda handle: self._hearing.hear(handle, done))
         if now >= self._late_at:
             self._end_late(now, done)
 
@@ -468,7 +346,8 @@ class Crew:
             handle.late_at = _NEVER
             handle.kill(BrokenPool(f"worker {handle.pid} did not start or stop in time"))
 
-    def _be_late(self, handle: WorkerHandle, grace: float) -> None:
+    def be_late(self, handle: WorkerHandle, grace: float) -> None:
+        """Kill a worker in `grace` seconds, unless it has done by then what it was told."""
         handle.late_at = time.monotonic() + grace
         self._late_at = min(self._late_at, handle.late_at)
 
@@ -476,7 +355,7 @@ class Crew:
         """Tell a worker without tasks to leave; its successor starts before it is gone."""
         self._dispatcher.leave(handle)
         handle.stopping = True
-        self._be_late(handle, _STOP_GRACE)
+        self.be_late(handle, STOP_GRACE)
         try:
             handle.send([m.STOP])
         except ChannelClosed:
@@ -485,7 +364,7 @@ class Crew:
     def _bury(self, handle: WorkerHandle, done: _Done) -> None:
         """A worker has ended: take its last words, settle its line, close what was its."""
         if handle.ready:
-            self._hear_the_rest(handle, done)
+            self._hearing.hear_the_rest(handle, done)
         for stream in handle.streams():
             stream.drain()
         if handle.line and handle.line[0].session is not None:
@@ -511,16 +390,6 @@ class Crew:
         self._remove(handle)
         if not handle.started and not handle.stopping and self.broken is None:
             self._start_failed(cause, done)
-
-    def _hear_the_rest(self, handle: WorkerHandle, done: _Done) -> None:
-        """Answers that a worker sent before it died count."""
-        try:
-            while frames := handle.channel.read_ready():
-                self._worker_said(handle, frames, done)
-        except (ChannelClosed, RemoteProtocolError):
-            pass
-        except Exception as error:  # noqa: BLE001  # as in hear_worker
-            self._defect(handle, error)
 
     def _blame(self, handle: WorkerHandle, task: Any, done: _Done) -> None:
         """The task that a dead worker was running ends, or runs again if it may."""
