@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ringfence.ipc import broker_messages as b
@@ -41,6 +41,8 @@ _BACKLOG: Final = 128
 _MOST_LISTED: Final = 32
 
 _LOOPBACK: Final = ((int(socket.AF_INET), "127.0.0.1"), (int(socket.AF_INET6), "::1"))
+
+_Addresses = Sequence[tuple[int, str]]
 
 _CODEC: Final = Codec(None, b.REQUEST_LIMITS)
 _ANSWERS: Final = Codec(None, b.ANSWER_LIMITS)
@@ -170,19 +172,9 @@ class Link:
     # The three requests
 
     def _look_up(self, request: b.Request) -> None:
-        name = self._name(request)
-        if name is None:
-            return
-        verdict = self._rules.look_up(name, request.port)
-        if verdict.grant is None:
-            self._refuse(request, verdict)
-            return
-        self._find(name, lambda found: self._found(request, name, verdict, found))
+        self._find(request, self._tell_addresses)
 
-    def _found(self, request: b.Request, name: str, verdict: Verdict, found: "Found") -> None:
-        if isinstance(found, OSError):
-            self._unresolved(request, found, verdict)
-            return
+    def _tell_addresses(self, request: b.Request, name: str, verdict: Verdict, found: _Addresses) -> None:
         told: list[list[Any]] = []
         refusal: tuple[Verdict, str] | None = None
         for family, text in found:
@@ -209,22 +201,12 @@ class Link:
         if address is not None:
             self._connect_to(request, address, self._judge(address, request.port, self._pins.names(address)))
             return
-        name = self._name(request)
-        if name is None:
-            return
-        verdict = self._rules.look_up(name, request.port)
-        if verdict.grant is None:
-            self._refuse(request, verdict)
-            return
-        self._find(name, lambda found: self._connect_found(request, name, verdict, found))
+        self._find(request, self._connect_to_name)
 
     def _judge(self, address: "Address", port: int, names: tuple[str, ...], *, by_name: bool = False) -> Verdict:
         return self._rules.connect(address, port, names, ours=bool(names) and is_ours(address), by_name=by_name)
 
-    def _connect_found(self, request: b.Request, name: str, verdict: Verdict, found: "Found") -> None:
-        if isinstance(found, OSError):
-            self._unresolved(request, found, verdict)
-            return
+    def _connect_to_name(self, request: b.Request, name: str, verdict: Verdict, found: _Addresses) -> None:
         refusal = None
         for family, text in found:
             address = plain_address(text)
@@ -304,15 +286,26 @@ class Link:
             self._send([b.UNRESOLVED, request.id, gai.errno, gai.strerror])
             return None
 
-    def _find(self, name: str, then: "Callable[[Found], None]") -> None:
+    def _find(self, request: b.Request, then: Callable[[b.Request, str, Verdict, _Addresses], None]) -> None:
+        """Look up the name that is asked for, if it is granted, and go on with its addresses."""
+        name = self._name(request)
+        if name is None:
+            return
+        verdict = self._rules.look_up(name, request.port)
+        if verdict.grant is None:
+            self._refuse(request, verdict)
+            return
         if name == "localhost":
             # Nobody else's word on where that is counts (RFC 6761).
-            then(list(_LOOPBACK))
+            then(request, name, verdict, _LOOPBACK)
             return
 
         def done(found: "Found") -> None:
             self._looking_up -= 1
-            then(found)
+            if isinstance(found, OSError):
+                self._unresolved(request, found, verdict)
+            else:
+                then(request, name, verdict, found)
 
         self._looking_up += 1
         self._ask(self, name, done)
