@@ -6,9 +6,10 @@ import pytest
 from fuzzing import Target, explored, inputs, kind_of
 from hypothesis import given, settings
 
+from ringfence.sandbox.amounts import parse_duration, parse_size
 from ringfence.sandbox.capabilities import Capabilities, Grant, as_grant
 from ringfence.sandbox.errors import PolicyError
-from ringfence.sandbox.limits import Limits, parse_duration, parse_size
+from ringfence.sandbox.limits import Limits
 
 _TEN_YEARS = 10 * 366 * 86400
 

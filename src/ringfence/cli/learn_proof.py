@@ -15,10 +15,10 @@ from ringfence.pool.errors import (
     ProcessesExceeded,
     TaskTimeout,
 )
+from ringfence.sandbox.amounts import parse_duration, parse_size
 from ringfence.sandbox.capabilities import Capabilities, Grant
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.learning import Lesson, Reason
-from ringfence.sandbox.limits import parse_duration, parse_size
 from ringfence.sandbox.refusal import Refusal
 
 __all__ = ["Attempt", "Proof", "attempt", "prove"]

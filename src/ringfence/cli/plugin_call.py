@@ -101,8 +101,8 @@ def call_until_interrupted(
 
 def seconds_of(text: str | None) -> float | None:
     """Return the seconds that a --timeout means: by default 30, for "none" no end. Raises BadParameter."""
+    from ringfence.sandbox.amounts import parse_duration
     from ringfence.sandbox.errors import PolicyError
-    from ringfence.sandbox.limits import parse_duration
 
     if text is None:
         return 30.0

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, final
 
+from ringfence.sandbox.amounts import parse_duration
 from ringfence.sandbox.errors import PolicyError
-from ringfence.sandbox.limits import parse_duration
 
 __all__ = ["PROFILE_TAGS", "Behaviour", "PluginKind", "behaviour", "metadata_problems"]
 

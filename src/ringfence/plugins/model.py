@@ -6,8 +6,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ringfence.plugins.errors import InvalidConfig
+from ringfence.sandbox.amounts import parse_duration, parse_size
 from ringfence.sandbox.errors import PolicyError, UnknownCapability
-from ringfence.sandbox.limits import parse_duration, parse_size
 
 __all__ = ["Bytes", "Count", "Flag", "FrozenModel", "Seconds", "seconds", "seconds_of"]
 

@@ -7,8 +7,8 @@ from ringfence.plugins.blueprint import Blueprint
 from ringfence.plugins.connection import CHAIN
 from ringfence.plugins.errors import FunctionNotFound, InvalidConfig, ReentrantCall, ValueConversionError
 from ringfence.plugins.handle import Timeout, _Unset
+from ringfence.sandbox.amounts import parse_duration
 from ringfence.sandbox.errors import PolicyError
-from ringfence.sandbox.limits import parse_duration
 
 __all__ = ["call_seconds", "check_call"]
 

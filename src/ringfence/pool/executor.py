@@ -27,10 +27,11 @@ from ringfence.pool.supervisor import Supervisor
 from ringfence.pool.task import Output, Task, TaskOptions
 from ringfence.pool.transfer import LARGE
 from ringfence.pool.zygote import Zygote
+from ringfence.sandbox.amounts import parse_duration, parse_size
 from ringfence.sandbox.capabilities import GrantLike
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.features import probe
-from ringfence.sandbox.limits import Limits, parse_duration, parse_size
+from ringfence.sandbox.limits import Limits
 from ringfence.sandbox.plan import make_plan
 from ringfence.sandbox.policy import Policy
 from ringfence.sandbox.profiles import Profile

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, final
 
+from ringfence.sandbox.amounts import parse_duration
 from ringfence.sandbox.capabilities import Capabilities, Grant, as_grant
 from ringfence.sandbox.errors import PolicyError
-from ringfence.sandbox.limits import Limits, parse_duration
+from ringfence.sandbox.limits import Limits
 from ringfence.sandbox.policy import Demand, Layer
 
 __all__ = ["Profile", "list_profiles", "load_profile"]

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from ringfence.sandbox.amounts import parse_duration, parse_size
 from ringfence.sandbox.errors import PolicyError
-from ringfence.sandbox.limits import Limits, parse_duration, parse_size
+from ringfence.sandbox.limits import Limits
 
 
 @pytest.mark.parametrize(
