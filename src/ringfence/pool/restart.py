@@ -1,9 +1,8 @@
 """When to try again after a worker could not be started: a budget, so that a pool that cannot work says so."""
 
-import errno
 from typing import Final, TypeGuard
 
-from ringfence.sandbox.errors import EnforcementError
+from ringfence.sandbox.errors import PASSING, EnforcementError
 
 __all__ = ["StartBudget", "may_pass"]
 
@@ -11,13 +10,10 @@ __all__ = ["StartBudget", "may_pass"]
 # A host that is out of memory or processes for a moment recovers within these; one that lacks a feature never does.
 _DELAYS: Final = (0.01, 0.05, 0.2, 0.8)
 
-# What a kernel refuses for a moment and grants the next.
-_LACKS: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
-
 
 def may_pass(error: BaseException) -> TypeGuard[EnforcementError]:
     """Say whether a lock-in failed because the host lacked something, and may do better the next time."""
-    return isinstance(error, EnforcementError) and error.errno in _LACKS
+    return isinstance(error, EnforcementError) and error.errno in PASSING
 
 
 class StartBudget:

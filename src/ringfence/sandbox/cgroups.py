@@ -8,10 +8,14 @@ import time
 from dataclasses import dataclass
 from typing import Final, final
 
+from ringfence.sandbox.errors import PASSING
+
 __all__ = ["CgroupFeature", "CgroupLimits", "CgroupTree", "find_own_cgroup", "remove_abandoned"]
 
 # Leaves a mark that another supervisor can read: prefix, pid, start time in clock ticks since boot.
 _PREFIX: Final = "ringfence"
+# The same for the group that a probe makes and removes at once.
+_PROBE: Final = f"{_PREFIX}-probe-"
 _CONTROLLERS: Final = ("memory", "pids", "cpu")
 # The period that cpu.max counts in, in microseconds: the kernel's default.
 _CPU_PERIOD: Final = 100_000
@@ -95,15 +99,29 @@ def _unescape(path: str) -> str:
 
 def _try_group(path: str) -> frozenset[str]:
     """Return the files of a new group below ``path``, none if it cannot be made; mode bits are not the answer."""
-    trial = f"{path}/{_PREFIX}-probe-{os.getpid()}"
+    pid = os.getpid()
+    trial = f"{path}/{_PROBE}{pid}-{start_time(pid)}"
     try:
         os.mkdir(trial)
-    except OSError:
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
         return frozenset()
     try:
         return frozenset(os.listdir(trial))
     finally:
         os.rmdir(trial)
+        _remove_old_trials(path)
+
+
+def _remove_old_trials(path: str) -> None:
+    """Remove the groups of probes that were killed before they could do so themselves."""
+    for name in os.listdir(path):
+        if name.startswith(_PROBE) and is_abandoned(name):
+            try:
+                os.rmdir(f"{path}/{name}")
+            except OSError:
+                pass  # another probe was faster, or it is not ours to remove
 
 
 @final
@@ -217,11 +235,12 @@ def is_abandoned(name: str, proc: str = "/proc") -> bool:
 
     Whatever cannot be read counts as alive.
     """
-    found = re.fullmatch(rf"{_PREFIX}-(\d+)-(\d+)-\d+", name)
+    found = re.fullmatch(rf"{_PROBE}(\d+)-(\d+)|{_PREFIX}-(\d+)-(\d+)-\d+", name)
     if found is None:
         return False
     try:
-        return start_time(int(found[1]), proc) != int(found[2])
+        pid, started = (int(number) for number in found.groups() if number is not None)
+        return start_time(pid, proc) != started
     except OSError:
         return False
 

@@ -3,7 +3,7 @@
 import errno as _errno
 import os
 from collections.abc import Iterable
-from typing import Any, final
+from typing import Any, Final, final
 
 from ringfence.errors import PluginCompatibilityError, PluginRuntimeError, PluginValidationError, RingfenceError
 
@@ -15,6 +15,9 @@ __all__ = [
     "UnknownCapability",
     "UnsupportedError",
 ]
+
+# What a kernel refuses for a moment and grants the next: it says nothing about what the kernel can do.
+PASSING: Final = frozenset({_errno.EAGAIN, _errno.ENOMEM, _errno.EMFILE, _errno.ENFILE})
 
 
 class PolicyError(RingfenceError, ValueError):

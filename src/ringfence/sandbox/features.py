@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar, final
 
 from ringfence.sandbox.cgroups import CgroupFeature, find_own_cgroup
+from ringfence.sandbox.errors import PASSING
 from ringfence.sandbox.privileges import NOBODY, covers_worker_uids
 
 __all__ = ["CgroupFeature", "Features", "probe", "probe_here"]
@@ -135,7 +136,11 @@ def main() -> None:
 
 
 def probe_here() -> Features:
-    """Probe from this process, which must have a single thread."""
+    """Probe from this process, which must have a single thread.
+
+    Raises:
+        OSError: the host was short of something for a moment: that says nothing about what it offers.
+    """
     reasons: dict[str, str] = {}
     capabilities = _ask(reasons, "capabilities", lambda: _syscalls().capget(), 0)
     is_root = os.geteuid() == 0
@@ -173,6 +178,8 @@ def _ask(reasons: dict[str, str], name: str, question: Callable[[], _T], otherwi
     try:
         return question()
     except OSError as error:
+        if error.errno in PASSING:
+            raise
         reasons[name] = error.strerror or str(error)
         return otherwise
 
@@ -291,16 +298,20 @@ def _try_mounts(admin: bool) -> None:
 
 
 def _in_child(trial: Callable[[], None]) -> str | None:
-    """Run ``trial`` in a child; return `None` if it went well, else why not."""
+    """Run ``trial`` in a child; return `None` if it went well, else why not.
+
+    Raises:
+        OSError: the host was short of something for a moment.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             trial()
         except OSError as error:
-            os.write(writer, (error.strerror or str(error)).encode())
+            os.write(writer, f"{error.errno or 0} {error.strerror or error}".encode())
         except BaseException as error:  # noqa: BLE001 - the child must end here, whatever happened
-            os.write(writer, repr(error).encode())
+            os.write(writer, f"0 {error!r}".encode())
         else:
             os.write(writer, b"ok")
         finally:
@@ -309,5 +320,11 @@ def _in_child(trial: Callable[[], None]) -> str | None:
     with os.fdopen(reader, "rb") as pipe:
         answer = pipe.read().decode(errors="replace")
     os.waitpid(pid, 0)
-    # No answer at all: the child was killed by a filter that sits on this process.
-    return None if answer == "ok" else answer or "the attempt was answered by a kill"
+    if answer == "ok":
+        return None
+    if not answer:  # the child was killed by a filter that sits on this process
+        return "the attempt was answered by a kill"
+    number, _, why = answer.partition(" ")
+    if int(number) in PASSING:
+        raise OSError(int(number), why)
+    return why

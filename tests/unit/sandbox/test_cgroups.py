@@ -1,12 +1,14 @@
 """Cgroup files as the kernel documents them, on a folder tree that stands in for the kernel's."""
 
+import errno
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ringfence.sandbox import cgroups
-from ringfence.sandbox.cgroups import CgroupLimits, enable_controllers, find_mount, is_abandoned, set_limits
+from ringfence.sandbox.cgroups import CgroupLimits, enable_controllers, find_mount, is_abandoned, set_limits, start_time
 
 ALL = ("memory", "pids", "cpu")
 
@@ -101,6 +103,8 @@ def test_only_a_dead_owner_makes_a_tree_abandoned(tmp_path: Path) -> None:
     assert not is_abandoned("ringfence-12-555-1", proc)
     assert is_abandoned("ringfence-12-556-1", proc)
     assert is_abandoned("ringfence-13-555-1", proc)
+    assert is_abandoned("ringfence-probe-13-555", proc)
+    assert not is_abandoned("ringfence-probe-12-555", proc)
     for foreign in ("system.slice", "ringfence", "ringfence-12-555", "ringfence-x-1-1", "my-ringfence-13-5-1"):
         assert not is_abandoned(foreign, proc)
 
@@ -141,3 +145,29 @@ def test_what_a_group_has_used_is_read(tmp_path: Path) -> None:
     (tmp_path / "memory.peak").write_text("104857600\n")
     (tmp_path / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 2000000\nsystem_usec 500000\n")
     assert (tree.out_of_memory_kills(), tree.memory_peak(), tree.cpu_used()) == (2, 104857600, 2.5)
+
+
+def test_a_probe_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    """The group of a probe that was killed is gone after the next probe; what is not a probe's stays."""
+    alive = f"ringfence-probe-{os.getppid()}-{start_time(os.getppid())}"
+    for name in ("ringfence-probe-1-1", alive, "other"):
+        (tmp_path / name).mkdir()
+    cgroups._try_group(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", alive]
+
+
+def test_a_group_that_cannot_be_made_for_a_moment_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ENOMEM says nothing about whether groups may be made here; EACCES does."""
+    for number in (errno.ENOMEM, errno.EACCES):
+        monkeypatch.setattr(os, "mkdir", partial(_fail, number))
+        if number == errno.ENOMEM:
+            with pytest.raises(OSError, match=os.strerror(number)):
+                cgroups._try_group(str(tmp_path))
+        else:
+            assert not cgroups._try_group(str(tmp_path))
+
+
+def _fail(number: int, path: str) -> None:
+    raise OSError(number, os.strerror(number), path)

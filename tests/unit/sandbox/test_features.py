@@ -1,5 +1,6 @@
 """What is known of a kernel is plain data, and asking leaves this process as it was."""
 
+import errno
 import json
 import os
 import pickle
@@ -91,6 +92,32 @@ def test_a_trial_that_breaks_is_a_refusal() -> None:
         raise RuntimeError("odd")
 
     assert "odd" in str(features._in_child(trial))
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE])
+def test_a_shortage_is_no_answer(number: int) -> None:
+    """What a host lacks for a moment, in the probe or in the child of a trial, is an error, not a missing feature."""
+
+    def short() -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        features._in_child(short)
+    assert caught.value.errno == number
+    with pytest.raises(OSError, match=os.strerror(number)):
+        features._ask({}, "memfd", short, None)
+
+
+def test_a_lasting_refusal_is_an_answer() -> None:
+    """A trial that the kernel forbids counts as a missing feature, with the kernel's word as the reason."""
+
+    def forbidden() -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    assert features._in_child(forbidden) == os.strerror(errno.EPERM)
+    reasons: dict[str, str] = {}
+    assert features._ask(reasons, "memfd", forbidden, None) is None
+    assert reasons == {"memfd": os.strerror(errno.EPERM)}
 
 
 def test_inventing_a_host_is_easy() -> None:
