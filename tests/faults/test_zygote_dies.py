@@ -205,3 +205,19 @@ def test_the_host_lacks_processes_for_a_moment(
         assert isinstance(error, BrokenPool)
         assert "Resource temporarily unavailable" in str(error)
         assert len(failed) < 10
+
+
+def test_many_workers_are_asked_for_as_fast_as_they_come() -> None:
+    """A zygote that does not keep up is asked for no more than fits into its socket: else both wait for the other."""
+    with Pool(1000) as pool:
+        assert pool.submit(tasks.square, 4).result(60) == 16
+        zygote = zygote_of(pool)
+        os.kill(zygote, signal.SIGSTOP)
+        futures = [pool.submit(tasks.square, n) for n in range(1000)]
+        asked = pool._supervisor._crew._starting
+        wait_until(lambda: bool(asked))
+        # The supervisor is at work, not stuck in a write to the zygote.
+        wait_until(lambda: pool.submit(tasks.square, 5).result(60) == 25)
+        assert len(asked) <= crew._MOST_STARTING
+        os.kill(zygote, signal.SIGCONT)
+        assert [future.result(60) for future in futures] == [n * n for n in range(1000)]

@@ -43,6 +43,9 @@ _log = logging.getLogger("ringfence.pool")
 _START_GRACE: Final = 30.0
 # Seconds after a worker's end within which the zygote has to say so; it does nothing else.
 _BURIAL_GRACE: Final = 10.0
+# Workers on their way to READY at once; more than CPUs that could start them. What the zygote answers about them fits
+# into its socket with room to spare: were both sides' sockets full, each would wait for the other to read.
+_MOST_STARTING: Final = 32
 _NEVER: Final = float("inf")
 
 _Done = list[Delivery | Printed]
@@ -90,7 +93,7 @@ class Crew:
 
     def wants_worker(self) -> bool:
         """Say whether tasks wait that one more worker would run, or will soon."""
-        if self.broken is not None or not self.has_room():
+        if self.broken is not None or len(self._starting) >= _MOST_STARTING or not self.has_room():
             return False
         waiting = len(self._starting) + self._dispatcher.idle
         if waiting < self._backlog.queued:
