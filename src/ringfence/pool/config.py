@@ -1,12 +1,12 @@
 """What a pool is told to be: one frozen record, checked once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ringfence.pool.serialise import Shipment
 from ringfence.pool.sources import SourceFiles
 from ringfence.pool.task import Output
+from ringfence.records import dataclass
 from ringfence.sandbox.plan import Plan
 from ringfence.sandbox.policy import Policy
 from ringfence.sandbox.refusal import Refusal

@@ -7,7 +7,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import replace
 from pickle import PicklingError
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
@@ -27,6 +26,7 @@ from ringfence.pool.supervisor import Supervisor
 from ringfence.pool.task import Output, Task, TaskOptions
 from ringfence.pool.transfer import LARGE
 from ringfence.pool.zygote import Zygote
+from ringfence.records import replace
 from ringfence.sandbox.amounts import parse_duration, parse_size
 from ringfence.sandbox.capabilities import GrantLike
 from ringfence.sandbox.errors import PolicyError

@@ -1,7 +1,7 @@
 """The control group of one pool: everything it starts is in it, and is killed and removed with it."""
 
-from dataclasses import replace
 
+from ringfence.records import replace
 from ringfence.sandbox.cgroups import CgroupLimits, CgroupTree, remove_abandoned
 
 __all__ = ["PoolGroup"]

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import Final, final
+
+from ringfence.records import dataclass
 
 __all__ = ["NetworkEvent", "Tally", "log_event"]
 

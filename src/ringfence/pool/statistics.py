@@ -1,6 +1,7 @@
 """What a pool has done so far, as numbers."""
 
-from dataclasses import dataclass
+
+from ringfence.records import dataclass
 
 __all__ = ["Counters", "Statistics"]
 

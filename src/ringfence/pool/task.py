@@ -1,11 +1,11 @@
 """A task: one accepted piece of work, from its submission to its one outcome."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ringfence.ipc import messages as m
 from ringfence.pool import transfer
 from ringfence.pool.serialise import Function, Shipment
+from ringfence.records import dataclass
 
 if TYPE_CHECKING:
     from ringfence.pool.future import PoolFuture

@@ -4,7 +4,6 @@ import select
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ringfence.ipc import messages as m
@@ -13,6 +12,7 @@ from ringfence.pool import outcome
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.executor import Pool
 from ringfence.pool.zygote import Zygote
+from ringfence.records import dataclass
 from ringfence.sandbox.errors import EnforcementError, UnsupportedError
 from ringfence.sandbox.profiles import Profile
 from ringfence.sandbox.selftest import Finding

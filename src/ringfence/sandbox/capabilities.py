@@ -3,10 +3,10 @@
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, final
 
+from ringfence.records import dataclass
 from ringfence.sandbox.addresses import address_contains, read_address, read_name, read_port
 from ringfence.sandbox.errors import CapabilityDenied, PolicyError, UnknownCapability
 from ringfence.sandbox.scopes import path_contains, read_path, read_plugin, read_variable

@@ -5,9 +5,9 @@ import itertools
 import os
 import re
 import time
-from dataclasses import dataclass
 from typing import Final, final
 
+from ringfence.records import dataclass
 from ringfence.sandbox.errors import PASSING
 
 __all__ = ["CgroupFeature", "CgroupLimits", "CgroupTree", "find_own_cgroup", "remove_abandoned"]
@@ -56,6 +56,9 @@ class CgroupFeature:
     kill: bool
     freeze: bool
     writable: bool
+
+
+_NO_LIMITS: Final = CgroupLimits()
 
 
 def find_own_cgroup() -> CgroupFeature:
@@ -144,7 +147,7 @@ class CgroupTree:
         os.mkdir(self.path, 0o755)
         self.controllers = enable_controllers(parent, self.path)
 
-    def create(self, child: str, limits: CgroupLimits = CgroupLimits()) -> str:
+    def create(self, child: str, limits: CgroupLimits = _NO_LIMITS) -> str:
         """Make the group ``child`` below this one, under ``limits``, and return its folder."""
         if not child or "/" in child or child.startswith("."):
             raise ValueError(f"{child!r} is no name for a group")

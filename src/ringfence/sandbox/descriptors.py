@@ -4,9 +4,9 @@ import os
 import resource
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Final, final
 
+from ringfence.records import dataclass, field
 from ringfence.sandbox.errors import EnforcementError
 
 __all__ = ["DescriptorPlan", "close_all_but", "empty_environment"]

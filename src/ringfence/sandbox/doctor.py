@@ -1,10 +1,10 @@
 """Judges what a host can enforce, by layer and by capability: pure, from the probe's answers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, final
 
+from ringfence.records import dataclass
 from ringfence.sandbox.capabilities import Capability
 from ringfence.sandbox.features import Features
 from ringfence.sandbox.landlock import weaknesses

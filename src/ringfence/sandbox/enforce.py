@@ -5,9 +5,9 @@ import os
 import signal
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Final, final
 
+from ringfence.records import dataclass, field
 from ringfence.sandbox import _syscalls as sys
 from ringfence.sandbox.descriptors import close_all_but, empty_environment
 from ringfence.sandbox.errors import EnforcementError

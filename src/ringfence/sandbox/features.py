@@ -7,11 +7,11 @@ interpreter: the caller may have threads, and must not import ctypes.
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, TypeVar, final
 
+from ringfence.records import as_dict, dataclass, field
 from ringfence.sandbox.cgroups import CgroupFeature, find_own_cgroup
 from ringfence.sandbox.errors import PASSING
 from ringfence.sandbox.privileges import NOBODY, covers_worker_uids
@@ -85,9 +85,9 @@ class Features:
 
     def to_data(self) -> dict[str, Any]:
         """Return the features as lists, dicts, numbers and text only."""
-        data = {name: getattr(self, name) for name in self.__slots__}
+        data = as_dict(self)
         data["namespaces"] = sorted(self.namespaces)
-        data["cgroup"] = None if self.cgroup is None else asdict(self.cgroup)
+        data["cgroup"] = None if self.cgroup is None else as_dict(self.cgroup)
         data["reasons"] = dict(self.reasons)
         return data
 

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntFlag
 from errno import ELOOP
 from stat import S_ISDIR, S_ISLNK
 from typing import Final, NamedTuple, final
 
+from ringfence.records import dataclass
 from ringfence.sandbox.errors import EnforcementError
 
 __all__ = [

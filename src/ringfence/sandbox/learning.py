@@ -4,9 +4,9 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, final
 
+from ringfence.records import dataclass, field
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant
 from ringfence.sandbox.errors import PolicyError
 

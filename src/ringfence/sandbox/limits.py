@@ -1,10 +1,10 @@
 """How much a worker may use, as frozen data."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Final, final
 
+from ringfence.records import dataclass, field, fields_of
 from ringfence.sandbox.amounts import parse_count, parse_duration, parse_size, read_number
 from ringfence.sandbox.errors import PolicyError
 
@@ -357,9 +357,9 @@ class Limits:
     def to_mapping(self) -> dict[str, int | float]:
         """Return the limits that are set, by name: plain numbers, bytes and seconds."""
         return {
-            f.name: value
-            for f in fields(self)
-            if f.name != "given" and (value := getattr(self, f.name)) is not None
+            name: value
+            for name in fields_of(self)
+            if name != "given" and (value := getattr(self, name)) is not None
         }
 
     @property

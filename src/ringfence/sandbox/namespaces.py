@@ -7,9 +7,9 @@ namespace of its own.
 
 import os
 import signal
-from dataclasses import dataclass
 from typing import Final, final
 
+from ringfence.records import dataclass
 from ringfence.sandbox.errors import EnforcementError
 from ringfence.sandbox.landlock import PathGrant
 from ringfence.sandbox.pids import has_ended

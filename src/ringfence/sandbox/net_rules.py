@@ -1,9 +1,9 @@
 """Who may speak with whom: the network grants of one policy, asked for names, addresses and ports."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
+from ringfence.records import dataclass
 from ringfence.sandbox.addresses import address_contains, is_public, network_of, split_scope
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant, GrantLike
 

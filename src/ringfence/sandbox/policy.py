@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, final
 
+from ringfence.records import dataclass, field, replace
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant, GrantLike, as_grant
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.kernel_trees import DEVICES, KERNEL_TREES

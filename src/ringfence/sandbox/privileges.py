@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, final
 
+from ringfence.records import dataclass
 from ringfence.sandbox.errors import EnforcementError
 
 __all__ = [

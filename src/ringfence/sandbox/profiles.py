@@ -4,13 +4,13 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, final
 
+from ringfence.records import dataclass, field
 from ringfence.sandbox.amounts import parse_duration
 from ringfence.sandbox.capabilities import Capabilities, Grant, as_grant
 from ringfence.sandbox.errors import PolicyError

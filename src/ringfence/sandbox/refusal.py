@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from typing import Any, Final, final
+
+from ringfence.records import as_dict, dataclass
 
 __all__ = ["AUDIT", "Refusal", "of_kind", "printable"]
 
@@ -68,7 +69,7 @@ class Refusal:
 
     def to_data(self) -> dict[str, Any]:
         """Return the record as plain data."""
-        return asdict(self)
+        return as_dict(self)
 
     def log(self) -> None:
         """Write it to the logger ``ringfence.audit`` at level INFO, with the record as `refusal` of the log record."""

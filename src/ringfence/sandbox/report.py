@@ -1,9 +1,10 @@
 """What came true of a plan, layer by layer: plain data that can cross the wire."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, final
+
+from ringfence.records import dataclass
 
 __all__ = ["Layer", "LayerReport", "Level", "Report", "Status", "level_of"]
 

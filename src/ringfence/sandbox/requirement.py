@@ -1,9 +1,9 @@
 """What a caller insists on, whatever the profile prefers: a level, or layers that must be there whole."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, TypeAlias, final
 
+from ringfence.records import dataclass
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.report import CONFINED_LAYERS, Layer, LayerReport, Level, Report, Status
 

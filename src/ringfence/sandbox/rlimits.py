@@ -3,9 +3,9 @@
 import os
 import resource
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
+from ringfence.records import dataclass
 from ringfence.sandbox.errors import EnforcementError
 
 if TYPE_CHECKING:

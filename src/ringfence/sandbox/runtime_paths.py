@@ -5,9 +5,9 @@ import site
 import sys
 import sysconfig
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, final
 
+from ringfence.records import dataclass
 from ringfence.sandbox.kernel_trees import DEVICES
 
 __all__ = ["RuntimePaths", "runtime_paths"]

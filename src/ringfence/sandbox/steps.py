@@ -1,8 +1,8 @@
 """The plan as plain data: all that a zygote needs to know, and all that it needs to import."""
 
-from dataclasses import dataclass
 from typing import final
 
+from ringfence.records import dataclass
 from ringfence.sandbox.cgroups import CgroupLimits
 from ringfence.sandbox.descriptors import DescriptorPlan
 from ringfence.sandbox.landlock import LandlockPlan, PathGrant
