@@ -1,23 +1,20 @@
 """Workers whose grants name hosts, with real sockets on loopback: what is granted works, the rest is told."""
 
-import contextlib
 import functools
 import http.server
-import logging
 import os
 import socket
 import ssl
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ringfence import CapabilityDenied, NetworkEvent, Pool, ProtocolViolation
-from ringfence.pool import broker_lookup, executor
+from ringfence import CapabilityDenied, Pool
+from ringfence.pool import executor
 from ringfence.sandbox.features import probe
 
 OTHER = "127.0.0.2"
@@ -34,82 +31,6 @@ def refuses_descriptors() -> bool:
 
 
 REFUSES_DESCRIPTORS = refuses_descriptors()
-
-
-class Hello(http.server.BaseHTTPRequestHandler):
-    """Answers any GET with its path."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        """Answer."""
-        body = self.path.encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
-@contextlib.contextmanager
-def serving(server: http.server.ThreadingHTTPServer) -> Iterator[int]:
-    """Serve in a thread; yield the port."""
-    thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.01))
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.fixture
-def web() -> Iterator[int]:
-    """A web server at 127.0.0.1."""
-    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello)) as port:
-        yield port
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of its own signing for localhost, with its key."""
-    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    name = "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 {name} -keyout {path} -out {path.with_suffix('.crt')}"
-    subprocess.run(command.split(), check=True, capture_output=True)
-    path.write_bytes(path.read_bytes() + path.with_suffix(".crt").read_bytes())
-    return path
-
-
-@pytest.fixture
-def secure_web(certificate: Path) -> Iterator[int]:
-    """The same with TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    with serving(server) as port:
-        yield port
-
-
-@pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """What the supervisor's resolver knows, besides localhost."""
-    known: dict[str, list[str]] = {}
-    asked: list[str] = []
-
-    def resolve(name: str) -> list[tuple[int, str]]:
-        asked.append(name)
-        if name not in known:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [(int(socket.AF_INET6 if ":" in text else socket.AF_INET), text) for text in known[name]]
-
-    monkeypatch.setattr(broker_lookup, "resolve", resolve)
-    known["asked"] = asked
-    return known
 
 
 def free_port() -> int:
@@ -131,7 +52,6 @@ def test_libraries_work_unmodified(web: int, secure_web: int, certificate: Path)
     def clients(port: int, secure: int, pem: str) -> dict[str, Any]:
         import asyncio
         import http.client
-        import ssl
         import urllib.request
 
         import httpx
@@ -316,7 +236,6 @@ def test_servers_work_unmodified() -> None:
     grants = [f"net:listen=127.0.0.1:{port}", "net:listen=127.0.0.1:0", "net:listen=[::1]:0"]
 
     def serve_once(port: int) -> list[Any]:
-        import http.server
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -473,7 +392,6 @@ def test_what_comes_of_the_first_socket_cannot_be_led_elsewhere(web: int) -> Non
     def escape(port: int) -> dict[str, Any]:
         import ctypes
         import errno
-        import os
         import struct
 
         libc = ctypes.CDLL(None, use_errno=True)
@@ -575,179 +493,3 @@ def test_a_refusal_is_told_at_the_authors_line_and_may_be_caught(web: int) -> No
         assert "/ringfence/worker/" not in str(error.__cause__)
         assert error.__notes__ == [f'grant it with capabilities=["net:request={OTHER}:{web}"]']
         assert (error.operation, error.target) == ("socket.connect", f"{OTHER}:{web}")
-
-
-# --- what the host sees ---------------------------------------------------------------------------------------
-
-
-def test_each_request_is_recorded(
-    web: int, names: dict[str, list[str]], caplog: pytest.LogCaptureFixture
-) -> None:
-    """One record and one line for what was asked, allowed or refused; no line is begun by what a worker wrote."""
-    names["api.example.com"] = ["127.0.0.1"]
-    events: list[NetworkEvent] = []
-
-    def ask(port: int) -> int:
-        import contextlib
-        import os
-
-        socket.create_connection(("api.example.com", port)).close()
-        for host in (OTHER, "evil.com", "a\nFATAL b"):
-            with contextlib.suppress(OSError):
-                socket.create_connection((host, port))
-        return os.getpid()
-
-    grants = [f"net:request=api.example.com:{web}", f"net:request=127.0.0.1:{web}"]
-    caplog.set_level(logging.INFO, "ringfence.audit")
-    with Pool(1, capabilities=grants, on_network=events.append) as pool:
-        pool.submit(ask, web).result()
-        (pid,) = pool.reports()
-    told = [(event.kind, event.host, event.address, event.allowed) for event in events]
-    assert told == [
-        ("lookup", "api.example.com", "127.0.0.1", True),
-        ("connect", "127.0.0.1", "127.0.0.1", True),
-        ("connect", OTHER, OTHER, False),
-        ("lookup", "evil.com", None, False),
-        ("lookup", "a\nFATAL b", None, False),
-    ]
-    assert {event.pid for event in events} == {pid}
-    assert events[0].grant == f"net:request=api.example.com:{web}"
-    assert events[2].needs == f"net:request={OTHER}:{web}"
-    lines = [record.getMessage() for record in caplog.records if hasattr(record, "network")]
-    assert len(lines) == len(events)
-    assert not any("\n" in line for line in lines)
-    assert "evil.com" not in names["asked"]
-
-
-def test_a_worker_that_breaks_the_protocol_is_killed(web: int) -> None:
-    """Garbage to the broker ends that worker with ProtocolViolation; the next task gets another."""
-
-    def garbage() -> None:
-        import gc
-        import time
-
-        from ringfence.worker.network import Network
-
-        (network,) = (thing for thing in gc.get_objects() if isinstance(thing, Network))
-        network._channel.send(network._codec.pack(["no", "request"]))
-        time.sleep(60)
-
-    with Pool(1, capabilities=[f"net:request=127.0.0.1:{web}"]) as pool:
-        error = pool.submit(garbage).exception(timeout=20)
-        assert isinstance(error, ProtocolViolation), error
-        assert pool.submit(lambda: socket.create_connection(("127.0.0.1", web)).close()).result() is None
-
-
-def test_a_flood_costs_only_its_worker(web: int, names: dict[str, list[str]]) -> None:
-    """Requests beyond the rate wait in the worker's own pipe, answers that nobody fetches hold it up; others go on."""
-
-    def flood() -> None:
-        import gc
-        import os
-
-        from ringfence.ipc import broker_messages as b
-        from ringfence.ipc.framing import encode_header
-        from ringfence.worker.network import Network
-
-        (network,) = (thing for thing in gc.get_objects() if isinstance(thing, Network))
-        body = network._codec.pack([b.CONNECT, 1, "127.0.0.1", web, int(socket.AF_INET), 0])
-        frame = encode_header(len(body), 1024) + body
-        while True:
-            os.write(network._channel.fileno(), frame * 100)
-
-    grants = [f"net:request=127.0.0.1:{web}"]
-    with Pool(1, capabilities=grants, timeout=2) as hostile, Pool(1, capabilities=grants) as honest:
-        flooding = hostile.submit(flood)
-        for _ in range(20):
-            honest.submit(lambda: socket.create_connection(("127.0.0.1", web), timeout=5).close()).result(timeout=10)
-        fds = len(list(Path("/proc/self/fd").iterdir()))
-        assert fds < 200, fds
-        assert flooding.exception() is not None
-
-
-def test_a_worker_that_dies_in_the_middle_leaves_nothing(web: int) -> None:
-    """It asks and dies; its pool goes on. Open connections end with the pool. (The fixture counts descriptors.)"""
-
-    def die() -> None:
-        import os
-
-        threading.Thread(target=socket.create_connection, args=(("localhost", web),)).start()
-        os._exit(3)
-
-    def keep() -> int:
-        global kept
-        kept = [socket.create_connection(("localhost", web)) for _ in range(10)]
-        return len(kept)
-
-    with Pool(2, capabilities=[f"net:request=localhost:{web}"]) as pool:
-        assert [type(pool.submit(die).exception()).__name__ for _ in range(3)] == ["WorkerCrashed"] * 3
-        assert pool.submit(keep).result() == 10
-
-
-def test_a_forked_child_has_no_line_of_its_own(web: int) -> None:
-    """A child that a worker forks keeps the sockets it has, and cannot confuse its parent's requests."""
-
-    def fork(port: int) -> tuple[int, bool]:
-        import errno
-        import os
-
-        with socket.create_connection(("127.0.0.1", port)) as before:
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    before.getpeername()
-                    socket.create_connection(("127.0.0.1", port))
-                    os._exit(0)
-                except OSError as error:
-                    os._exit(error.errno or 1)
-            _, status = os.waitpid(pid, 0)
-            with socket.create_connection(("127.0.0.1", port)) as after:
-                return os.waitstatus_to_exitcode(status) == errno.ENETDOWN, after.getpeername()[1] == port
-
-    grants = [f"net:request=127.0.0.1:{web}", "process:exec"]
-    with Pool(1, capabilities=grants) as pool:
-        assert pool.submit(fork, web).result() == (True, True)
-
-
-def test_pools_share_one_broker(web: int) -> None:
-    """Many pools, one thread; it ends with the last of them."""
-    pools = [Pool(1, capabilities=[f"net:request=127.0.0.1:{web}"]) for _ in range(3)]
-    try:
-        for pool in pools:
-            pool.submit(lambda: socket.create_connection(("127.0.0.1", web)).close()).result()
-        assert sum(thread.name == "ringfence-broker" for thread in threading.enumerate()) == 1
-    finally:
-        for pool in pools:
-            pool.shutdown()
-    assert not any(thread.name == "ringfence-broker" for thread in threading.enumerate())
-
-
-def send_descriptors() -> list[str]:
-    """Send a descriptor over every Unix socket that is not this function's own; return which took it."""
-    took, own = [], socket.socketpair()
-    mine = {end.fileno() for end in own}
-    for fd in range(3, 64):
-        try:
-            end = socket.socket(fileno=os.dup(fd))
-        except OSError:
-            continue
-        with end:
-            if fd in mine or end.family != socket.AF_UNIX:
-                continue
-            try:
-                socket.send_fds(end, [b"\0"], [own[0].fileno()])
-            except PermissionError:
-                continue
-            took.append(str(fd))
-    socket.send_fds(own[0], [b"x"], [0])
-    assert len(socket.recv_fds(own[1], 1, 1)[1]) == 1
-    return took
-
-
-@pytest.mark.skipif(not REFUSES_DESCRIPTORS, reason="a kernel before 6.16 cannot refuse them")
-@pytest.mark.parametrize("grant", ["net:request=127.0.0.1:80", "net:request=:80"])
-def test_no_descriptor_is_put_into_the_supervisor(grant: str) -> None:
-    """Closing it would be the supervisor's, and what a descriptor does when it is closed is the worker's choice."""
-    with Pool(1, capabilities=[grant]) as pool:
-        assert pool.submit(send_descriptors).result(30) == []
-        assert pool.submit(abs, -1).result(30) == 1

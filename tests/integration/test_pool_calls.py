@@ -61,6 +61,31 @@ def test_lambdas_and_closures_run(pool: Pool) -> None:
     assert pool.submit(triple, 5).result() == 15
 
 
+def test_submodules_of_packages_come_with_functions_by_value(
+    tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`import a.b` binds only `a`: code by value that goes on to `a.b` finds it imported, the caller's own as well."""
+    (tmp_path / "dotted_pack").mkdir()
+    (tmp_path / "dotted_pack" / "__init__.py").write_text("")
+    (tmp_path / "dotted_pack" / "deep.py").write_text("WORD = 'deep'\n")
+    (tmp_path / "dotted_other.py").write_text("WORD = 'other'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import xml.dom.minidom
+
+    import dotted_other  # type: ignore[import-not-found]
+    import dotted_pack.deep  # type: ignore[import-not-found]
+
+    try:
+        assert pool.submit(lambda: [dotted_pack.deep.WORD, dotted_other.WORD]).result() == ["deep", "other"]
+        assert pool.submit(lambda: xml.dom.minidom.parseString("<a/>").documentElement.tagName).result() == "a"
+        namespace = {"xml": xml}
+        exec("def parse(): return xml.dom.minidom.parseString('<b/>').documentElement.tagName", namespace)
+        assert pool.submit(namespace["parse"]).result() == "b"
+    finally:
+        for name in [name for name in sys.modules if name.startswith("dotted_")]:
+            del sys.modules[name]
+
+
 def test_a_closure_travels_as_it_is_when_submitted(pool: Pool) -> None:
     """A variable that changed between two submits is seen changed by the second."""
     factor = 1

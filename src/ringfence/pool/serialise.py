@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ringfence.pool.codebase import Module, is_library, needed_by
 from ringfence.pool.sources import SourceFiles
 
-__all__ = ["Function", "Serialiser", "Shipment", "plain_size"]
+__all__ = ["Function", "Serialiser", "Shipment", "names_in", "plain_size"]
 
 # A worker keeps every function it was sent. A pool that sees more different ones than this sends further
 # ones inside their tasks.
@@ -178,7 +178,7 @@ def _dependencies(function: types.FunctionType) -> tuple[Any, ...] | None:
             except ValueError:
                 return None
             found.append((cell, "cell_contents", values[-1]))
-        for name in _names(current.__code__):
+        for name in names_in(current.__code__):
             if name in current.__globals__:
                 values.append(current.__globals__[name])
                 found.append((current.__globals__, name, values[-1]))
@@ -193,11 +193,12 @@ def _dependencies(function: types.FunctionType) -> tuple[Any, ...] | None:
     return tuple(found)
 
 
-def _names(code: types.CodeType) -> Iterable[str]:
+def names_in(code: types.CodeType) -> Iterable[str]:
+    """Yield the names of globals, attributes and modules that `code`, and the code within it, mentions."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+            yield from names_in(constant)
 
 
 _MISSING = object()
@@ -267,37 +268,32 @@ def _dill_dumps(value: object, first: Exception) -> tuple[bytes, tuple[Module, .
     from ringfence.pool.by_value import dumps_by_value
 
     try:
-        payload = dumps_by_value(value)
+        payload, modules = dumps_by_value(value)
     except Exception as error:  # noqa: BLE001  # as above
         cause = error if isinstance(first, _ByValue) else first
         if isinstance(cause, pickle.PicklingError):
             raise cause from None
         raise pickle.PicklingError(f"cannot send this task to a worker: {type(cause).__name__}: {cause}") from cause
-    return payload, _modules(_referenced(payload))
+    return payload, _modules(_referenced(payload) | modules)
 
 
 def _referenced(payload: bytes) -> set[str]:
-    """Return the modules that a pickle imports: those of its globals, and those dill saved as modules."""
+    """Return the modules that a pickle's globals come from."""
     found: set[str] = set()
     memo: dict[int, str | None] = {}
     strings: list[str | None] = []
-    importing = fresh = False  # fresh: the opcode before pushed a string
+    fresh = False  # the opcode before pushed a string
     for opcode, argument, _ in pickletools.genops(payload):
         name = opcode.name
         pushed, fresh = fresh, "UNICODE" in name
         if fresh:
             strings.append(str(argument))
-            if importing:
-                found.add(str(argument))
-                importing = False
         elif name == "MEMOIZE":
             memo[len(memo)] = strings[-1] if pushed else None
         elif name in ("BINGET", "LONG_BINGET"):
             strings.append(memo.get(int(str(argument))))
         elif name == "STACK_GLOBAL":
-            module, attribute = strings[-2:]
-            importing = attribute == "_import_module"
-            found.add(module or "")
+            found.add(strings[-2] or "")
             strings.append(None)
         elif name == "GLOBAL":
             found.add(str(argument).partition(" ")[0])

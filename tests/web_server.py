@@ -1,0 +1,38 @@
+"""A web server in a thread, for workers to reach."""
+
+import contextlib
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+class Hello(http.server.BaseHTTPRequestHandler):
+    """Answers any GET with its path."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answer."""
+        body = self.path.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def serving(server: http.server.ThreadingHTTPServer) -> Iterator[int]:
+    """Serve in a thread; yield the port."""
+    thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.01))
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
