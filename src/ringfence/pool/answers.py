@@ -10,7 +10,6 @@ from typing import Any
 from ringfence.ipc import messages as m
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, UnregisteredType
-from ringfence.ipc.types import REGISTERED
 from ringfence.pool import outcome
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
@@ -20,10 +19,11 @@ from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.large_answer import LargeAnswer, unregistered
 from ringfence.pool.statistics import Counters
 from ringfence.pool.task import Output, Task
+from ringfence.pool.terms import terms_of
 from ringfence.pool.transfer import Lease
 from ringfence.sandbox.capabilities import Capability
 from ringfence.sandbox.errors import CapabilityDenied
-from ringfence.sandbox.refusal import AUDIT, Refusal, of_kind
+from ringfence.sandbox.refusal import Refusal, of_kind
 
 __all__ = ["Answers", "Partial"]
 
@@ -33,8 +33,7 @@ _log = logging.getLogger("ringfence.pool")
 _REFUSAL_FIELDS = ([str, str, str, str], [str, str, type(None), str])
 # Their canonical names: from_name() would take others, and any white space around them.
 _CAPABILITIES = frozenset(str(capability) for capability in Capability)
-# The limits that a worker has to know: those it counts, and those whose errors it tells apart.
-_TOLD = tuple(sorted({field for _, field, _ in outcome.EXCEEDED.values()}))
+
 
 
 class Partial:
@@ -64,15 +63,10 @@ class Answers:
         self._codec = codec
         self._counters = counters
         self._report = report
+        self.terms = terms_of(config)
         initializer = config.initializer
-        self.start_settings: dict[str, Any] = {
-            "types": REGISTERED.names(),
-            "pickle_results": config.pickle_results,
-            "limits": {name: getattr(config.policy.limits, name) for name in _TOLD},
-            "capabilities": [str(grant) for grant in config.policy.capabilities],
-            "private_root": config.plan.namespaces is not None and config.plan.namespaces.private_root,
-            "trusted": config.policy.is_trusted,
-            "refusals": config.on_refusal is not None or AUDIT.isEnabledFor(logging.INFO),
+        # What START says: foreign code, which no zygote may see.
+        self.first: dict[str, Any] = {
             "initializer": None if initializer is None else initializer.payload,
             "modules": [] if initializer is None else [list(module) for module in initializer.modules],
         }
@@ -276,7 +270,7 @@ class Answers:
     def take_refusals(self, handle: WorkerHandle, message: list[Any], done: list[Delivery | Printed]) -> None:
         """Take what the task at the head was refused, and went on. Raises RemoteProtocolError."""
         _, _, refusals, more = message
-        if not self.start_settings["refusals"]:
+        if not self.terms["refusals"]:
             raise RemoteProtocolError("REFUSED, which nobody asked for")
         self._only_once(handle, handle.line[0], m.REFUSED)
         if not 0 < len(refusals) <= m.MAX_REFUSALS or more < 0:

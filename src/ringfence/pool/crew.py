@@ -147,7 +147,7 @@ class Crew:
             stdin = self._config.policy.capabilities.has("stdin:read")
             zygote = Zygote(inherit=not self._config.capture, stdin=stdin)
         try:
-            zygote.configure(self._config)
+            zygote.configure(self._config, self.answers.terms)
         except BaseException:
             zygote.abandon()
             raise
@@ -297,7 +297,7 @@ class Crew:
         handle.late_at = _NEVER
         handle.baseline_rss = self._monitor.baseline(handle.pid)
         try:
-            handle.start(self.answers.start_settings)
+            handle.start(self.answers.first)
         except ChannelClosed:
             handle.kill()
             return

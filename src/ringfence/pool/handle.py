@@ -208,9 +208,9 @@ class WorkerHandle:
         """Send one message, or as much as the pipe takes now; the rest goes when the pipe has room."""
         self.channel.write_nowait(self.codec.pack(message), fds)
 
-    def start(self, settings: dict[str, Any]) -> None:
+    def start(self, first: dict[str, Any]) -> None:
         """Send what a worker is told before its first task."""
-        self.send([m.START, settings])
+        self.send([m.START, first])
 
     def streams(self) -> list[Stream]:
         """Return its stdout and stderr, if they are captured."""

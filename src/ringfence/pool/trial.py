@@ -11,6 +11,7 @@ from ringfence.ipc.errors import ChannelClosed
 from ringfence.pool import outcome
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.executor import Pool
+from ringfence.pool.terms import terms_of
 from ringfence.pool.zygote import Zygote
 from ringfence.records import dataclass
 from ringfence.sandbox.errors import EnforcementError, UnsupportedError
@@ -68,7 +69,7 @@ def put_to_the_test(profile: Profile) -> Trial:
 
 def _try_all(config: PoolConfig) -> tuple[Finding, ...]:
     with _zygote() as zygote:
-        zygote.configure(config, thorough=True)
+        zygote.configure(config, terms_of(config), thorough=True)
         assert zygote.proof is not None
         if not zygote.proof.pending:
             return ()

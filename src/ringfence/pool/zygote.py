@@ -87,8 +87,8 @@ class Zygote:
             birth.release()
             raise
 
-    def configure(self, config: PoolConfig, *, thorough: bool = False) -> None:
-        """Say what its workers are to be; `thorough`: and have it try all of the self-test.
+    def configure(self, config: PoolConfig, terms: dict[str, Any], *, thorough: bool = False) -> None:
+        """Say what its workers are to be, and their terms; `thorough`: and have it try all of the self-test.
 
         Raises OSError, ChannelClosed.
         """
@@ -107,6 +107,7 @@ class Zygote:
             "prefix": sys.prefix,
             "cgroup": None if self.group is None else self.group.path,
             "attempts": self.proof.attempts(),
+            "terms": terms,
         }
         self.send([m.CONFIGURE, plan, settings])
 

@@ -40,7 +40,7 @@ from ringfence.sandbox.operations import (
 )
 from ringfence.sandbox.unannounced import READERS, taken_by
 
-__all__ = ["Event", "Refusals", "install_audit_hook", "recent_events"]
+__all__ = ["Event", "Refusals", "install_audit_hook", "private_folders", "recent_events"]
 
 # How many events a thread remembers. An exception may pass clean-up code (removing a temporary file, closing
 # a connection) on its way up, which announces operations of its own.
@@ -136,7 +136,7 @@ class Refusals:
         self._private_root = private_root
         self._holder = holder
         self._remedy = remedy
-        self._own = _resolved(_private_folders() if own is None else own)
+        self._own = _resolved(private_folders(_here()) if own is None else own)
         self._home = _resolved([] if home is None else [home])
         # Unscoped grants then open nothing.
         self._folderless = not private_root and not self._own
@@ -429,11 +429,15 @@ def _resolved(paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(os.path.realpath(path) for path in paths))
 
 
-def _private_folders() -> tuple[str, ...]:
+def _here() -> str:
     try:
-        here = os.getcwd()
+        return os.getcwd()
     except OSError:  # it was removed
-        here = "/"
+        return "/"
+
+
+def private_folders(here: str) -> tuple[str, ...]:
+    """Return the folders that come without any grant to a worker that is in the folder `here`."""
     # Everything is below "/": a worker that was not given a folder has none.
     return tuple(folder for folder in (here, os.environ.get("TMPDIR", "/")) if folder != "/")
 

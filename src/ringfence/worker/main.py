@@ -1,32 +1,26 @@
 """A worker's life from the fork to its end: lock in, say READY, serve, leave by the book."""
 
 import atexit
-import faulthandler
 import os
 import sys
 from typing import Any, Final, NoReturn
 
 from ringfence.ipc import messages as m
-from ringfence.ipc.channel import Channel
-from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
-from ringfence.ipc.types import TypeRegistry
 from ringfence.sandbox import enforce
 from ringfence.worker import failure
+from ringfence.worker.kit import Kit
 from ringfence.worker.network import Network
-from ringfence.worker.output import Streams
 from ringfence.worker.seeds import reseed
-from ringfence.worker.serve import Worker, settle
+from ringfence.worker.serve import settle
 
 __all__ = ["run"]
 
 # What a worker leaves behind when it could not start; the supervisor reads the reason from its channel.
-EXIT_NOT_STARTED = 70  # EX_SOFTWARE of sysexits.h
-# Where the descriptors of these roles go.
-_OUTPUT: Final = {"stdout": 1, "stderr": 2}
+EXIT_NOT_STARTED: Final = 70  # EX_SOFTWARE of sysexits.h
 
 
-def run(prepared: enforce.Prepared, fds: dict[str, int]) -> NoReturn:
+def run(kit: Kit, fds: dict[str, int]) -> NoReturn:
     """Be a worker; never return.
 
     Called in a child that was just forked. `fds` by role: "channel" is our end of the pipe, "tokens" the socket that
@@ -35,7 +29,7 @@ def run(prepared: enforce.Prepared, fds: dict[str, int]) -> NoReturn:
     """
     code = EXIT_NOT_STARTED
     try:
-        code = _run(prepared, fds)
+        code = _run(kit, fds)
     except ChannelClosed:
         code = 0  # the supervisor is gone, and so is the reason to be
     except BaseException:  # noqa: BLE001  # nothing may climb back into the zygote's loop
@@ -47,39 +41,33 @@ def run(prepared: enforce.Prepared, fds: dict[str, int]) -> NoReturn:
             os._exit(code)
 
 
-def _run(prepared: enforce.Prepared, fds: dict[str, int]) -> int:
-    output = {role: fds.pop(role) for role in _OUTPUT if role in fds}
-    channel = Channel(fds["channel"], blocking=True)
-    registry = TypeRegistry()
-    codec = Codec(registry)
-    streams = None
-    for role, fd in output.items():
-        os.dup2(fd, _OUTPUT[role])
+def _run(kit: Kit, fds: dict[str, int]) -> int:
+    kit.take(fds)
+    kept: tuple[int, ...] = kit.descriptors
+    worker = kit.worker
     # While sockets can still be had.
-    network = Network(fds["broker"]) if "broker" in fds else None
+    if "broker" in fds:
+        worker.network = Network(fds["broker"])
+        kept = (*kept, fds["broker"], *worker.network.descriptors)
     try:
         # From here to READY nothing foreign is read, let alone run.
-        kept = network.descriptors if network is not None else ()
-        report = enforce.enter(prepared, (*fds.values(), *kept))
+        enforce.enter(kit.prepared, kept)
     except BaseException as error:  # noqa: BLE001  # whatever it is, the supervisor is told before any foreign code
-        channel.send(codec.pack([m.ERROR, -1, failure.record(error, codec, kind="start")]))
+        kit.channel.send(kit.codec.pack([m.ERROR, -1, failure.record(error, kit.codec, kind="start")]))
         return EXIT_NOT_STARTED
-    if output:
-        streams = Streams()
-        streams.install()
+    if worker.streams is not None:
+        worker.streams.install()
     settle()
     reseed()
-    # In C: it answers while native code keeps the interpreter to itself, too.
-    faulthandler.register(m.STACK_SIGNAL, fds["stacks"], all_threads=True)
-    channel.send(codec.pack([m.READY, m.PROTOCOL_VERSION, report.to_data()]))
-    return _work(Worker(channel, fds["tokens"], codec, streams, network), channel, codec, registry)
+    kit.channel.send(kit.ready)
+    return _work(kit)
 
 
-def _work(worker: Worker, channel: Channel, codec: Codec, registry: TypeRegistry) -> int:
+def _work(kit: Kit) -> int:
+    channel, codec, worker = kit.channel, kit.codec, kit.worker
     message: list[Any] = codec.unpack(channel.recv())
     if message[0] == m.STOP:
         return 0
-    registry.expect(message[1]["types"])
     try:
         worker.start(message[1])
     except BaseException as error:  # noqa: BLE001  # the initializer's failure is what the caller must see

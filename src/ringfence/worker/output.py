@@ -25,23 +25,27 @@ class _CountingFile(io.FileIO):
 
 
 class Streams:
-    """sys.stdout and sys.stderr of a worker: text over fds 1 and 2, flushed after each task."""
+    """sys.stdout and sys.stderr of a worker: text over fds 1 and 2, flushed after each task.
+
+    To be made while these are pipes, as the worker's will be: the files ask once whether they can seek.
+    """
 
     def __init__(self) -> None:
         self._out = _CountingFile(1)
         self._err = _CountingFile(2)
-
-    def install(self) -> None:
-        """Replace sys.stdout and sys.stderr."""
         # A task may print anything: what UTF-8 cannot say is escaped, never an error.
-        sys.stdout = io.TextIOWrapper(io.BufferedWriter(self._out), encoding="utf-8", errors="backslashreplace")
+        self._stdout = io.TextIOWrapper(io.BufferedWriter(self._out), encoding="utf-8", errors="backslashreplace")
         # Unbuffered: the last words of a worker that dies must have left it.
-        sys.stderr = io.TextIOWrapper(
+        self._stderr = io.TextIOWrapper(
             self._err,  # a raw file will do, as it does for python -u
             encoding="utf-8",
             errors="backslashreplace",
             write_through=True,
         )
+
+    def install(self) -> None:
+        """Replace sys.stdout and sys.stderr."""
+        sys.stdout, sys.stderr = self._stdout, self._stderr
 
     def flush(self) -> None:
         """Flush both; a task that closed or replaced them has only itself to blame."""

@@ -28,6 +28,10 @@ class Baseline:
     """What this process had used before it ran anything foreign."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin anew, from here on."""
         self._peak, self._blocks = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, _blocks_written()
 
     def held(self) -> int:

@@ -20,7 +20,7 @@ from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, NotSerializable
 from ringfence.ipc.large import lay_out
-from ringfence.sandbox.denials import Refusals
+from ringfence.sandbox.denials import Refusals, private_folders
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.worker import failure, tracebacks
 from ringfence.worker.modules import ShippedModules
@@ -60,26 +60,38 @@ class Worker:
     """The state of one worker: its channel, the functions it knows, its streams."""
 
     def __init__(
-        self, channel: Channel, tokens: int, codec: Codec, streams: Streams | None, network: Network | None = None
+        self, channel: Channel, tokens: int, codec: Codec, streams: Streams | None, terms: dict[str, Any], folder: str
     ) -> None:
+        """Make the state before the fork: `terms` are those of the pool, `folder` is what the worker will be in.
+
+        Nothing here may depend on which worker it is, or change what the zygote itself can do.
+        """
         self._channel = channel
         self._tokens = tokens
         self._codec = codec
-        self._streams = streams
-        self._network = network
+        # None where nobody captures what is printed.
+        self.streams = streams
+        # Only where the policy is brokered.
+        self.network: Network | None = None
         self._modules = ShippedModules()
         # A function arrives once, as bytes, and is unpickled by the first task that needs it, whose failure it then is.
         self._unread: dict[int, bytes] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
         # Messages that came while we waited for a lease or a buffer, in order.
         self._waiting: deque[_TaskMessage] = deque()
-        self._pickle_results = False
+        self._pickle_results = terms["pickle_results"]
+        self._capabilities: list[str] = terms["capabilities"]
         self._refusals: Refusals | None = None  # a trusted worker is refused nothing by us
         self._overheard: Overheard | None = None  # where the host asked what tasks were refused
+        if not terms["trusted"]:
+            own = private_folders(folder)
+            self._refusals = Refusals(self._capabilities, private_root=terms["private_root"], own=own)
+            if terms["refusals"]:
+                self._overheard = Overheard(self._refusals)
         self._uncaught: CapabilityDenied | None = None
-        self._limits: dict[str, int | None] = {}
+        self._limits: dict[str, int | None] = terms["limits"]
         self._baseline = Baseline()
-        self._counting: Counting | None = None  # where there is something to count
+        self._counting = _counting(self._limits, self._baseline)
 
     def serve(self) -> None:
         """Run tasks until STOP arrives or the supervisor is gone (ChannelClosed)."""
@@ -98,30 +110,23 @@ class Worker:
             elif tag == m.STOP:
                 return
 
-    def start(self, settings: dict[str, Any]) -> None:
-        """Take the settings of START, and run the initializer if there is one; its exception passes through."""
-        self._pickle_results = settings["pickle_results"]
-        if not settings["trusted"]:
-            self._refusals = Refusals(settings["capabilities"], private_root=settings["private_root"])
+    def start(self, first: dict[str, Any]) -> None:
+        """Begin, in the worker: run the initializer of START if there is one; its exception passes through."""
+        if self._refusals is not None:
             self._refusals.install()
-            if settings["refusals"]:
-                self._overheard = Overheard(self._refusals)
-                self._overheard.install()
-        if self._network is not None:
-            self._network.install(settings["capabilities"])
-        self._limits = settings["limits"]
-        self._baseline = Baseline()
+        if self._overheard is not None:
+            self._overheard.install()
+        if self.network is not None:
+            self.network.install(self._capabilities)
+        self._baseline.begin()
         if (depth := self._limits.get("call_depth")) is not None:
             sys.setrecursionlimit(depth + _OWN_FRAMES)
-        if any(self._limits.get(name) is not None for name in _COUNTED):
-            from ringfence.worker.counting import Counting
-
-            self._counting = Counting(self._limits, self._baseline)
+        if self._counting is not None:
             self._counting.install()
-        for name, source, filename, is_package in settings["modules"]:
+        for name, source, filename, is_package in first["modules"]:
             self._modules.add(name, source, filename, is_package)
-        if settings["initializer"] is not None:
-            function, args = pickle.loads(settings["initializer"])
+        if first["initializer"] is not None:
+            function, args = pickle.loads(first["initializer"])
             function(*args)
 
     def _next(self) -> _TaskMessage:
@@ -234,15 +239,15 @@ class Worker:
 
     def _printed(self) -> tuple[int, ...]:
         """Flush the streams; return what they have counted, or nothing when nobody counts."""
-        if self._streams is None:
+        if self.streams is None:
             for stream in (sys.stdout, sys.stderr):
                 try:
                     stream.flush()
                 except (OSError, ValueError, AttributeError):
                     pass
             return ()
-        self._streams.flush()
-        counts = self._streams.counts()
+        self.streams.flush()
+        counts = self.streams.counts()
         return counts if counts != (0, 0) else ()
 
     def _unpackable(self, task: int, value: object, error: NotSerializable, counts: tuple[int, ...]) -> bytes:
@@ -341,6 +346,15 @@ def _fill(fd: int, data: Any) -> None:
     except OSError:
         with mmap.mmap(fd, len(view)) as mapped:
             mapped[:] = view
+
+
+def _counting(limits: dict[str, int | None], baseline: Baseline) -> "Counting | None":
+    """Return what counts for tasks, or None where there is nothing to count."""
+    if all(limits.get(name) is None for name in _COUNTED):
+        return None
+    from ringfence.worker.counting import Counting
+
+    return Counting(limits, baseline)
 
 
 def settle() -> None:

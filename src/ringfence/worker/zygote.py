@@ -22,6 +22,7 @@ from ringfence.ipc.errors import ChannelClosed
 from ringfence.sandbox import enforce
 from ringfence.worker import failure
 from ringfence.worker import main as worker
+from ringfence.worker.kit import Kit
 from ringfence.worker.selftest import Trials
 
 __all__ = ["main"]
@@ -45,9 +46,9 @@ def main(fd: int) -> None:
         _, plan, settings = codec.unpack(channel.recv())
         if settings["cgroup"] is not None:
             group = _Group(settings["cgroup"])
-        prepared = _configure(channel, codec, plan, settings)
-        if prepared is not None:
-            _Zygote(channel, codec, prepared, Trials(prepared, codec, settings["attempts"])).loop()
+        kit = _configure(channel, codec, plan, settings)
+        if kit is not None:
+            _Zygote(channel, codec, kit, Trials(kit.prepared, codec, settings["attempts"])).loop()
     except ChannelClosed:
         pass
     finally:
@@ -78,32 +79,34 @@ class _Group:
             pass  # the next supervisor on this host removes what is left
 
 
-def _configure(channel: Channel, codec: Codec, plan: bytes, settings: dict[str, Any]) -> enforce.Prepared | None:
-    """Carry out the plan's first half; on failure say why and return None."""
+def _configure(channel: Channel, codec: Codec, plan: bytes, settings: dict[str, Any]) -> Kit | None:
+    """Carry out the plan's first half, and make ready what workers get; on failure say why and return None."""
     try:
         prepared = enforce.prepare(pickle.loads(plan))
         for name in settings["preload"]:
             import_module(name)
+        sys.prefix, sys.exec_prefix = settings["prefix"], settings["prefix"]
+        sys.argv = [""]
+        kit = Kit(prepared, settings["terms"])
     except BaseException as error:  # noqa: BLE001  # the supervisor is told, whatever it is; no worker is started
         channel.send(codec.pack([m.FAILED, -1, failure.record(error, codec, kind="start")]))
         return None
-    sys.prefix, sys.exec_prefix = settings["prefix"], settings["prefix"]
-    sys.argv = [""]
     # What lives now lives in every worker: keep the collector from touching, and so copying, those pages.
     gc.collect()
     gc.freeze()
     gc.disable()
     channel.send(codec.pack([m.CONFIGURED]))
-    return prepared
+    return kit
 
 
 class _Zygote:
     """The loop and the children it answers for."""
 
-    def __init__(self, channel: Channel, codec: Codec, prepared: enforce.Prepared, trials: Trials) -> None:
+    def __init__(self, channel: Channel, codec: Codec, kit: Kit, trials: Trials) -> None:
         self._channel = channel
         self._codec = codec
-        self._prepared = prepared
+        self._kit = kit
+        self._prepared = kit.prepared
         self._poller = select.epoll()
         self._poller.register(channel.fileno(), select.EPOLLIN)
         # pidfd -> (worker number, pid): every child that has been forked and not yet waited for.
@@ -149,7 +152,7 @@ class _Zygote:
             self._send([m.FAILED, number, failure.record(error, self._codec, kind="start")])
             return
         if pid == 0:
-            worker.run(self._prepared, fds)
+            worker.run(self._kit, fds)
         pidfd = self._adopt(number, pid)
         self._send([m.SPAWNED, number, enforce.host_pid(self._prepared, pid)], [pidfd])
 

@@ -1,0 +1,27 @@
+"""What every worker of a pool is told, before any of them is made."""
+
+import logging
+from typing import Any, Final
+
+from ringfence.ipc.types import REGISTERED
+from ringfence.pool import outcome
+from ringfence.pool.config import PoolConfig
+from ringfence.sandbox.refusal import AUDIT
+
+__all__ = ["terms_of"]
+
+# The limits that a worker has to know: those it counts, and those whose errors it tells apart.
+_TOLD: Final = tuple(sorted({field for _, field, _ in outcome.EXCEEDED.values()}))
+
+
+def terms_of(config: PoolConfig) -> dict[str, Any]:
+    """Return the terms as plain data, for the zygote: nothing in them is foreign."""
+    return {
+        "types": REGISTERED.names(),
+        "pickle_results": config.pickle_results,
+        "limits": {name: getattr(config.policy.limits, name) for name in _TOLD},
+        "capabilities": [str(grant) for grant in config.policy.capabilities],
+        "private_root": config.plan.namespaces is not None and config.plan.namespaces.private_root,
+        "trusted": config.policy.is_trusted,
+        "refusals": config.on_refusal is not None or AUDIT.isEnabledFor(logging.INFO),
+    }
