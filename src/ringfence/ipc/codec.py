@@ -20,7 +20,7 @@ from ringfence.ipc.limits import DEFAULT_LIMITS, WireLimits
 from ringfence.ipc.locate import locate
 from ringfence.ipc.measure import ENTRY_WORDS, TooDeep, weigh
 from ringfence.ipc.reading import CountedReading, PlainReading, Reading, Tagged, decode_leaf
-from ringfence.ipc.shape import COUNTED, OPENERS, shape_of
+from ringfence.ipc.shape import OPENERS, shape_of
 from ringfence.ipc.types import TypeRegistry
 
 __all__ = ["Buffer", "Codec"]
@@ -102,7 +102,7 @@ class Codec:
         # Every level takes a byte at least, and one of a few values.
         size = len(packed)
         depth = self._max_depth
-        if size > depth and (size > COUNTED or size - len(packed.translate(None, OPENERS)) > depth):
+        if size > depth and (size > _SMALL or size - len(packed.translate(None, OPENERS)) > depth):
             self._check_sent(value, packed, name)
         return packed
 

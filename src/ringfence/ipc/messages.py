@@ -110,10 +110,12 @@ MAX_SAID: Final = 160 * 1024
 """Bytes of any other frame that a worker says: larger results travel in leases, from 128 KiB on."""
 
 # Task flags, in TASKS.
-CHUNK: Final = 1  # the payload is a list of argument tuples; the answer is a list of outcomes
+CHUNK: Final = 1  # the payload is a list of arguments, one for each call; the answer is [values, failure or None]
 BUFFERED: Final = 2  # the payload is in a sealed memfd, to be asked for with NEED_BUFFER
 PLAIN: Final = 4  # the payload is the list of positional arguments itself, all of them plain
 SESSION: Final = 8  # the function's first argument is a socket, to be asked for with NEED_BUFFER
+SPREAD: Final = 64  # with CHUNK: each of them is a tuple of arguments
+BRIEF: Final = 128  # with CHUNK: the answer may be for the first items only, once these have taken long
 
 
 def check_size(body: bytes) -> None:

@@ -38,8 +38,11 @@ class Shape(NamedTuple):
 def shape_of(packed: bytes, limits: WireLimits) -> Shape:
     """Return what must be checked about `packed`."""
     size = len(packed)
-    if size > COUNTED and size * _WORDS_PER_BYTE > limits.max_items:
+    if size <= COUNTED:
+        # A scan takes no longer than counting would, and for long strings takes nothing.
+        return Shape(may_nest=True, may_count=False, is_bulk=False)
+    if size * _WORDS_PER_BYTE > limits.max_items:
         return Shape(may_nest=False, may_count=True, is_bulk=True)
     openers = size - len(packed.translate(None, OPENERS))
     words = openers * CONTAINER_WORDS + size * _WORDS_PER_BYTE
-    return Shape(openers > limits.max_depth, size > COUNTED and words > limits.max_items, is_bulk=False)
+    return Shape(openers > limits.max_depth, words > limits.max_items, is_bulk=False)

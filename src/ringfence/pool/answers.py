@@ -37,13 +37,18 @@ _CAPABILITIES = frozenset(str(capability) for capability in Capability)
 
 
 class Partial:
-    """What came of a chunk: the values before the first failure, and that failure or None."""
+    """What came of a chunk: the values before the first failure, and that failure or None.
 
-    __slots__ = ("error", "values")
+    `seconds` it took its worker, as far as we have seen, and `size` bytes were the answer.
+    """
 
-    def __init__(self, values: list[Any], error: BaseException | None) -> None:
+    __slots__ = ("error", "seconds", "size", "values")
+
+    def __init__(self, values: list[Any], error: BaseException | None, seconds: float = 0.0, size: int = 0) -> None:
         self.values = values
         self.error = error
+        self.seconds = seconds
+        self.size = size
 
 
 class Answers:
@@ -71,14 +76,14 @@ class Answers:
             "modules": [] if initializer is None else [list(module) for module in initializer.modules],
         }
 
-    def take(self, handle: WorkerHandle, message: list[Any], done: list[Delivery | Printed]) -> None:
-        """Take the answer to the task at the head of a worker's line. Raises RemoteProtocolError."""
+    def take(self, handle: WorkerHandle, message: list[Any], size: int, done: list[Delivery | Printed]) -> None:
+        """Take the answer, of `size` bytes, to the task at the head of a worker's line. Raises RemoteProtocolError."""
         task = handle.line[0]
         value, error, large = None, None, None
         if message[0] == m.LEASED:
             large = self._large(handle, task, message[2])
         else:
-            value, error = self._read(message[0], message[2], task)
+            value, error = self._read(message[0], message[2], task, handle.head_since, size)
         denied = error if error is not None else value.error if type(value) is Partial else None
         if isinstance(denied, CapabilityDenied):
             done.append(self._told(handle, [denied.capability, denied.operation or "", denied.target, denied.needs]))
@@ -118,16 +123,18 @@ class Answers:
             self.fail(task, unregistered(error), done)
         return 1
 
-    def _read(self, tag: int, body: Any, task: Task) -> tuple[Any, BaseException | None]:
+    def _read(self, tag: int, body: Any, task: Task, since: float, size: int) -> tuple[Any, BaseException | None]:
+        """Return the value or the error in an answer of `size` bytes to a task that began at `since`."""
         if tag == m.ERROR:
             return None, self._error(body)
         if tag == m.PICKLED:
-            value, error = self._unpickled(body)
-            if error is None and task.flags & m.CHUNK:
-                return self._partial(value, task), None
-            return value, error
+            body, error = self._unpickled(body)
+            if error is not None:
+                return None, error
         if task.flags & m.CHUNK:
-            return self._partial(body, task), None
+            partial = self._partial(body, task)
+            partial.seconds, partial.size = time.monotonic() - since, size
+            return partial, None
         return body, None
 
     def _large(self, handle: WorkerHandle, task: Task, form: dict[str, Any]) -> LargeAnswer:
@@ -145,9 +152,11 @@ class Answers:
         elif type(kind) is str and kind == "array":
             handle.lent += lease.size
         handle.reading = True
+        since = handle.head_since
         return LargeAnswer(
-            handle, task, lease, form, self._codec, lambda value: self._read(tag, value, task), self._report
-        )
+            handle, task, lease, form, self._codec,
+            lambda value: self._read(tag, value, task, since, lease.size), self._report,
+        )  # fmt: skip
 
     def used_up(self, handle: WorkerHandle, answered: int) -> bool:
         """Say whether a worker that has answered `answered` tasks is to be replaced.
@@ -172,7 +181,7 @@ class Answers:
         if failure is not None and type(failure) is not dict:
             raise RemoteProtocolError("a chunk's failure that is no record")
         # One value for each item, or for each before the one that failed: else results would move to other items.
-        if task.count is not None and (len(values) != task.count if failure is None else len(values) >= task.count):
+        if task.count is not None and not _fits(len(values), task.count, task.flags, failed=failure is not None):
             raise RemoteProtocolError(f"{len(values)} values for a chunk of {task.count} items")
         return Partial(values, None if failure is None else self._error(failure))
 
@@ -314,3 +323,10 @@ def _unreadable(error: BaseException) -> BaseException:
     broken = WorkerCrashed(f"a result did not unpickle: {type(error).__name__}: {error}")
     broken.__cause__ = error
     return broken
+
+
+def _fits(values: int, items: int, flags: int, *, failed: bool) -> bool:
+    """Say whether a chunk of so many items may be answered with so many values."""
+    if failed:
+        return values < items
+    return values == items or (bool(flags & m.BRIEF) and 0 < values < items)

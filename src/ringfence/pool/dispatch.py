@@ -139,6 +139,8 @@ class Dispatcher:
         """Send a worker that may take tasks as many as it should hold."""
         ahead = handle.pace.ahead if self._may_run_ahead else 0
         space = min(room(len(handle.line), ahead), _BATCH)
+        if handle.held_bytes >= MAX_BYTES_AHEAD:
+            handle.held_bytes = sum(task.size for task in handle.line)  # what it has answered was still counted
         budget = MAX_BYTES_AHEAD - handle.held_bytes
         if space and (budget > 0 or not handle.line):
             tasks = self._backlog.take(share(self._backlog.queued, len(self.members), space), max(budget, 0))

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pickle import PicklingError
 from types import TracebackType
@@ -17,7 +17,7 @@ from ringfence.pool.codebase import library_paths
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.errors import BrokenPool, PoolClosed, QueueFull
 from ringfence.pool.future import PoolFuture
-from ringfence.pool.mapping import Mapper
+from ringfence.pool.mapping import Mapper, Results, Sent
 from ringfence.pool.preflight import check_paths, paths_to_map
 from ringfence.pool.serialise import Serialiser, Shipment, plain_size
 from ringfence.pool.session import Session
@@ -120,12 +120,14 @@ class _Tasks(Executor):
         self._accept(task, wait=wait)
         return future
 
-    def _hand_in_chunk(self, function: Callable[..., Any], items: list[tuple[Any, ...]]) -> PoolFuture:
+    def _hand_in_chunk(self, function: Callable[..., Any], items: list[Any], *, spread: bool, brief: bool) -> Sent:
         future = PoolFuture()
         shipment = self._serialiser.chunk(function, items)
         self._check_size(shipment)
-        self._accept(Task.of(next(_task_ids), future, shipment, self._options, m.CHUNK, len(items)), wait=True)
-        return future
+        flags = m.CHUNK | (m.SPREAD if spread else 0) | (m.BRIEF if brief else 0)
+        task = Task.of(next(_task_ids), future, shipment, self._options, flags, len(items))
+        self._accept(task, wait=True)
+        return Sent(future, shipment.size)
 
     def _accept(self, task: Task, *, wait: bool) -> None:
         try:
@@ -141,7 +143,7 @@ class _Tasks(Executor):
         if len(shipment.payload) < LARGE and not shipment.modules and not shipment.buffers:
             return
         config = self._supervisor.config
-        size = len(shipment.payload) + sum(buffer.nbytes for buffer in shipment.buffers)
+        size = shipment.size
         if size > config.max_buffer:
             raise PicklingError(
                 f"the arguments are {size} bytes, more than the pool's max_buffer of {config.max_buffer}"
@@ -158,13 +160,14 @@ class _Tasks(Executor):
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
-    ) -> Iterator[T]:
+    ) -> Results[T]:
         """Yield ``fn(*items)`` for the items of `iterables`, taken in parallel, in order.
 
         The input is read lazily: `buffersize` items at most ahead of the results taken, by default a few chunks for
         each worker. `chunksize` items travel together; by default the pool finds the size itself. `timeout` (seconds,
-        from this call) bounds the wait for each result: TimeoutError. A failing item's exception is raised in its
-        place, and ends the iteration. After a worker's death the other items of its chunk run again.
+        from this call) bounds the wait for each result: TimeoutError. The exception of an item, or of the input, is
+        raised in its place, and ends the iteration; so does closing the results. After a worker's
+        death the other items of its chunk run again.
         """
         return self._mapper(fn, iterables, timeout, chunksize, buffersize).ordered()
 
@@ -176,7 +179,7 @@ class _Tasks(Executor):
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
-    ) -> Iterator[T]:
+    ) -> Results[T]:
         """Like map, but yield results as they come."""
         return self._mapper(fn, iterables, timeout, chunksize, buffersize).unordered()
 
@@ -195,7 +198,8 @@ class _Tasks(Executor):
         return Mapper(
             self._hand_in_chunk,
             fn,
-            zip(*iterables, strict=False),
+            iterables[0] if len(iterables) == 1 else zip(*iterables, strict=False),
+            spread=len(iterables) != 1,
             workers=self._supervisor.config.max_workers,
             chunksize=chunksize,
             buffersize=buffersize,

@@ -138,7 +138,7 @@ class Hearing:
                         done.append(Delivery(future, message[2]))
                     answered += 1
                 else:
-                    answered += self._heard(handle, handle.conversation.hear(message), done)
+                    answered += self._heard(handle, handle.conversation.hear(message), len(body), done)
         except RemoteProtocolError as error:
             self.punish(handle, error)
         if not answered:
@@ -150,8 +150,8 @@ class Hearing:
         if handle.sealed and not handle.line:
             self._keeper.be_late(handle, STOP_GRACE)  # nothing keeps it from saying SYNCED now
 
-    def _heard(self, handle: WorkerHandle, message: list[Any], done: _Done) -> int:
-        """Handle a message other than a plain result; return how many tasks it answers."""
+    def _heard(self, handle: WorkerHandle, message: list[Any], size: int, done: _Done) -> int:
+        """Handle a message of `size` bytes other than a plain result; return how many tasks it answers."""
         tag = message[0]
         if tag == m.READY:
             self._keeper.welcome(handle, message, done)
@@ -180,7 +180,7 @@ class Hearing:
             elif tag == m.REFUSED:
                 self._answers.take_refusals(handle, message, done)
             else:
-                self._answers.take(handle, message, done)
+                self._answers.take(handle, message, size, done)
                 return 1
         return 0
 

@@ -1,52 +1,92 @@
 """map and imap_unordered: many calls of one function over a lazy input, a bounded number of items ahead.
 
-Items travel in chunks. Unless the caller fixes the size, it grows until a chunk takes about as long as it costs to
-send one several times over. When a worker dies of a chunk, or cannot send its results, its items run again one by one,
-so that only the one at fault fails.
+Items travel in chunks. Unless the caller fixes the size, it follows from what chunks took: about so long as it costs to
+send one many times over, and no more bytes than a pipe takes at once. When a worker dies of a chunk, or cannot send its
+results, or a chunk cannot be sent, its items run again one by one, so that only the one at fault fails.
 """
 
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from ringfence.pool.answers import Partial
 from ringfence.pool.errors import LimitExceeded, ResultNotSerializable, WorkerCrashed
 from ringfence.pool.future import PoolFuture
 
-__all__ = ["Mapper"]
+__all__ = ["Mapper", "Results", "Sent"]
 
-# Seconds a chunk should take: a hundred times what sending it costs, and short enough that a timeout or a
-# cancellation loses little.
+T = TypeVar("T")
+
+# Seconds a chunk should take: twenty times what it costs to send one, and short enough that the last one keeps nobody
+# waiting, and that a timeout or a cancellation loses little.
 _CHUNK_SECONDS: Final = 0.010
-_MAX_CHUNK: Final = 4096
+# Bytes a chunk should be, both ways: larger ones leave the pipe for memory that has to be made for each.
+_CHUNK_BYTES: Final = 96 * 1024
+# Items: from here on larger chunks gain nothing (the cost of a chunk is a hundredth of theirs).
+_MAX_CHUNK: Final = 16 * 1024
+# How many times larger than the last one a chunk may be: a few quick items say little about those to come.
+_GROWTH: Final = 4
 # Chunks in flight for each worker: one that it runs, one that waits, and one whose results are being read.
 _AHEAD: Final = 3
 
 # Failures of a chunk that say nothing of which item is at fault, nor keep what the others gave.
 _WHOLE: Final = (WorkerCrashed, LimitExceeded, ResultNotSerializable)
 
-_Item = tuple[Any, ...]
-_END: Final = object()
+
+class Sent(NamedTuple):
+    """A chunk that was handed in: its future, and how many bytes it was."""
+
+    future: PoolFuture
+    size: int
 
 
 class Submit(Protocol):
-    """Sends a chunk of calls to the pool."""
+    """Sends a chunk of calls to the pool.
 
-    def __call__(self, function: Callable[..., Any], items: list[_Item]) -> PoolFuture: ...
+    `spread`: each item is a tuple of arguments, else it is the one argument. `brief`: the answer may be for the first
+    few items only, once these have taken long.
+    """
+
+    def __call__(self, function: Callable[..., Any], items: list[Any], *, spread: bool, brief: bool) -> Sent: ...
+
+
+class Results(itertools.chain[T]):
+    """The results of a map, an iterator; `close` cancels what has not started."""
+
+    # A chain, because that takes the results of a chunk without a step of the interpreter.
+
+    _chunks: "Generator[Iterable[Any], None, None]"
+
+    @classmethod
+    def of(cls, chunks: Generator[Iterable[Any], None, None]) -> "Results[Any]":
+        """Return the results in `chunks`, which is closed when nobody holds them any more."""
+        made: Results[Any] = cls.from_iterable(chunks)  # type: ignore[assignment]  # typeshed says: a chain
+        made._chunks = chunks
+        return made
+
+    def close(self) -> None:
+        """End the iteration, and cancel what has not started. May be repeated."""
+        self._chunks.close()
+        deque(self, maxlen=0)  # those that have come
+
+
+class _Whole(Exception):
+    """A chunk failed as a whole, and one item alone may be at fault."""
 
 
 class _Chunk:
-    """Some items on their way."""
+    """Some items on their way, or what kept them from it."""
 
-    __slots__ = ("future", "items", "started")
+    __slots__ = ("error", "future", "items", "size")
 
-    def __init__(self, items: list[_Item], future: PoolFuture) -> None:
+    def __init__(self, items: list[Any], sent: Sent | None, error: Exception | None = None) -> None:
         self.items = items
-        self.future = future
-        self.started = time.monotonic()
+        self.future = None if sent is None else sent.future
+        self.size = 0 if sent is None else sent.size
+        self.error = error
 
 
 class Mapper:
@@ -56,8 +96,9 @@ class Mapper:
         self,
         submit: Submit,
         function: Callable[..., Any],
-        items: Iterable[_Item],
+        items: Iterable[Any],
         *,
+        spread: bool,
         workers: int,
         chunksize: int | None,
         buffersize: int | None,
@@ -65,21 +106,31 @@ class Mapper:
     ) -> None:
         """Start: the first items are sent before this returns.
 
-        `chunksize` None lets the size adapt; `buffersize` bounds the items that are read ahead of the results taken;
-        `deadline` is a time of time.monotonic after which waiting raises TimeoutError.
+        `spread`: each item is a tuple of arguments. `chunksize` None lets the size adapt; `buffersize` bounds the items
+        that are read ahead of the results taken; `deadline` is a time of time.monotonic after which waiting raises
+        TimeoutError.
         """
         self._submit = submit
         self._function = function
         self._items = iter(items)
+        self._spread = spread
         self._workers = workers
         self._adapts = chunksize is None
         self._size = chunksize or 1
         self._most_chunks = _AHEAD * workers
         self._most_items = buffersize
         self._deadline = deadline
+        # In the order of their items.
         self._chunks: deque[_Chunk] = deque()
+        # Items read that have no result taken yet.
         self._ahead = 0
-        self._fill()
+        # What the input raised: the last there is to yield.
+        self._broken: Exception | None = None
+        try:
+            self._fill()
+        except BaseException:
+            self._cancel()
+            raise
 
     # Sending
 
@@ -88,105 +139,167 @@ class Mapper:
             size = self._size
             if self._most_items is not None:
                 size = min(size, self._most_items - self._ahead)
-            items = list(itertools.islice(self._items, size)) if size > 0 else []
+            items = self._read(size) if size > 0 else []
             if not items:
                 return
-            self._chunks.append(_Chunk(items, self._submit(self._function, items)))
+            self._chunks.append(self._send(items))
             self._ahead += len(items)
 
-    def _learn(self, chunk: _Chunk) -> None:
-        """Adapt the size to how long a chunk took, from its sending, with those before it in line."""
-        if self._adapts:
-            seconds = (time.monotonic() - chunk.started) / _AHEAD
-            if seconds < _CHUNK_SECONDS and len(chunk.items) >= self._size:
-                self._size = min(self._size * 2, _MAX_CHUNK)
-            elif seconds > 4 * _CHUNK_SECONDS:
-                self._size = max(1, self._size // 2)
+    def _read(self, size: int) -> list[Any]:
+        items: list[Any] = []
+        if self._broken is None:
+            try:
+                items.extend(itertools.islice(self._items, size))
+            except Exception as error:  # noqa: BLE001  # the caller's iterator: raised in its place, behind the items
+                self._broken = error
+        return items
+
+    def _send(self, items: list[Any]) -> _Chunk:
+        try:
+            return _Chunk(items, self._submit(self._function, items, spread=self._spread, brief=self._adapts))
+        except Exception as error:  # noqa: BLE001  # of pickling them, or of the pool: raised in its place
+            return _Chunk(items, None, error)
+
+    def _learn(self, chunk: _Chunk, answer: Partial) -> None:
+        """Adapt the size to what a chunk took."""
+        if not self._adapts:
+            return
+        done = len(answer.values) + (answer.error is not None)
+        in_time = _CHUNK_SECONDS * done / max(answer.seconds, 1e-9)
+        in_bytes = _CHUNK_BYTES / max(chunk.size / len(chunk.items), answer.size / done, 1e-9)
+        self._size = max(1, int(min(in_time, in_bytes, _GROWTH * max(self._size, done), _MAX_CHUNK)))
+
+    def _split(self, items: list[Any]) -> None:
+        """Send what a worker has left of a chunk, in pieces, to the front: it took longer than was to be expected."""
+        size = max(self._size, -(-len(items) // self._most_chunks))
+        pieces = [items[at : at + size] for at in range(0, len(items), size)]
+        self._chunks.extendleft(reversed([self._send(piece) for piece in pieces]))
 
     # Receiving
 
-    def ordered(self) -> Iterator[Any]:
-        """Yield the results in the order of the items. Raises the first failure in that order, or TimeoutError."""
+    def ordered(self) -> Results[Any]:
+        """Return the results in the order of the items. Raises the first failure in that order, or TimeoutError."""
+        return Results.of(self._in_order())
+
+    def unordered(self) -> Results[Any]:
+        """Return the results as they come. Raises the first failure that comes, or TimeoutError."""
+        return Results.of(self._as_they_come())
+
+    def _in_order(self) -> Generator[Iterable[Any], None, None]:
         try:
             while self._chunks:
-                chunk = self._chunks.popleft()
-                yield from self._results(chunk)
+                yield from self._results(self._chunks.popleft())
+            self._finish()
         finally:
             self._cancel()
 
-    def unordered(self) -> Iterator[Any]:
-        """Yield the results as they come. Raises the first failure that comes, or TimeoutError."""
+    def _as_they_come(self) -> Generator[Iterable[Any], None, None]:
         try:
             while self._chunks:
-                by_future: dict[Future[Any], _Chunk] = {chunk.future: chunk for chunk in self._chunks}
-                done, _ = wait(by_future, self._left(), FIRST_COMPLETED)
-                if not done:
-                    raise TimeoutError
-                ready = [by_future.pop(future) for future in done]
-                self._chunks = deque(by_future.values())
-                by_future.clear()
-                done.clear()
-                while ready:
-                    yield from self._results(ready.pop())
+                yield from self._results(self._take_done())
+            self._finish()
         finally:
             self._cancel()
 
-    def _results(self, chunk: _Chunk) -> Iterator[Any]:
-        values, error = self._outcome(chunk)
-        self._learn(chunk)
+    def _take_done(self) -> _Chunk:
+        """Take the first chunk that has its outcome; wait for one if need be."""
+        while True:
+            for position, chunk in enumerate(self._chunks):
+                if chunk.future is None or chunk.future.done():
+                    del self._chunks[position]
+                    return chunk
+            futures = [chunk.future for chunk in self._chunks if chunk.future is not None]
+            if not wait(futures, self._left(), FIRST_COMPLETED).done:
+                raise TimeoutError
+
+    def _results(self, chunk: _Chunk) -> Iterator[Iterable[Any]]:
+        """Yield the results of a chunk, in iterables that end before this goes on; raise its failure after them."""
+        try:
+            answer = self._outcome(chunk)
+        except _Whole:
+            answer = None
+        if answer is None:
+            yield from self._one_by_one(chunk.items)
+            self._replace(chunk)
+            return
+        self._learn(chunk, answer)
+        values, error = answer.values, answer.error
+        if error is None and len(values) < len(chunk.items):
+            self._split(chunk.items[len(values) :])
+            del chunk.items[len(values) :]
         # With a bound on the items, the next are read when these are taken; without one, at once.
         strict = self._most_items is not None
         if error is None and not strict:
             self._replace(chunk)
-        values.reverse()
-        while values:  # nothing of a result may stay alive here
-            if strict and error is None and len(values) == 1:
-                self._replace(chunk)
-            yield values.pop()
+        if strict or answer.size >= _CHUNK_BYTES or len(values) == 1:
+            yield self._taken(chunk, values, replace=strict and error is None)
+        else:
+            yield values
+        del answer, values  # nothing of a result may stay alive here
         if error is not None:
             try:
                 raise error
             finally:
                 del error
 
+    def _taken(self, chunk: _Chunk, values: list[Any], *, replace: bool) -> Iterator[Any]:
+        """Yield `values`, and keep none that was taken."""
+        values.reverse()
+        while values:
+            if replace and len(values) == 1:
+                self._replace(chunk)
+            yield values.pop()
+
     def _replace(self, chunk: _Chunk) -> None:
         self._ahead -= len(chunk.items)
         self._fill()
 
-    def _outcome(self, chunk: _Chunk) -> tuple[list[Any], BaseException | None]:
+    def _outcome(self, chunk: _Chunk) -> Partial:
+        """Wait for the answer to a chunk. Raises _Whole where its items must run again; TimeoutError."""
+        future, chunk.future = chunk.future, None  # drops the results it holds
         try:
-            answer = chunk.future.result(self._left())
-        except _WHOLE as error:
-            if len(chunk.items) == 1:
-                return [], error
-            return self._one_by_one(chunk)
+            if future is None:
+                assert chunk.error is not None
+                raise chunk.error
+            answer = future.result(self._left())
+        except _WHOLE:
+            if len(chunk.items) > 1:
+                raise _Whole from None
+            raise
         except TimeoutError:
-            chunk.future.withdraw()
+            if future is not None:
+                future.withdraw()
+            raise
+        except Exception:
+            if future is None and len(chunk.items) > 1:
+                raise _Whole from None
             raise
         finally:
-            future, chunk.future = chunk.future, None  # type: ignore[assignment]  # drops the result it holds
+            chunk.error = None
             del future
         assert isinstance(answer, Partial)
-        return answer.values, answer.error
+        return answer
 
-    def _one_by_one(self, chunk: _Chunk) -> tuple[list[Any], BaseException | None]:
+    def _one_by_one(self, items: list[Any]) -> Iterator[Iterable[Any]]:
         """Run the items of a chunk that failed as a whole again, each alone."""
-        values: list[Any] = []
-        for item in chunk.items:
-            answer = None
+        return Mapper(
+            self._submit, self._function, items, spread=self._spread, workers=self._workers, chunksize=1,
+            buffersize=None, deadline=self._deadline,
+        )._in_order()  # fmt: skip
+
+    def _finish(self) -> None:
+        """Everything that was read is done: raise what ended the reading."""
+        if self._broken is not None:
             try:
-                answer = self._submit(self._function, [item]).result(self._left())
-            except _WHOLE as error:
-                return values, error
-            if answer.error is not None:
-                return values, answer.error
-            values.extend(answer.values)
-        return values, None
+                raise self._broken
+            finally:
+                self._broken = None
 
     def _left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def _cancel(self) -> None:
+        self._most_chunks = 0  # nothing is read any more
         for chunk in self._chunks:
             if chunk.future is not None:
                 chunk.future.withdraw()

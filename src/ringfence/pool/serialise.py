@@ -44,6 +44,11 @@ class Shipment(NamedTuple):
     modules: tuple[Module, ...]
     buffers: tuple[memoryview, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """How many bytes it is, the function and its modules apart."""
+        return len(self.payload) + sum(buffer.nbytes for buffer in self.buffers)
+
 
 class Serialiser:
     """Makes Shipments, and remembers the functions it has seen. Safe to use from many threads."""
@@ -71,7 +76,7 @@ class Serialiser:
         payload, modules, _ = dumps(value, out_of_band=False)
         return Shipment(None, payload, modules)
 
-    def chunk(self, function: Callable[..., Any], items: list[tuple[Any, ...]]) -> Shipment:
+    def chunk(self, function: Callable[..., Any], items: list[Any]) -> Shipment:
         """Return many calls of one function as bytes. Raises as `task` does."""
         known = self.function(function)
         payload, modules, buffers = dumps(items if known is not None else (function, items))

@@ -6,12 +6,14 @@ twice and none is forgotten. A task without a token is not ours any more and is 
 """
 
 import gc
+import itertools
 import mmap
 import os
 import pickle
 import sys
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from ringfence.ipc import buffers, parcel
@@ -43,6 +45,12 @@ LARGE = 128 * 1024
 _OWN_FRAMES: Final = 44
 # What takes more than a look at an exception to notice.
 _COUNTED: Final = ("instructions", "fs_ops", "net_ops", "written")
+
+# Seconds after which a chunk that may be cut short is: its length was guessed wrong.
+_LONG_CHUNK: Final = 0.050
+# How many calls are made between two looks at the clock: as many as take so many seconds, if they go on as before.
+_TURN: Final = 0.001
+_MOST_UNWATCHED: Final = 128
 
 _TaskMessage = list[Any]
 _NO_KWARGS: dict[str, Any] = {}
@@ -185,7 +193,7 @@ class Worker:
                 if flags & m.CHUNK:
                     if self._counting is not None:
                         callable_ = self._counting.counted(callable_)
-                    return self._chunk(callable_, arguments)
+                    return self._chunk(callable_, arguments, flags)
                 args, kwargs = arguments
         except MemoryError:
             raise
@@ -203,12 +211,12 @@ class Worker:
         del self._unread[function]
         return made
 
-    def _chunk(self, function: Callable[..., Any], items: list[tuple[Any, ...]]) -> list[Any]:
+    def _chunk(self, function: Callable[..., Any], items: list[Any], flags: int) -> list[Any]:
         """Call `function` for each item; stop at the first that fails: `[values, failure record or None]`."""
         values: list[Any] = []
         try:
-            for item in items:
-                values.append(function(*item))
+            calls = itertools.starmap(function, items) if flags & m.SPREAD else map(function, items)
+            _collect(calls, values, len(items), brief=bool(flags & m.BRIEF))
         except BaseException as error:  # noqa: BLE001  # as in _answer
             return [values, self._record(error)]
         return [values, None]
@@ -319,6 +327,25 @@ class Worker:
                 self._waiting.append(message)
         finally:
             self._channel.accept_fds = False
+
+
+def _collect(calls: Iterator[Any], values: list[Any], count: int, *, brief: bool) -> None:
+    """Append the results of `count` calls to `values`; with `brief`, stop once they have taken long.
+
+    When one raises, the results before it are in `values`: list.extend takes one after the other.
+    """
+    start = before = time.monotonic()
+    turn = 1 if brief else count
+    while len(values) < count:
+        wanted = min(count, len(values) + turn)
+        values.extend(itertools.islice(calls, turn))
+        if len(values) < wanted:
+            raise StopIteration  # which the function raised, and list.extend took for the end
+        now = time.monotonic()
+        if now - start > _LONG_CHUNK:
+            return
+        turn = min(2 * turn, _MOST_UNWATCHED) if now - before < _TURN else max(1, turn // 2)
+        before = now
 
 
 def _is_large_buffer(value: Any) -> bool:

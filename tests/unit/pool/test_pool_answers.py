@@ -40,11 +40,11 @@ class Ordinary:
         fill_in = str
 
 
-def taken(body: Any, count: int | None) -> Partial:
+def taken(body: Any, count: int | None, flags: int = 0) -> Partial:
     """Return what an answer to a chunk of `count` items is read as."""
     answers = Answers.__new__(Answers)
     answers._config = Ordinary  # type: ignore[assignment]
-    task = Task(1, PoolFuture(), None, b"", 0, TaskOptions(), m.CHUNK)
+    task = Task(1, PoolFuture(), None, b"", 0, TaskOptions(), m.CHUNK | flags)
     task.count = count
     return answers._partial(body, task)
 
@@ -64,6 +64,19 @@ def test_a_chunk_with_another_number_of_values_is_refused(values: int, failure: 
     """Else the results of the items behind it would be taken for those of others."""
     with pytest.raises(RemoteProtocolError, match="values"):
         taken([list(range(values)), failure], 3)
+
+
+@pytest.mark.parametrize(("values", "failure"), [(1, None), (2, None), (3, None), (0, FAILURE), (2, FAILURE)])
+def test_an_answer_may_be_for_the_first_items_where_that_was_allowed(values: int, failure: Any) -> None:
+    """One at least."""
+    assert len(taken([list(range(values)), failure], 3, m.BRIEF).values) == values
+
+
+@pytest.mark.parametrize(("values", "failure"), [(0, None), (4, None), (3, FAILURE)])
+def test_it_must_be_for_one_and_not_for_more_than_there_are(values: int, failure: Any) -> None:
+    """Else map would ask for ever, or give results to other items."""
+    with pytest.raises(RemoteProtocolError, match="values"):
+        taken([list(range(values)), failure], 3, m.BRIEF)
 
 
 @pytest.mark.parametrize("body", [None, [], [[]], [(), None], [[], 1], [[], None, None], {}])

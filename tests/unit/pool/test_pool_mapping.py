@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from pickle import PicklingError
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from ringfence.pool.answers import Partial
 from ringfence.pool.errors import ResultNotSerializable, WorkerCrashed
-from ringfence.pool.mapping import Mapper
+from ringfence.pool.mapping import Mapper, Sent
 
 Items = list[tuple[Any, ...]]
 
@@ -33,13 +34,14 @@ class Pool:
         self.chunks: list[tuple[Items, Future[Any]]] = []
         self.fatal: set[Any] = set()
 
-    def submit(self, function: Callable[..., Any], items: Items) -> Any:
+    def submit(self, function: Callable[..., Any], items: Items, *, spread: bool, brief: bool) -> Sent:
         """Take a chunk."""
+        assert spread
         future = Chunk()
         self.chunks.append((items, future))
         if self.at_once:
             self.answer(function, items, future)
-        return future
+        return Sent(future, 0)  # type: ignore[arg-type]  # as much of a PoolFuture as it takes
 
     def answer(self, function: Callable[..., Any], items: Items, future: "Future[Any]") -> None:
         """Run a chunk as a worker would."""
@@ -59,7 +61,7 @@ class Pool:
 def mapper(pool: Pool, function: Callable[..., Any], items: Iterable[Any], **options: Any) -> Mapper:
     """A Mapper over one iterable."""
     settings: dict[str, Any] = {"workers": 2, "chunksize": None, "buffersize": None, "deadline": None, **options}
-    return Mapper(pool.submit, function, ((item,) for item in items), **settings)
+    return Mapper(pool.submit, function, ((item,) for item in items), spread=True, **settings)
 
 
 @given(st.integers(0, 200), st.none() | st.integers(1, 20), st.none() | st.integers(1, 30), st.integers(1, 5))
@@ -87,6 +89,100 @@ def test_no_more_than_the_buffer_is_read_ahead(chunksize: int, buffersize: int) 
     for taken in range(60):
         assert len(read) <= taken + buffersize
         next(results)
+
+
+class Input(Exception):
+    """What an input raises."""
+
+
+def test_an_error_of_the_input_comes_in_its_place() -> None:
+    """The results of the items before it are yielded first, then it is raised, once."""
+
+    def items() -> Iterable[int]:
+        yield from range(7)
+        raise Input
+
+    for chunksize in (None, 1, 3, 100):
+        results = mapper(Pool(), str, items(), chunksize=chunksize).ordered()
+        assert [next(results) for _ in range(7)] == list("0123456")
+        with pytest.raises(Input):
+            next(results)
+        assert list(results) == []
+
+
+def test_an_item_that_cannot_be_sent_fails_in_its_place() -> None:
+    """The others of its chunk are sent without it; the error is raised in its place."""
+
+    class Picky(Pool):
+        def submit(self, function: Callable[..., Any], items: Items, *, spread: bool, brief: bool) -> Sent:
+            if (5,) in items:
+                raise PicklingError("5")
+            return super().submit(function, items, spread=spread, brief=brief)
+
+    for chunksize in (None, 1, 4, 100):
+        results = mapper(Picky(), str, range(10), chunksize=chunksize).ordered()
+        assert [next(results) for _ in range(5)] == list("01234")
+        with pytest.raises(PicklingError):
+            next(results)
+
+
+@pytest.mark.parametrize("method", ["ordered", "unordered"])
+@given(st.integers(0, 300), st.lists(st.integers(1, 40), min_size=1), st.none() | st.integers(1, 30))
+def test_what_is_left_of_a_chunk_that_was_cut_short_is_sent_again(
+    method: str, count: int, lengths: list[int], buffersize: int | None
+) -> None:
+    """Each item's result is yielded once, wherever chunks are cut; bounds hold."""
+
+    class Brief(Pool):
+        def answer(self, function: Callable[..., Any], items: Items, future: "Future[Any]") -> None:
+            super().answer(function, items[: next(cuts)], future)
+
+    cuts = itertools.cycle(lengths)
+    read = 0
+
+    def items() -> Iterable[int]:
+        nonlocal read
+        for n in range(count):
+            read += 1
+            yield n
+
+    found = []
+    results = getattr(mapper(Brief(), str, items(), buffersize=buffersize), method)()
+    for taken, value in enumerate(results, 1):
+        assert buffersize is None or read <= taken + buffersize
+        found.append(int(value))
+    assert (found if method == "ordered" else sorted(found)) == list(range(count))
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds", "answered", "largest"),
+    [(1, 1e-9, 1, 16384), (1, 1e-3, 1, 10), (10_000, 1e-9, 1, 9), (1, 1e-9, 10_000, 9), (10**9, 1e-9, 1, 1)],
+)
+def test_chunks_follow_time_and_bytes(sent: int, seconds: float, answered: int, largest: int) -> None:
+    """Items that take long (each so many seconds), or are large either way (bytes), travel in smaller chunks."""
+
+    class Costly(Pool):
+        def submit(self, function: Callable[..., Any], items: Items, *, spread: bool, brief: bool) -> Sent:
+            return super().submit(function, items, spread=spread, brief=brief)._replace(size=sent * len(items))
+
+        def answer(self, function: Callable[..., Any], items: Items, future: "Future[Any]") -> None:
+            future.set_result(Partial([None] * len(items), None, seconds * len(items), answered * len(items)))
+
+    pool = Costly()
+    count = 100_000 if largest > 100 else 300
+    assert len(list(mapper(pool, str, range(count)).ordered())) == count
+    assert max(len(items) for items, _ in pool.chunks) == largest
+
+
+def test_results_that_nobody_holds_any_more_are_cancelled() -> None:
+    """Without waiting for a collection of garbage."""
+    pool = Pool(at_once=False)
+    results = mapper(pool, str, range(100), chunksize=1).ordered()
+    items, future = pool.chunks[0]
+    pool.answer(str, items, future)
+    assert next(results) == "0"
+    del results
+    assert all(future.cancelled() for _, future in pool.chunks[1:])
 
 
 def test_chunks_grow_while_items_are_quick() -> None:
@@ -133,8 +229,22 @@ def test_closing_cancels_what_is_under_way() -> None:
     items, future = pool.chunks[0]
     pool.answer(str, items, future)
     assert next(results) == "0"
-    results.close()  # type: ignore[attr-defined]
+    results.close()
+    results.close()
     assert all(future.cancelled() for _, future in pool.chunks[1:])
+    assert list(results) == []
+
+
+def test_closing_drops_the_results_that_have_come() -> None:
+    """An iterator that is closed has ended, in the middle of a chunk too; nothing more is read or sent."""
+    for options in ({"chunksize": 10}, {"chunksize": 10, "buffersize": 30}):
+        pool = Pool()
+        results = mapper(pool, str, itertools.count(), **options).ordered()
+        assert [next(results) for _ in range(5)] == list("01234")
+        sent = len(pool.chunks)
+        results.close()
+        assert list(results) == []
+        assert len(pool.chunks) == sent
 
 
 def test_unordered_takes_what_is_there() -> None:
