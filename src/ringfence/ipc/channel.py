@@ -28,6 +28,10 @@ _BULK_READ_SIZE = 256 * 1024
 # allocation.
 _WRITE_SIZE = 64 * 1024
 
+# Seconds from one look for something to read to the next, which takes 1 us: if it took as long as this, we have not had
+# the processor all the time, or not the interpreter.
+_TAKEN_AWAY = 10e-6
+
 
 class Channel:
     """Frames to and from the peer of `fd`, one end of a pair of stream sockets, which the channel owns.
@@ -53,6 +57,7 @@ class Channel:
         "_limits",
         "_max_outgoing",
         "_outbox",
+        "_poll",
         "_socket",
         "accept_fds",
     )
@@ -92,6 +97,7 @@ class Channel:
         # kernel wakes sooner than a poll().
         self._socket.setblocking(True)
         self._flags = 0 if blocking else socket.MSG_DONTWAIT
+        self._poll: select.poll | None = None  # made for the first look()
 
     def __enter__(self) -> "Channel":
         return self
@@ -264,6 +270,28 @@ class Channel:
                     self._set_receive_timeout(0.0)
         except (BlockingIOError, ConnectionError):
             pass
+
+    def look(self, seconds: float) -> bool:
+        """Look for something to read for so many seconds, without ever falling asleep; say whether that was worth it.
+
+        It was if something came, and nobody else took the processor meanwhile: most likely that was the peer, which had
+        to wait for it. Only one thread at a time. Each look lets other threads of this interpreter go first.
+        """
+        poll = self._poll
+        if poll is None:
+            poll = self._poll = select.poll()
+            poll.register(self.fileno(), select.POLLIN)
+        look, now = poll.poll, time.monotonic
+        if look(0):
+            return True
+        last = now()
+        end = last + seconds
+        while not look(0):
+            looked = now()
+            if looked >= end or looked - last > _TAKEN_AWAY:
+                return False
+            last = looked
+        return now() - last <= _TAKEN_AWAY
 
     def _set_receive_timeout(self, seconds: float) -> None:
         # As struct timeval; zero: none (socket(7)).

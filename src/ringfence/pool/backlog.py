@@ -35,6 +35,12 @@ class Backlog:
         self.open += count
         self.submitted += count
 
+    def take_only(self) -> None:
+        """Take the first task out of the inbox, which went to a worker at once."""
+        self.inbox.popleft()
+        self.open += 1
+        self.submitted += 1
+
     def put_back(self, tasks: Iterable[Task]) -> None:
         """Put tasks that did not start back to the front, in their order; those that have an outcome are dropped."""
         alive = [task for task in tasks if task.future._owner is not None]

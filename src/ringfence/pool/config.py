@@ -1,5 +1,6 @@
 """What a pool is told to be: one frozen record, checked once."""
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,3 +43,11 @@ class PoolConfig:
     on_output: Callable[[Output], Any] | None
     on_refusal: Callable[[Refusal], Any] | None = None
     on_network: "Callable[[NetworkEvent], Any] | None" = None
+
+    @property
+    def may_look(self) -> bool:
+        """Whether either side may look for a message for a moment before it sleeps.
+
+        Not where that would take the only processor from the other side, or use up what a worker may have of it.
+        """
+        return self.policy.limits.cpu_share is None and len(os.sched_getaffinity(0)) > 1

@@ -23,6 +23,7 @@ from ringfence.pool.errors import BrokenPool
 from ringfence.pool.examination import Examination
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.hearing import STOP_GRACE, Hearing
+from ringfence.pool.interest import Interest
 from ringfence.pool.large_answer import LargeAnswer
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
@@ -56,7 +57,7 @@ class Crew:
 
     def __init__(
         self, config: PoolConfig, backlog: Backlog, dispatcher: Dispatcher, monitor: Monitor, counters: Counters,
-        poller: select.epoll, spare: Zygote, network: Network | None,
+        poller: select.epoll, spare: Zygote, network: Network | None, interest: Interest,
         report: Callable[[LargeAnswer, RemoteProtocolError | None], BaseException | None],
     ) -> None:  # fmt: skip
         self._config = config
@@ -68,7 +69,7 @@ class Crew:
         self._poller = poller
         self._codec = Codec(REGISTERED)
         self.answers = Answers(config, backlog, self._codec, counters, report)
-        self._hearing = Hearing(self, self.answers, backlog, dispatcher, counters, self._codec, poller)
+        self._hearing = Hearing(self, self.answers, backlog, dispatcher, counters, self._codec, interest)
         self.hear_worker = self._hearing.hear
         self._numbers = itertools.count(1)
         self._budget = StartBudget()

@@ -2,13 +2,14 @@
 
 import heapq
 import itertools
-import select
 from collections.abc import Callable
 
 from ringfence.errors import RingfenceError
+from ringfence.ipc import messages as m
 from ringfence.ipc.errors import ChannelClosed
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.interest import Interest
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.schedule import MAX_BYTES_AHEAD, room, share, take_back
 from ringfence.pool.statistics import Counters
@@ -19,6 +20,8 @@ __all__ = ["Dispatcher"]
 _FOREVER = float("inf")
 # Tasks in one frame: about what a pipe takes at once, with small tasks.
 _BATCH = 256
+# Flags of tasks that ask for something before they run.
+_ASKS = m.BUFFERED | m.SESSION
 # How many workers are topped up at a time: what a submitting thread may be kept busy with.
 _TOP_UP = 4
 
@@ -31,7 +34,7 @@ class Dispatcher:
         backlog: Backlog,
         monitor: Monitor,
         counters: Counters,
-        poller: select.epoll,
+        interest: Interest,
         wake: Callable[[], None],
         *,
         ahead: bool,
@@ -40,7 +43,7 @@ class Dispatcher:
         self._backlog = backlog
         self._monitor = monitor
         self._counters = counters
-        self._poller = poller
+        self._interest = interest
         self._wake = wake
         # Whether workers may hold tasks besides the one they run (not when each gets only one).
         self._may_run_ahead = ahead
@@ -108,6 +111,32 @@ class Dispatcher:
             if handle.number in self.members and not handle.sealed and handle.line:
                 self._fill(handle)
 
+    def send_alone(self) -> bool:
+        """Send the only task there is to an idle worker that knows its function; False where that is not all."""
+        backlog, idle = self._backlog, self._idle
+        if backlog.queued or len(backlog.inbox) != 1 or not idle or not self._has_slot():
+            return False
+        number, handle = idle.popitem()
+        task = backlog.inbox[0]
+        try:
+            if task.flags & _ASKS or not handle.assign_alone(task):
+                idle[number] = handle
+                return False
+        except ChannelClosed:
+            pass  # it died, and the line shows the task: it is sorted out when that is buried
+        backlog.take_only()
+        self.watch_head(handle)
+        if handle.channel.wants_write:
+            self._interest.listen(handle)
+        elif not handle.interest:
+            self._interest.attend()
+            self._interest.unheard = handle
+            # Who puts a task in does that first and looks second whether a worker is unheard; we do it the other way
+            # round. One of us sees the other.
+            if backlog.inbox:
+                self._interest.attend()
+        return True
+
     def feed(self) -> None:
         """Give every idle worker something: from the queue, or from another worker's line."""
         self._feed_idle()
@@ -156,8 +185,7 @@ class Dispatcher:
                 # It has no tasks and takes no tokens: it has done something to its end.
                 handle.kill()
                 return
-            if handle.channel.wants_write:
-                self._poller.modify(handle.channel.fileno(), select.EPOLLIN | select.EPOLLOUT)
+            self._interest.listen(handle)
         except ChannelClosed:
             # It died, and we are about to hear of it. The tasks have not started; those that the line shows are
             # sorted out when it is buried.
@@ -201,6 +229,7 @@ class Dispatcher:
         """Take up to `count` tasks that have not started out of a worker's line, from its end; never the head."""
         try:
             taken = handle.take_back(count)
+            self._interest.listen(handle)
         except ChannelClosed:
             return []  # dead: its line is sorted out when it is buried
         self.ahead -= len(taken)

@@ -1,6 +1,7 @@
 """PoolFuture: a concurrent.futures.Future that can end a running task, and costs little when nobody waits for it."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from time import monotonic
@@ -41,6 +42,9 @@ class PoolFuture(Future[Any]):
     # While the task is neither done nor cancelled; None before and after. Breaks the cycle task <-> future. Whoever
     # clears it, under its keeper's lock, is the one who resolves the future.
     _owner: tuple[Keeper, Any] | None = None
+    # What to call before somebody waits for the task in another way than by `result` or `exception`: until then nobody
+    # may be listening to its worker.
+    _unheard: Callable[[], None] | None = None
     # What Future's own __init__ sets on each instance.
     _state = "PENDING"
     _result = None
@@ -59,6 +63,8 @@ class PoolFuture(Future[Any]):
                 condition = self._made_condition
                 if condition is None:
                     condition = self._made_condition = threading.Condition()
+            if self._unheard is not None:
+                self._unheard()
         return condition
 
     def cancel(self) -> bool:
@@ -77,10 +83,14 @@ class PoolFuture(Future[Any]):
     def running(self) -> bool:
         """Say whether the task has reached the head of a worker's line."""
         owner = self._owner
+        if self._unheard is not None:
+            self._unheard()
         return owner is not None and owner[0].is_running(owner[1])
 
     def done(self) -> bool:
         """Say whether the task has its outcome, or was cancelled."""
+        if self._unheard is not None and self._state not in _DONE:
+            self._unheard()
         return self._state in _DONE
 
     def result(self, timeout: float | None = None) -> Any:

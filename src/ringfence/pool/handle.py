@@ -14,6 +14,7 @@ from ringfence.ipc.channel import Channel, pipe_fds
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
 from ringfence.ipc.limits import DEFAULT_LIMITS, MAX_FRAME
+from ringfence.ipc.patience import Patience
 from ringfence.ipc.protocol import WORKER, Conversation
 from ringfence.ipc.rights import refuse_from_peer
 from ringfence.pool import outcome
@@ -58,6 +59,7 @@ class WorkerHandle:
         "gone",
         "head_since",
         "held_bytes",
+        "interest",
         "late_at",
         "lease",
         "lent",
@@ -66,6 +68,7 @@ class WorkerHandle:
         "modules",
         "number",
         "pace",
+        "patience",
         "peak_rss",
         "pid",
         "pidfd",
@@ -127,6 +130,8 @@ class WorkerHandle:
         # A thread that waits for the head's answer polls the channel itself; until it is done nobody closes the fds,
         # and whether that is due by then is in `gone`.
         self.watched = False
+        # What the poller reports of the channel (see pool/interest.py); registered as soon as it was asked for.
+        self.interest = select.EPOLLIN
         self.gone = False
         # Why we killed it (the exception for the task it ran); None while it lives or when it died by itself.
         self.doom: BaseException | None = None
@@ -147,6 +152,8 @@ class WorkerHandle:
         self.reading = False
         self.wanted = 0
         self.pace = Pace()
+        # Of the threads that wait for its answers.
+        self.patience = Patience()
         self.head_since = 0.0
         self.answered = 0
         # When the task at the head has to be looked at (seconds of time.monotonic), and the earliest time that
@@ -273,6 +280,18 @@ class WorkerHandle:
         self.line.extend(tasks)
         self.send([m.TASKS, entries])
         return rest
+
+    def assign_alone(self, task: Task) -> bool:
+        """Send `task` to an empty line, as `assign` does; False where more has to be sent first, and nothing was."""
+        function = task.function
+        if function is None or task.modules or function.number not in self.functions or not self.tokens.put(1):
+            return False
+        self.held_bytes = task.size
+        task.handle = self
+        self.head_since = time.monotonic()
+        self.line.append(task)
+        self.channel.write_nowait(self.codec.pack([m.TASKS, [[task.id, function.number, task.payload, task.flags]]]))
+        return True
 
     def _teach(self, function: Function) -> None:
         if function.modules:

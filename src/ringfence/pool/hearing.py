@@ -19,6 +19,7 @@ from ringfence.pool.delivery import Delivery, Printed
 from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import ProtocolViolation
 from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.interest import Interest
 from ringfence.pool.restart import may_pass
 from ringfence.pool.statistics import Counters
 
@@ -59,7 +60,7 @@ class Hearing:
 
     def __init__(
         self, keeper: Keeper, answers: Answers, backlog: Backlog, dispatcher: Dispatcher, counters: Counters,
-        codec: Codec, poller: select.epoll,
+        codec: Codec, interest: Interest,
     ) -> None:  # fmt: skip
         self._keeper = keeper
         self._answers = answers
@@ -67,7 +68,7 @@ class Hearing:
         self._dispatcher = dispatcher
         self._counters = counters
         self._codec = codec
-        self._poller = poller
+        self._interest = interest
 
     def hear(self, handle: WorkerHandle, done: _Done) -> None:
         """Take in what a worker has sent, if anything is there."""
@@ -86,8 +87,8 @@ class Hearing:
     def _take_in(self, handle: WorkerHandle, done: _Done) -> None:
         channel = handle.channel
         try:
-            if channel.wants_write and channel.flush():
-                self._poller.modify(channel.fileno(), select.EPOLLIN)
+            if channel.wants_write:
+                channel.flush()
             frames = channel.read_ready()
         except ChannelClosed:
             self._keeper.hung_up(handle)
@@ -97,7 +98,9 @@ class Hearing:
             return
         if frames:
             self._said(handle, frames, done)
-        elif channel.unfinished and handle.started and not handle.line and not handle.sealed:
+        if channel.wants_write or handle.interest & select.EPOLLOUT:
+            self._interest.listen(handle)
+        if not frames and channel.unfinished and handle.started and not handle.line and not handle.sealed:
             self.punish(handle, RemoteProtocolError("it speaks without having been asked"))
 
     def _said(self, handle: WorkerHandle, frames: list[bytes], done: _Done) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from ringfence.errors import RingfenceError
 from ringfence.ipc.errors import RemoteProtocolError
+from ringfence.ipc.patience import LOOK
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.crew import Crew
@@ -21,6 +22,7 @@ from ringfence.pool.delivery import Delivery, Printed, deliver
 from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import BrokenPool, PoolClosed
 from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.interest import Interest
 from ringfence.pool.large_answer import LargeAnswer
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
@@ -58,6 +60,14 @@ class Supervisor:
         self._poller = select.epoll()
         self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poller.register(self._waker, select.EPOLLIN)
+        self._interest = Interest(self._poller)
+        # Whether a worker may be left unheard while a thread is expected to wait for it: not where others wait as well.
+        self._direct = (
+            config.queue_size is None and config.max_tasks is None
+            and config.on_output is None and config.on_refusal is None
+        )
+        # Whether a thread that waits may look for the answer before it sleeps.
+        self._may_look = config.may_look
         self._counters = Counters()
         self._backlog = Backlog()
         plan, can_start = config.plan, config.policy.capabilities.has("process:exec")
@@ -65,7 +75,7 @@ class Supervisor:
         scratch = plan.descriptors.environment.get("TMPDIR") if has_scratch and plan.descriptors is not None else None
         monitor = Monitor(config.policy.limits, tree=can_start, scratch=scratch)
         self._dispatcher = Dispatcher(
-            self._backlog, monitor, self._counters, self._poller, self._wake, ahead=config.max_tasks is None,
+            self._backlog, monitor, self._counters, self._interest, self._wake, ahead=config.max_tasks is None,
             most_busy=config.max_workers,
         )
         try:
@@ -75,7 +85,7 @@ class Supervisor:
             raise
         self._crew = Crew(
             config, self._backlog, self._dispatcher, monitor, self._counters, self._poller, zygote, self._network,
-            self._was_read,
+            self._interest, self._was_read,
         )
         # Set once each, never unset.
         self._closing = False
@@ -120,13 +130,16 @@ class Supervisor:
             self._send_some()
         elif dispatcher.wakes_at and (dispatcher.idle or self._crew.has_room()):
             now = time.monotonic()
-            if now - self._sent_at > _STREAM and dispatcher.idle:
+            if dispatcher.idle and (not dispatcher.used or now - self._sent_at > _STREAM):
                 # A task by itself: on its way before this returns.
                 self._sent_at = now
                 self._send_some()
             else:
                 dispatcher.wakes_at = 0.0
                 self._wake()
+        elif self._interest.unheard is not None and dispatcher.wakes_at:
+            dispatcher.wakes_at = 0.0
+            self._wake()
         return True
 
     def _send_some(self) -> None:
@@ -161,6 +174,12 @@ class Supervisor:
 
     def _send(self) -> None:
         """Send what is in the inbox to workers that have room; what needs a new worker is for the I/O thread."""
+        interest = self._interest
+        if self._dispatcher.send_alone():
+            if interest.unheard is not None:
+                interest.unheard.line[0].future._unheard = self._attend
+            return
+        interest.attend()
         self._backlog.absorb()
         self._dispatcher.top_up()
         if self.config.queue_size is not None:
@@ -168,6 +187,20 @@ class Supervisor:
         if self._backlog.queued and self._dispatcher.wakes_at and self._crew.wants_worker():
             self._dispatcher.wakes_at = 0.0
             self._wake()
+
+    def _attend(self) -> None:
+        """Somebody looks at a future whose worker may be unheard: from here on the I/O thread listens."""
+        if self._interest.unheard is None:
+            return
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            self._wake()  # a finalizer or a signal handler, in the middle of something
+            return
+        with self._lock:
+            try:
+                self._interest.attend()
+            except BaseException:
+                self._cut_short()
+                raise
 
     def _await_space(self, wait: bool) -> bool:
         bound = self.config.queue_size
@@ -262,18 +295,27 @@ class Supervisor:
         with self._lock:
             alone = len(handle.line) == 1 and handle.line[0] is task and not self._backlog.queued
             if not alone or handle.watched or not handle.started or handle.doom or handle.channel.wants_write:
+                self._interest.attend()
                 return
-            fd = handle.channel.fileno()
-            if fd not in self._crew.handlers:
+            if handle.channel.fileno() not in self._crew.handlers:
                 return  # its channel has ended, and it is about to be buried
             try:
                 handle.watched = True
-                self._poller.modify(fd, 0)
+                if self._interest.unheard is handle:
+                    self._interest.unheard = None
+                else:
+                    self._interest.listen(handle)
             except BaseException:
                 self._cut_short()
                 raise
         try:
-            handle.channel.wait_readable(deadline)
+            if self._may_look and handle.patience.wants_to_look():
+                came = handle.channel.look(LOOK)
+                handle.patience.learn(came)
+                if not came:
+                    handle.channel.wait_readable(deadline)
+            else:
+                handle.channel.wait_readable(deadline)
         finally:
             done: list[Delivery | Printed] = []
             with self._lock:
@@ -289,16 +331,15 @@ class Supervisor:
         if handle.gone:
             handle.close()
             return
-        fd = handle.channel.fileno()
-        if fd in self._crew.handlers:
-            # Read first: armed before, it would wake the I/O thread for what we are about to read.
+        if handle.channel.fileno() in self._crew.handlers:
+            # Read first: listened to before, it would wake the I/O thread for what we are about to read.
             self._crew.hear_worker(handle, done)
-        if fd in self._crew.handlers:
-            self._poller.modify(fd, select.EPOLLIN | (select.EPOLLOUT if handle.channel.wants_write else 0))
         # In this order: a task that came before the worker was idle again is seen here, one that came later finds it
         # idle.
         self._backlog.absorb()
         self._dispatcher.feed()
+        if handle.line or handle.sealed or handle.stopping or not self._direct:
+            self._interest.listen(handle)
         if self.config.queue_size is not None:
             self._space.notify_all()
         if handle.ending or self._backlog.queued:
@@ -379,6 +420,7 @@ class Supervisor:
         """Return the pool's numbers at this moment."""
         with self._lock:
             self._backlog.absorb()
+            self._interest.attend()
             totals = {name: getattr(self._counters, name) for name in Counters.__slots__}
             return Statistics(
                 workers=len(self._crew.workers),
@@ -416,7 +458,9 @@ class Supervisor:
 
     def _was_read(self, answer: LargeAnswer, lie: RemoteProtocolError | None) -> BaseException | None:
         with self._lock:
-            return self._crew.answers.was_read(answer, lie)
+            error = self._crew.answers.was_read(answer, lie)
+            self._interest.listen(answer.handle)  # it may have been sent a lease that the pipe has no room for
+            return error
 
     # The I/O thread
 
@@ -463,6 +507,7 @@ class Supervisor:
             if self._crew.broken is not None:
                 self._refuses = True
                 self._crew.break_down(self._crew.broken, done)
+            self._interest.attend()
             if not self._closing or self._backlog.queued or self._dispatcher.held:
                 self._crew.start_missing(done)
             elif self._crew.dismiss():

@@ -22,6 +22,7 @@ from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, NotSerializable
 from ringfence.ipc.large import lay_out
+from ringfence.ipc.patience import LOOK, Patience
 from ringfence.sandbox.denials import Refusals, private_folders
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.worker import failure, tracebacks
@@ -87,6 +88,8 @@ class Worker:
         self._functions: dict[int, Callable[..., Any]] = {}
         # Messages that came while we waited for a lease or a buffer, in order.
         self._waiting: deque[_TaskMessage] = deque()
+        # None: whoever hands in one task after the other finds us asleep.
+        self._patience = Patience() if terms["may_look"] else None
         self._pickle_results = terms["pickle_results"]
         self._capabilities: list[str] = terms["capabilities"]
         self._refusals: Refusals | None = None  # a trusted worker is refused nothing by us
@@ -108,6 +111,14 @@ class Worker:
             tag = message[0]
             if tag == m.TASKS:
                 self._run(message[1])
+                # One at a time: whoever waits for the answer may have the next one ready in no time.
+                if (
+                    self._patience is not None
+                    and len(message[1]) == 1
+                    and not self._waiting
+                    and self._patience.wants_to_look()
+                ):
+                    self._patience.learn(self._channel.look(LOOK))
             elif tag == m.FUNCTION:
                 self._unread[message[1]] = message[2]
             elif tag == m.MODULES:
