@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, wait
 from pathlib import Path
 
 import pool_tasks as tasks
@@ -303,6 +303,31 @@ def test_callbacks_see_a_cancellation(pool: Pool) -> None:
     running.cancel()  # type: ignore[attr-defined]
     wait_until(lambda: seen)
     assert seen == [True]
+
+
+@pytest.mark.parametrize("how", ["shutdown", "cancel"])
+def test_a_callback_that_exits_keeps_nobody_waiting(how: str) -> None:
+    """SystemExit out of a cancelled task's callback reaches our caller when all futures, and their waiters, are told."""
+
+    def leave(_: object) -> None:
+        raise SystemExit(3)
+
+    with Pool(1, profile="trusted") as pool:
+        running = busy(pool)
+        waiting = [pool.submit(tasks.square, n) for n in range(5)]
+        told: list[int] = []
+        for future in waiting:
+            future.add_done_callback(leave)
+            future.add_done_callback(lambda _: told.append(1))
+        if how == "cancel":
+            with pytest.raises(SystemExit):
+                waiting[0].cancel()
+            assert not wait(waiting[:1], 10).not_done
+        with pytest.raises(SystemExit):
+            pool.kill_workers()
+        assert not wait(waiting, 10).not_done
+        assert len(told) == len(waiting)
+        del running
 
 
 # asyncio

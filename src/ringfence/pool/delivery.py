@@ -15,7 +15,7 @@ from ringfence.sandbox.refusal import Refusal
 if TYPE_CHECKING:
     from ringfence.pool.handle import WorkerHandle
 
-__all__ = ["Delivery", "Printed", "Told", "deliver", "fresh_output"]
+__all__ = ["Cancellation", "Delivery", "Printed", "Told", "deliver", "fresh_output"]
 
 _log = logging.getLogger("ringfence.pool")
 
@@ -74,6 +74,16 @@ class Delivery:
             # ^C in the thread that reads: it is that thread's, and the task's outcome that there is none.
             self._future.resolve(None, RingfenceError(f"reading the result was interrupted by {type(error).__name__}"))
             raise
+
+
+class Cancellation(Delivery):
+    """The end of one task that was cancelled, on its way to its future."""
+
+    __slots__ = ()
+
+    def run(self) -> None:
+        """Tell the future."""
+        self._future.settle_cancelled()
 
 
 class Printed:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -144,9 +144,32 @@ class PoolFuture(Future[Any]):
                         waiter.add_exception(self)
                 condition.notify_all()
         if self._done_callbacks:
-            self._invoke_callbacks()  # type: ignore[attr-defined]  # Future's own
+            self._call_back()
 
     def settle_cancelled(self) -> None:
         """Become cancelled, and tell whoever waits. Only for who has cleared its owner."""
-        if super().cancel():
-            self.set_running_or_notify_cancel()
+        if self._state in _DONE:
+            return
+        # Told before any callback runs: one that raises, or waits for us itself, must keep nobody waiting.
+        self._state = CANCELLED_AND_NOTIFIED
+        condition = self._made_condition
+        if condition is not None:
+            with condition:
+                for waiter in self._waiters:
+                    waiter.add_cancelled(self)
+                condition.notify_all()
+        if self._done_callbacks:
+            self._call_back()
+
+    def _call_back(self) -> None:
+        """Run every callback, whatever one of them raises: another may be what wakes a coroutine."""
+        interrupt: BaseException | None = None
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except Exception:  # noqa: BLE001  # as Future does
+                LOGGER.exception("exception calling callback for %r", self)
+            except BaseException as error:  # noqa: BLE001
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt

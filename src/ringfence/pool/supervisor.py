@@ -18,7 +18,7 @@ from ringfence.ipc.patience import LOOK
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.crew import Crew
-from ringfence.pool.delivery import Delivery, Printed, deliver
+from ringfence.pool.delivery import Cancellation, Delivery, Printed, deliver
 from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import BrokenPool, PoolClosed
 from ringfence.pool.handle import WorkerHandle
@@ -81,6 +81,7 @@ class Supervisor:
         try:
             self._network = Network.of(config, self._wake)
         except BaseException:
+            self._poller.close()  # now: an error's traceback may keep us for a while
             os.close(self._waker)
             raise
         self._crew = Crew(
@@ -251,7 +252,7 @@ class Supervisor:
                 self._cut_short()
                 raise
         if cancelled:
-            task.future.settle_cancelled()
+            done.append(Cancellation(task.future))
         deliver(done)
         return cancelled or task.future.cancelled()
 
@@ -393,8 +394,8 @@ class Supervisor:
                 self._crew.break_down(BrokenPool("the pool's workers were killed"), done)
             self._space.notify_all()
             self._wake()
-        for task in cancelled:
-            task.future.settle_cancelled()
+        # One of their callbacks may raise what goes on to our caller: not before all are told.
+        done += [Cancellation(task.future) for task in cancelled]
         deliver(done)
 
     def refuse_when_closed(self) -> None:
@@ -503,7 +504,7 @@ class Supervisor:
             while self._deferred:
                 task = self._deferred.popleft()
                 if self._cancel(task, False, done):
-                    task.future.settle_cancelled()
+                    done.append(Cancellation(task.future))
             if self._crew.broken is not None:
                 self._refuses = True
                 self._crew.break_down(self._crew.broken, done)
