@@ -307,7 +307,7 @@ def test_callbacks_see_a_cancellation(pool: Pool) -> None:
 
 @pytest.mark.parametrize("how", ["shutdown", "cancel"])
 def test_a_callback_that_exits_keeps_nobody_waiting(how: str) -> None:
-    """SystemExit out of a cancelled task's callback reaches our caller when all futures, and their waiters, are told."""
+    """SystemExit out of a cancelled task's callback reaches our caller when all futures and their waiters are told."""
 
     def leave(_: object) -> None:
         raise SystemExit(3)

@@ -17,17 +17,18 @@ from ringfence import Pool, WorkerCrashed
 class Killer(threading.Thread):
     """Kills a random worker of a pool every few milliseconds, until told to stop."""
 
-    def __init__(self, pool: Pool, seed: int, pause: float) -> None:
+    def __init__(self, pool: Pool, seed: int, pause: float, most: float = float("inf")) -> None:
         super().__init__(name="killer")
         self.pool = pool
         self.random = random.Random(seed)
         self.pause = pause
+        self.most = most
         self.stopped = threading.Event()
         self.kills = 0
 
     def run(self) -> None:
         """Kill."""
-        while not self.stopped.wait(self.pause):
+        while self.kills < self.most and not self.stopped.wait(self.pause):
             pids = list(self.pool.reports())
             if pids:
                 try:

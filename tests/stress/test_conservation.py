@@ -152,8 +152,8 @@ class Program:
 
 
 def test_random_programs() -> None:
-    """Seeded random programs over submit, map, cancel, kill and shutdown, for some ten seconds."""
-    deadline = time.monotonic() + 10
+    """Seeded random programs over submit, map, cancel, kill and shutdown, for some five seconds."""
+    deadline = time.monotonic() + 5
     seed = 0
     while time.monotonic() < deadline and seed < 60:
         seed += 1
@@ -162,7 +162,7 @@ def test_random_programs() -> None:
         except BaseException as error:
             error.add_note(f"the program of seed {seed}")
             raise
-    assert seed > 3
+    assert seed > 1
 
 
 @pytest.mark.soak

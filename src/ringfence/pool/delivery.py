@@ -47,6 +47,11 @@ class Delivery:
         """Whether it takes so long that nobody else's outcome should wait for it."""
         return self._large is not None and self._large.is_long
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the future has it: ^C may have come before."""
+        return self._future.done()
+
     def run(self) -> None:
         """Resolve the future; what its callbacks raise is logged, never raised here."""
         future = self._future
@@ -92,6 +97,7 @@ class Printed:
     __slots__ = ("_data", "_name", "_on_output")
 
     is_long = False
+    is_told = True
 
     def __init__(self, on_output: Callable[[str, bytes], None], name: str, data: bytes) -> None:
         self._on_output = on_output
@@ -143,14 +149,18 @@ def deliver(done: list[Delivery | Printed]) -> None:
     done.reverse()
     interrupt: BaseException | None = None
     while done:
+        news = done.pop()
         try:
-            done.pop().run()
+            news.run()
         except BaseException as error:  # noqa: BLE001
             # A callback's SystemExit in the I/O thread is not ours to act on. ^C in the main thread is the user's: it
             # waits until everybody has got what is theirs.
             if threading.current_thread() is threading.main_thread():
                 interrupt = error
+                if not news.is_told:
+                    done.append(news)
             else:
                 _log.exception("a future's callback raised")
+        del news
     if interrupt is not None:
         raise interrupt

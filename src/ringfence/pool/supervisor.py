@@ -4,6 +4,7 @@ Threads: tasks are accepted and cancelled from any thread; everything else happe
 all state. Futures are resolved outside it, since their callbacks may call back.
 """
 
+import gc
 import logging
 import os
 import select
@@ -245,15 +246,16 @@ class Supervisor:
             self._wake()
             return False
         done: list[Delivery | Printed] = []
-        with self._lock:
-            try:
-                cancelled = self._cancel(task, kill, done)
-            except BaseException:
-                self._cut_short()
-                raise
-        if cancelled:
-            done.append(Cancellation(task.future))
-        deliver(done)
+        cancelled = False
+        try:
+            with self._lock:
+                try:
+                    cancelled = self._cancel(task, kill, done)
+                except BaseException:
+                    self._cut_short()
+                    raise
+        finally:
+            deliver(done)  # also what ^C has come between
         return cancelled or task.future.cancelled()
 
     def _cancel(self, task: Task, kill: bool, done: list[Delivery | Printed]) -> bool:
@@ -272,6 +274,7 @@ class Supervisor:
             # It runs, and ends here for its caller; its worker's death is then blamed on nobody. (A task further
             # back that could not be recalled is about to run: its worker is killed when it reaches the head.)
             handle.kill(RingfenceError("the task was cancelled"), task)
+        done.append(Cancellation(task.future))  # first: ^C may come between any two lines
         self._backlog.close(task)
         self._counters.cancelled += 1
         self._space.notify()
@@ -319,13 +322,15 @@ class Supervisor:
                 handle.channel.wait_readable(deadline)
         finally:
             done: list[Delivery | Printed] = []
-            with self._lock:
-                try:
-                    self._stop_watching(handle, done)
-                except BaseException:
-                    self._cut_short()
-                    raise
-            deliver(done)
+            try:
+                with self._lock:
+                    try:
+                        self._stop_watching(handle, done)
+                    except BaseException:
+                        self._cut_short()
+                        raise
+            finally:
+                deliver(done)
 
     def _stop_watching(self, handle: WorkerHandle, done: list[Delivery | Printed]) -> None:
         handle.watched = False
@@ -371,32 +376,39 @@ class Supervisor:
 
     def shut_down(self, *, cancel: bool = False, kill: bool = False) -> None:
         """Take no more tasks. `cancel`: those that have not started end cancelled. `kill`: workers die now."""
-        cancelled: list[Task] = []
         done: list[Delivery | Printed] = []
-        with self._lock:
-            if self._finished or self._owner_pid != os.getpid():
-                return
-            self._closing = self._refuses = True
-            self._backlog.absorb()
-            if cancel or kill:
-                for handle in self._crew.workers.values():
-                    self._backlog.put_back(self._dispatcher.take_back(handle, len(handle.line)))
-                cancelled = self._backlog.drain()
-                if not kill:
-                    # Workers that are being started have their task already, as ProcessPoolExecutor sees it.
-                    first = self._crew.expected(len(cancelled))
-                    self._backlog.put_back(cancelled[:first])
-                    del cancelled[:first]
-                for task in cancelled:
-                    self._backlog.close(task)
-                self._counters.cancelled += len(cancelled)
-            if kill:
-                self._crew.break_down(BrokenPool("the pool's workers were killed"), done)
-            self._space.notify_all()
-            self._wake()
-        # One of their callbacks may raise what goes on to our caller: not before all are told.
-        done += [Cancellation(task.future) for task in cancelled]
-        deliver(done)
+        try:
+            with self._lock:
+                if self._finished or self._owner_pid != os.getpid():
+                    return
+                try:
+                    self._close(cancel, kill, done)
+                except BaseException:
+                    self._cut_short()
+                    raise
+        finally:
+            deliver(done)
+
+    def _close(self, cancel: bool, kill: bool, done: list[Delivery | Printed]) -> None:
+        self._closing = self._refuses = True
+        self._backlog.absorb()
+        if cancel or kill:
+            for handle in self._crew.workers.values():
+                self._backlog.put_back(self._dispatcher.take_back(handle, len(handle.line)))
+            cancelled = self._backlog.drain()
+            if not kill:
+                # Workers that are being started have their task already, as ProcessPoolExecutor sees it.
+                first = self._crew.expected(len(cancelled))
+                self._backlog.put_back(cancelled[:first])
+                del cancelled[:first]
+            done += [Cancellation(task.future) for task in cancelled]
+            for task in cancelled:
+                self._backlog.close(task)
+            self._counters.cancelled += len(cancelled)
+        if kill:
+            self._crew.break_down(BrokenPool("the pool's workers were killed"), done)
+        self._space.notify_all()
+        self._wake()
 
     def refuse_when_closed(self) -> None:
         """Raise PoolClosed or BrokenPool if no more tasks are taken."""
@@ -503,8 +515,7 @@ class Supervisor:
             self._closing = self._closing or self._forgotten
             while self._deferred:
                 task = self._deferred.popleft()
-                if self._cancel(task, False, done):
-                    done.append(Cancellation(task.future))
+                self._cancel(task, False, done)
             if self._crew.broken is not None:
                 self._refuses = True
                 self._crew.break_down(self._crew.broken, done)
@@ -552,6 +563,11 @@ class Supervisor:
             self._backlog.absorb()
             self._crew.break_down(error, done)
             self._crew.abandon(done)
+            # What was cut short may have had a task in its hands, out of one line and not yet in the next.
+            for task in [thing for thing in gc.get_objects() if type(thing) is Task]:
+                owner = task.future._owner
+                if owner is not None and owner[0] is self:
+                    self._crew.answers.fail(task, error, done)
             self._space.notify_all()
         deliver(done)
 
