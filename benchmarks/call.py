@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import pools
-from benchmarks.model import Contender, Figure, Measured, Parameters, Row
+from benchmarks.model import Aim, Contender, Figure, Measured, Parameters, Row
 from benchmarks.tasks import increment
 
 
@@ -80,11 +80,15 @@ ROW = Row(
     contenders=(
         Contender("ringfence, untrusted", lambda p: _measure(pools.ringfence, p)),
         Contender("ringfence, trusted", lambda p: _measure(pools.trusted, p), quick=False),
-        Contender("floor: os.read/os.write echo of such frames", _echo, floor=True),
+        Contender("floor: socket-pair echo of such frames", _echo, floor=True),
         Contender("ProcessPoolExecutor", lambda p: _measure(pools.executor, p)),
         Contender("multiprocessing.Pool.apply", lambda p: _measure(pools.mp_pool, p)),
         Contender("pebble.ProcessPool", lambda p: _measure(pools.pebble, p)),
         Contender("loky", lambda p: _measure(pools.loky, p), quick=False),
+    ),
+    aims=(
+        Aim(figure="p50", kind="within", bound=1.2, beside="floor: socket-pair echo of such frames"),
+        Aim(figure="p99", kind="within", bound=2, beside="floor: socket-pair echo of such frames"),
     ),
     full={"calls": 5_000},
     quick={"calls": 200},

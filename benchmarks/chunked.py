@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks import pools
-from benchmarks.model import Contender, Figure, Measured, Parameters, Row
+from benchmarks.model import Aim, Contender, Figure, Measured, Parameters, Row
 from benchmarks.tasks import increment
 
 _SIZES = (1_024, 4_096, 16_384)
@@ -46,15 +46,16 @@ def _each_size(name: str, measure: Callable[[Parameters, int], Measured]) -> lis
 
 ROW = Row(
     name="map",
-    title="map of {items:,} tiny items; 2 workers; peers with the best chunk size of 1k, 4k, 16k",
+    title="map of {items:,} tiny items; 2 workers; peers with the best chunk size of 1k, 4k, 16k, mp.Pool's own",
     figures=(Figure("rate", "items per second", "/s", more_is_better=True),),
     contenders=(
         Contender("ringfence, untrusted, no chunk size given", lambda p: _ringfence(pools.ringfence, p)),
         Contender("ringfence, trusted, no chunk size given", lambda p: _ringfence(pools.trusted, p)),
-        Contender("multiprocessing.Pool.map, its own chunks", _mp_pool),
+        Contender("multiprocessing.Pool.map, its own chunks", _mp_pool, best_of="multiprocessing.Pool.map"),
         *_each_size("multiprocessing.Pool.map", _mp_pool),
         *_each_size("ProcessPoolExecutor.map", _executor),
     ),
+    aims=(Aim(figure="rate", kind="times", bound=1, beside="multiprocessing.Pool.map"),),
     full={"items": 1_000_000},
     quick={"items": 20_000},
     budget=50.0,

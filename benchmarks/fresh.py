@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import pools
-from benchmarks.model import Contender, Figure, Measured, Noted, Parameters, Row, Unavailable
+from benchmarks.model import Aim, Contender, Figure, Measured, Noted, Parameters, Row, Unavailable
 from benchmarks.tasks import increment
 
 _SOURCE = str(Path(__file__).resolve().parent.parent / "src")
@@ -33,7 +33,7 @@ kind, calls = sys.argv[1], int(sys.argv[2])
 home = os.open("/proc/self/ns/pid", os.O_RDONLY)
 root = os.geteuid() == 0
 before, inside = {
-    "none": (0, 0), "worker": (NEWPID, NEWNS), "all": (NEWPID, NEWNS | NEWNET | NEWIPC | NEWUTS),
+    "none": (0, 0), "worker": (NEWPID, 0), "all": (NEWPID, NEWNS | NEWNET | NEWIPC | NEWUTS),
 }[kind]
 if before and not root:  # the way back into our own pid namespace is root's alone
     before, inside = 0, before | inside | NEWUSER
@@ -167,9 +167,21 @@ ROW = Row(
         Contender("ringfence, isolation='call', trusted", lambda p: _ringfence(p, profile="trusted")),
         Contender("bwrap --unshare-all python -I -S -c pass", _bwrap),
         Contender("multiprocessing forkserver Process", _forkserver),
-        Contender("floor: os.fork + waitpid", lambda p: _floor("none", p), floor=True, quick=False),
-        Contender("floor: fork + unshare(pid, mnt)", lambda p: _floor("worker", p), floor=True, quick=False),
-        Contender("floor: fork + unshare(pid, mnt, net, ipc, uts)", lambda p: _floor("all", p), floor=True),
+        Contender("floor: fork + waitpid", lambda p: _floor("none", p), floor=True, quick=False),
+        # A worker has its pid namespace alone, and shares the others with its pool.
+        Contender("floor: fork + unshare(pid), as a worker", lambda p: _floor("worker", p), floor=True, quick=False),
+        Contender("floor: fork + unshare of five namespaces", lambda p: _floor("all", p), floor=True),
+    ),
+    aims=(
+        Aim(figure="call", kind="within", bound=1.5, beside="floor: fork + unshare(pid), as a worker"),
+        Aim(
+            figure="call",
+            kind="within",
+            bound=1.5,
+            beside="floor: fork + waitpid",
+            ours="ringfence, the same without namespaces",
+        ),
+        Aim(figure="call", kind="times", bound=6, beside="bwrap --unshare-all python -I -S -c pass"),
     ),
     full={"calls": 200, "slow_calls": 30},
     quick={"calls": 10, "slow_calls": 2},

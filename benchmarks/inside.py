@@ -1,14 +1,16 @@
-"""What being locked in costs the code that runs: system calls, and computing, inside a worker and outside."""
+"""What being locked in costs the code that runs: system calls, and programs, inside a worker and outside."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from benchmarks import pools
-from benchmarks.model import Contender, Figure, Measured, Row, Unavailable
+from benchmarks import loads, pools
+from benchmarks.model import Aim, Contender, Figure, Measured, Parameters, Row, Unavailable
 
 # Read by every contender: a small file that a locked-in worker may open as well.
 _SMALL = os.path.join(os.path.dirname(os.__file__), "this.py")
@@ -44,60 +46,6 @@ def system_calls(calls: int, small: str) -> dict[str, float]:
         }
     finally:
         os.close(null)
-
-
-def computing(passes: int) -> dict[str, float]:
-    """Return the seconds of one pass of each piece of work: the middle of `passes`."""
-    import hashlib
-    import json
-    import re
-    import statistics
-    import time
-
-    data = [{"number": n, "text": "x" * (n % 50), "list": list(range(n % 20))} for n in range(1500)]
-    text = " ".join(f"word{n} <user{n}@example.org>" for n in range(8000))
-    block = bytes(range(256)) * 16384
-    pattern = re.compile(r"<([a-z0-9]+)@([a-z.]+)>")
-
-    def flips() -> None:
-        # The loop of fannkuch: lists are permuted and turned round.
-        order, count = list(range(8)), [0] * 8
-        for _ in range(6000):
-            turned = order[:]
-            while (first := turned[0]) != 0:
-                turned[: first + 1] = turned[first::-1]
-            at = 1
-            while count[at] >= at and at < 7:
-                count[at] = 0
-                at += 1
-            count[at] += 1
-            order[0], order[at] = order[at], order[0]
-
-    def calls() -> int:
-        def fib(n: int) -> int:
-            return n if n < 2 else fib(n - 1) + fib(n - 2)
-
-        return fib(20)
-
-    def memory() -> None:
-        for _ in range(20):
-            bytearray(4 << 20)
-
-    work: dict[str, Callable[[], Any]] = {
-        "json": lambda: json.loads(json.dumps(data)),
-        "regex": lambda: len(pattern.findall(text)),
-        "sha256": lambda: hashlib.sha256(block).digest(),
-        "flips": flips,
-        "calls": calls,
-        "memory": memory,
-    }
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(passes):
-        for name, function in work.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in times.items()}
 
 
 def _inside(function: Callable[..., Any], *args: Any) -> Measured:
@@ -138,24 +86,97 @@ CALLS = Row(
     by_figure=True,
 )
 
-COMPUTING = Row(
-    name="inside-cpu",
-    title="Computing, inside a worker and outside",
-    figures=(
-        Figure("json", "json of 1,500 records", "ms"),
-        Figure("regex", "8,000 matches", "ms"),
-        Figure("sha256", "SHA-256 of 4 MiB", "ms"),
-        Figure("flips", "lists turned round", "ms"),
-        Figure("calls", "22,000 calls", "ms"),
-        Figure("memory", "80 MiB made and freed", "ms"),
-    ),
-    contenders=(
-        Contender("untrusted", lambda p: _inside(computing, p["passes"])),
-        Contender("outside", lambda p: _outside("computing", p["passes"])),
-    ),
-    full={"passes": 15},
-    quick={"passes": 1},
-    rounds=7,
-    budget=60.0,
-    by_figure=True,
+
+# Programs of pyperformance: those that need no other package and no file of their own, and end within a second.
+_COMPUTING = (
+    "json_dumps", "json_loads", "deltablue", "hexiom", "float", "nqueens", "richards", "chaos", "coroutines",
+    "regex_effbot", "nbody",
+)  # fmt: skip
+_CALLING = ("pathlib", *loads.OWN)
+_INSIDE, _OUTSIDE = "untrusted", "outside"
+
+# As a zygote is started; it answers each line with a line.
+_SERVE = """
+import json, sys
+sys.path[:0] = {path!r}
+from benchmarks.loads import measure
+for line in sys.stdin:
+    print(json.dumps(measure(*json.loads(line))), flush=True)
+"""
+
+
+def _program(name: str) -> str | None:
+    """Return the text of a program of pyperformance, or None for one of our own."""
+    if name in loads.OWN:
+        return None
+    found = importlib.util.find_spec("pyperformance")
+    if found is None or found.origin is None:
+        raise Unavailable("pyperformance is not installed")
+    return (Path(found.origin).parent / f"data-files/benchmarks/bm_{name}/run_benchmark.py").read_text("utf-8")
+
+
+def _both(names: Sequence[str], parameters: Parameters, **options: Any) -> Mapping[str, Measured]:
+    """Take turns: a few passes of a program inside, as many outside, and again; the least of each side counts."""
+    found: dict[str, dict[str, float]] = {_INSIDE: {}, _OUTSIDE: {}}
+    command = [sys.executable, "-I", "-c", _SERVE.format(path=[os.getcwd()])]
+    # A worker's own folder is in memory; so it is here.
+    folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with (
+        pools.ringfence(1, **options) as operations,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as outside,
+    ):
+        assert outside.stdin is not None and outside.stdout is not None
+        for name in names[: parameters["programs"]]:
+            text = _program(name)
+            times: dict[str, list[float]] = {_INSIDE: [], _OUTSIDE: []}
+            for _ in range(parameters["turns"]):
+                task = operations.pool.submit(loads.measure, name, text, parameters["passes"], None)
+                times[_INSIDE].append(task.result())
+                print(json.dumps([name, text, parameters["passes"], folder]), file=outside.stdin, flush=True)
+                times[_OUTSIDE].append(json.loads(outside.stdout.readline()))
+            for side, values in times.items():
+                found[side][name] = min(values)
+        outside.stdin.close()
+    for values in found.values():
+        product = 1.0
+        for value in values.values():
+            product *= value ** (1 / len(values))
+        values["mean"] = product
+    return found
+
+
+def _row(name: str, title: str, figures: Sequence[Figure], bound: float, **options: Any) -> Row:
+    names = [figure.key for figure in figures]
+    return Row(
+        name=name,
+        title=f"{title}, inside a worker and outside: CPU time, the least of several passes in turn",
+        figures=(*figures, Figure("mean", "geometric mean", "ms")),
+        contenders=(Contender(_INSIDE), Contender(_OUTSIDE)),
+        aims=(Aim(figure="mean", kind="within", bound=bound, beside=_OUTSIDE),),
+        together=lambda p: _both(names, p, **options),
+        full={"programs": len(names), "turns": 2, "passes": 3},
+        quick={"programs": 2, "turns": 1, "passes": 1},
+        rounds=5,
+        budget=60.0,
+        by_figure=True,
+    )
+
+
+COMPUTING = _row(
+    "inside-cpu", "Programs of pyperformance that compute", [Figure(name, name, "ms") for name in _COMPUTING], 1.02
+)
+CALLING = _row(
+    "inside-io",
+    "Programs that make system calls most of the time",
+    [
+        Figure("pathlib", "pathlib (pyperformance)", "ms"),
+        Figure("files", "files made, read, deleted", "ms"),
+        Figure("tree", "walk and stat of folders", "ms"),
+        Figure("sources", "files read by 4 KiB", "ms"),
+        Figure("pipe", "a pipe written and read", "ms"),
+        Figure("sockets", "socket pair with epoll", "ms"),
+    ],
+    1.10,
+    # For a folder of its own, in which files are made.
+    capabilities=["fs:write"],
 )

@@ -7,7 +7,7 @@ from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 from benchmarks import pools
-from benchmarks.model import Contender, Figure, Measured, Parameters, Row, Unavailable
+from benchmarks.model import Aim, Contender, Figure, Measured, Parameters, Row, Unavailable
 from benchmarks.tasks import echo
 
 
@@ -148,11 +148,20 @@ ROW = Row(
     contenders=(
         Contender("ringfence, untrusted", lambda p: _measure(pools.ringfence, p)),
         Contender("ringfence, trusted", lambda p: _measure(pools.trusted, p), quick=False),
-        Contender("floor: shared_memory by hand, new segments", _new_segments, floor=True),
-        Contender("floor: shared_memory by hand, kept segments", _kept_segments, floor=True, quick=False),
+        Contender("floor: shared_memory, new segments", _new_segments, floor=True),
+        Contender("floor: shared_memory, kept segments", _kept_segments, floor=True, quick=False),
         Contender("ProcessPoolExecutor", lambda p: _measure(pools.executor, p)),
         Contender("pebble.ProcessPool", lambda p: _measure(pools.pebble, p), quick=False),
         Contender("loky", lambda p: _measure(pools.loky, p), quick=False),
+    ),
+    aims=tuple(
+        aim
+        for figure in ("bytes", "array")
+        for aim in (
+            Aim(figure=figure, kind="within", bound=1.3, beside="floor: shared_memory, new segments"),
+            Aim(figure=figure, kind="within", bound=1.3, beside="floor: shared_memory, kept segments"),
+            Aim(figure=figure, kind="times", bound=10, beside="ProcessPoolExecutor"),
+        )
     ),
     full={"bytes": 64 << 20, "bytes_text": "64 MiB", "times": 5},
     quick={"bytes": 1 << 20, "bytes_text": "1 MiB", "times": 2},

@@ -5,14 +5,15 @@ import time
 from typing import Any
 
 from benchmarks import pools
-from benchmarks.model import Contender, Figure, Measured, Parameters, Row, Unavailable
+from benchmarks.model import Aim, Contender, Figure, Measured, Parameters, Row, Unavailable
 from benchmarks.tasks import increment, sleep
 
 _PAGE = os.sysconf("SC_PAGESIZE")
 _kept: list[Any] = []
 
 
-def _resident() -> int:
+def resident() -> int:
+    """Return the bytes of this process that are in memory."""
     with open("/proc/self/statm", "rb") as statm:
         return int(statm.read().split()[1]) * _PAGE
 
@@ -32,12 +33,15 @@ def _queued(opener: pools.Opener, parameters: Parameters) -> Measured:
         # Below the untrusted profile's timeout of 30 s.
         busy = [submit(sleep, 25.0) for _ in range(pools.WORKERS)]
         time.sleep(0.1)
-        before = _resident()
-        handles = [submit(increment, n) for n in range(count)]
+        before = resident()
+        handles = [submit(increment, n) for n in range(count // 10)]
         time.sleep(0.1)  # pools with a feeding thread: until its pipe is full
-        grown = _resident() - before
+        few = resident() - before
+        handles += [submit(increment, n) for n in range(count - count // 10)]
+        time.sleep(0.1)
+        grown = resident() - before
         assert len(handles) == count and busy
-        return {"task": grown / count}
+        return {"task": grown / count, "later": (grown - few) / (count - count // 10)}
     finally:
         for child in psutil.Process().children(recursive=True):
             child.kill()
@@ -76,7 +80,15 @@ def _forkserver(workers: int = pools.WORKERS) -> Any:
 QUEUED = Row(
     name="queue",
     title="Memory of a task that waits, with its future ({tasks:,} queued)",
-    figures=(Figure("task", "growth of this process, per task", "B"),),
+    figures=(
+        Figure("task", "growth of this process, per task", "B"),
+        Figure("later", "the same, for the last nine tenths", "B"),
+    ),
+    # Flat: a task that comes later takes no more than those before it.
+    aims=(
+        Aim(figure="later", kind="within", bound=1.1, of="task"),
+        Aim(figure="task", kind="times", bound=1, beside="ProcessPoolExecutor"),
+    ),
     contenders=(
         Contender("ringfence, untrusted", lambda p: _queued(pools.ringfence, p)),
         Contender("ProcessPoolExecutor", lambda p: _queued(pools.executor, p)),

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.model import Contender, Row
+from benchmarks.model import Contender, Parameters, Row
 
 # Seconds for one measurement; the longest of a full run takes a quarter of it here.
 _TIMEOUT = 60.0
@@ -35,13 +35,17 @@ class Line:
         return statistics.median(found) if found else None
 
 
-def run_row(row: Row, *, quick: bool, rounds: int | None, note: Callable[[str], None]) -> list[Line]:
+def run_row(
+    row: Row, parameters: Parameters, *, quick: bool, rounds: int | None, note: Callable[[str], None]
+) -> list[Line]:
     """Measure a row and return a line for each contender, in their order."""
     lines = [Line(contender) for contender in row.contenders if contender.quick or not quick]
+    if row.together is not None:
+        return _run_together(row, lines, parameters, quick=quick, rounds=rounds, note=note)
     if quick:
         # Nobody reads times from a quick run: two at once take half as long.
         with ThreadPoolExecutor(2) as threads:
-            list(threads.map(lambda index: _measure(row, lines, index, quick=True), range(len(lines))))
+            list(threads.map(lambda index: _measure(row, lines, index, parameters, quick=True), range(len(lines))))
         return lines
     started = time.monotonic()
     total = rounds or row.rounds
@@ -52,15 +56,38 @@ def run_row(row: Row, *, quick: bool, rounds: int | None, note: Callable[[str], 
         for index, line in enumerate(lines):
             if line.why is None:
                 note(f"{row.name}: round {number + 1} of {total}: {line.contender.name}")
-                _measure(row, lines, index, quick=False)
+                _measure(row, lines, index, parameters, quick=False)
     return lines
 
 
-def _measure(row: Row, lines: Sequence[Line], index: int, *, quick: bool) -> None:
+def _run_together(
+    row: Row, lines: list[Line], parameters: Parameters, *, quick: bool, rounds: int | None, note: Callable[[str], None]
+) -> list[Line]:
+    total = 1 if quick else rounds or row.rounds
+    started = time.monotonic()
+    for number in range(total):
+        spent = time.monotonic() - started
+        if spent * (number + 1) > row.budget * max(number, 1):
+            break
+        note(f"{row.name}: round {number + 1} of {total}")
+        answer = _ask(row, "*", parameters, quick=quick)
+        for line in lines:
+            for key, value in answer.get("values", {}).get(line.contender.name, {}).items():
+                line.values.setdefault(key, []).append(value)
+            line.why = answer.get("why")
+        if "why" in answer:
+            break
+    return lines
+
+
+def _ask(row: Row, name: str, parameters: Parameters, *, quick: bool) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.subject", row.name, name, json.dumps(dict(parameters))]
+    return _run(command, _QUICK_TIMEOUT if quick else max(_TIMEOUT, row.budget * 3))
+
+
+def _measure(row: Row, lines: Sequence[Line], index: int, parameters: Parameters, *, quick: bool) -> None:
     line = lines[index]
-    parameters = json.dumps(dict(row.quick if quick else row.full))
-    command = [sys.executable, "-m", "benchmarks.subject", row.name, line.contender.name, parameters]
-    answer = _run(command, _QUICK_TIMEOUT if quick else _TIMEOUT)
+    answer = _ask(row, line.contender.name, parameters, quick=quick)
     for key, value in answer.get("values", {}).items():
         line.values.setdefault(key, []).append(value)
     line.why = answer.get("why")

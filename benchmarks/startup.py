@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from benchmarks.model import Contender, Figure, Measured, Parameters, Row, Unavailable
+from benchmarks.model import Aim, Contender, Figure, Measured, Parameters, Row, Unavailable
 
 _PROGRAM = """
 import time
@@ -42,7 +42,7 @@ def _executor(method: str, _: Parameters) -> Measured:
 ROW = Row(
     name="start",
     title="A fresh interpreter, from its first line: import, and the first result; 2 workers",
-    figures=(Figure("first", "import and first result", "ms"), Figure("import", "import alone", "ms")),
+    figures=(Figure("first", "import and first result", "ms"), Figure("import", "import of the pool alone", "ms")),
     contenders=(
         Contender("ringfence, untrusted", lambda _: _measure("from ringfence import Pool", "Pool(2)")),
         Contender("ringfence, trusted", lambda _: _measure("from ringfence import Pool", "Pool(2, profile='trusted')")),
@@ -67,6 +67,10 @@ ROW = Row(
         Contender(
             "loky", lambda _: _measure("from loky import ProcessPoolExecutor", "ProcessPoolExecutor(2)"), quick=False
         ),
+    ),
+    aims=(
+        Aim(figure="first", kind="within", bound=1.5, beside="ProcessPoolExecutor, fork"),
+        Aim(figure="import", kind="at most", bound=0.025),
     ),
     full={},
     quick={},

@@ -1,6 +1,7 @@
 """One measurement in a process of its own: nobody finds another's threads, caches or memory there.
 
-``python -m benchmarks.subject ROW CONTENDER PARAMETERS`` prints one line of JSON.
+``python -m benchmarks.subject ROW CONTENDER PARAMETERS`` prints one line of JSON; ``*`` stands for all contenders
+of a row that measures them together.
 """
 
 import json
@@ -13,14 +14,20 @@ from benchmarks.rows import ROWS
 
 def main() -> None:
     row = next(row for row in ROWS if row.name == sys.argv[1])
-    contender = next(contender for contender in row.contenders if contender.name == sys.argv[2])
+    parameters = json.loads(sys.argv[3])
     answer: dict[str, object]
     try:
-        measured = contender.measure(json.loads(sys.argv[3]))
+        if sys.argv[2] == "*":
+            assert row.together is not None
+            measured: object = row.together(parameters)
+        else:
+            [measure] = [contender.measure for contender in row.contenders if contender.name == sys.argv[2]]
+            assert measure is not None
+            measured = measure(parameters)
         if isinstance(measured, Noted):
             answer = {"values": dict(measured.values), "note": measured.note}
         else:
-            answer = {"values": dict(measured)}
+            answer = {"values": measured}
     except Unavailable as reason:
         answer = {"why": str(reason)}
     print(json.dumps(answer), flush=True)

@@ -3,7 +3,7 @@
 import time
 
 from benchmarks import pools
-from benchmarks.model import Contender, Figure, Measured, Parameters, Row
+from benchmarks.model import Aim, Contender, Figure, Measured, Parameters, Row
 from benchmarks.tasks import increment
 
 
@@ -31,6 +31,10 @@ ROW = Row(
         Contender("multiprocessing.Pool.apply_async", lambda p: _measure(pools.mp_pool, p)),
         Contender("pebble.ProcessPool", lambda p: _measure(pools.pebble, p)),
         Contender("loky", lambda p: _measure(pools.loky, p)),
+    ),
+    aims=(
+        Aim(figure="rate", kind="times", bound=8, beside="ProcessPoolExecutor"),
+        Aim(figure="rate", kind="times", bound=2.5, beside="multiprocessing.Pool.apply_async"),
     ),
     full={"tasks": 50_000},
     quick={"tasks": 2_000},

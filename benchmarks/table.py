@@ -1,28 +1,20 @@
-"""A run as text of at most 100 columns, and as records."""
+"""A run as text of at most 118 columns, and as records."""
 
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.aims import UNITS, Verdict, judge, ratio, text, times
 from benchmarks.model import Figure, Row
 from benchmarks.running import Line
 
-WIDTH = 98
-# unit -> (what a value is multiplied with, decimals, how it is written)
-UNITS: Mapping[str, tuple[float, int, str]] = {
-    "/s": (1.0, 0, "/s"),
-    "us": (1e6, 1, "µs"),
-    "ms": (1e3, 2, "ms"),
-    "ns": (1e9, 0, "ns"),
-    "B": (1.0, 0, "B"),
-    "MiB": (1 / (1 << 20), 2, "MiB"),
-    "count": (1.0, 0, ""),
-}
+WIDTH = 118
 LEGEND = (
     "Each line is the median of interleaved rounds, each in a fresh process, with the least and the greatest. "
-    "The last column says how many times better the first line of the block is than this one: below 1 this one "
-    "is better. A floor does only what the kernel and the memory have to do."
+    "The ratio says how many times better the first line of the block is than this one: below 1 this one is better. "
+    "A floor does only what the kernel and the memory have to do. The aim is what is asked for, and what came out: "
+    "≥ 8 asks that ours is at least eight times as good as this line, ≤ 1.2 that it takes at most 1.2 times as much."
 )
 
 
@@ -31,13 +23,14 @@ def render(row: Row, lines: Sequence[Line], parameters: Mapping[str, Any], numbe
     rounds = max((len(values) for line in lines for values in line.values.values()), default=0)
     head = f"{number} {row.name}: {row.title.format(**parameters)}"
     parts = [*textwrap.wrap(f"{head} ({rounds} round{'s' * (rounds != 1)})", WIDTH, subsequent_indent="  ")]
+    verdicts = judge(row, lines)
     if row.by_figure:
-        parts += _by_figure(row, lines, parameters)
+        parts += _by_figure(row, lines, parameters, verdicts)
     else:
         for figure in row.figures:
             shown = _best(figure, lines)
             if any(line.median(figure.key) is not None for line in shown):
-                parts += _block(figure, shown, parameters)
+                parts += _block(figure, shown, parameters, verdicts)
     for line in lines:
         remarks = [f"* {line.contender.name}: {line.note}"] if line.note else []
         if line.why is not None:
@@ -47,45 +40,69 @@ def render(row: Row, lines: Sequence[Line], parameters: Mapping[str, Any], numbe
     return "\n".join(parts) + "\n"
 
 
-def _block(figure: Figure, lines: Sequence[Line], parameters: Mapping[str, Any]) -> list[str]:
+def _cells(line: Line, figure: Figure, verdicts: Sequence[Verdict]) -> str:
+    """Return what a line says of aims: that of the one who is compared with, else of ours."""
+    found = [
+        verdict.cell() for verdict in verdicts if verdict.figure is figure and line is (verdict.other or verdict.ours)
+    ]
+    return "; ".join(found)
+
+
+def _block(
+    figure: Figure, lines: Sequence[Line], parameters: Mapping[str, Any], verdicts: Sequence[Verdict]
+) -> list[str]:
     title = figure.title.format(**parameters)
-    parts = [f"  {title:<50}{'median':>12}{'min - max':>25}{'ratio':>9}"]
+    aim = f"{'aim':<9}".rstrip() if any(verdict.figure is figure for verdict in verdicts) else ""
+    parts = [f"  {title:<46}{'median':>12}{'min - max':>25}{'ratio':>8}   {aim}".rstrip()]
     base = lines[0].median(figure.key)
     for line in lines:
         value = line.median(figure.key)
         if value is None:
             continue
         unit = UNITS[figure.unit][2]
-        mark = "" if line is lines[0] else _times(ratio(figure, base, value))
+        mark = "" if line is lines[0] else times(ratio(figure, base, value))
         name = f"{line.contender.name}{' *' if line.note else ''}"
-        parts.append(f"    {name:<46}{_text(value, figure):>12} {unit:<4}{_spread(line, figure):>20}{mark:>9}".rstrip())
+        cells = _cells(line, figure, verdicts)
+        spread = _spread(line, figure)
+        parts.append(f"    {name:<43}{text(value, figure):>11} {unit:<4}{spread:>20}{mark:>8}   {cells}".rstrip())
     return parts
 
 
-def _by_figure(row: Row, lines: Sequence[Line], parameters: Mapping[str, Any]) -> list[str]:
+def _by_figure(
+    row: Row, lines: Sequence[Line], parameters: Mapping[str, Any], verdicts: Sequence[Verdict]
+) -> list[str]:
     """Return a line for each figure, with a column for each contender and its least and greatest value."""
-    parts = [f"  {'':<26}" + "".join(f"{line.contender.name:>31}" for line in lines) + f"{'ratio':>9}"]
+    spread = len(lines) <= 2
+    width = 31 if spread else 16
+    aim = "   aim" if verdicts else ""
+    ratios = f"{'ratio':>8}" if spread and len(lines) == 2 else ""
+    names = [textwrap.wrap(line.contender.name, width - 2) for line in lines]
+    depth = max(map(len, names))
+    parts = []
+    for level in range(depth):
+        text_ = f"  {'':<26}" + "".join(f"{' '.join(name[level : level + 1]):>{width}}" for name in names)
+        parts.append(f"{text_}{ratios + aim if level == depth - 1 else ''}".rstrip())
     for figure in row.figures:
         unit = UNITS[figure.unit][2]
-        text = f"  {figure.title.format(**parameters):<26}"
+        shown = f"  {figure.title.format(**parameters):<26}"
+        cells = []
         for line in lines:
             value = line.median(figure.key)
-            shown = "-" if value is None else f"{_text(value, figure)} {unit} ({_spread(line, figure)})"
-            text += f"{shown:>31}"
-        better = ratio(figure, lines[0].median(figure.key), lines[-1].median(figure.key))
-        parts.append(f"{text}{_times(better):>9}".rstrip())
+            cell = "-" if value is None else f"{text(value, figure)} {unit}".rstrip()
+            if spread and value is not None:
+                cell += f" ({_spread(line, figure)})"
+            shown += f"{cell:>{width}}"
+            cells.append(_cells(line, figure, verdicts))
+        if ratios:
+            better = ratio(figure, lines[0].median(figure.key), lines[-1].median(figure.key))
+            shown += f"{times(better):>8}"
+        parts.append(f"{shown}   {'; '.join(filter(None, cells))}".rstrip())
     return parts
 
 
 def _spread(line: Line, figure: Figure) -> str:
     values = line.values[figure.key]
-    return f"{_text(min(values), figure)} - {_text(max(values), figure)}"
-
-
-def _times(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+    return f"{text(min(values), figure)} - {text(max(values), figure)}"
 
 
 def _best(figure: Figure, lines: Sequence[Line]) -> list[Line]:
@@ -103,17 +120,42 @@ def _best(figure: Figure, lines: Sequence[Line]) -> list[Line]:
     return shown
 
 
-def ratio(figure: Figure, first: float | None, other: float | None) -> float | None:
-    """Return how many times better `first` is than `other`, or None if that says nothing."""
-    if not first or not other:
-        return None
-    return first / other if figure.more_is_better else other / first
+def summary(judged: Sequence[tuple[Verdict, Mapping[str, Any]]]) -> str:
+    """Return the aims of all rows, one a line."""
+    met = sum(1 for verdict, _ in judged if verdict.met)
+    parts = [f"Aims: this run meets {met} of {len(judged)}."]
+    for verdict, parameters in judged:
+        outcome = "not measured" if verdict.met is None else "met" if verdict.met else "MISSED"
+        parts.append(
+            f"  {verdict.row.name:<12}{verdict.sentence(parameters):<86}{verdict.value_text():>7}  "
+            f"{outcome}{_not_always(verdict)}"
+        )
+    return "\n".join(parts) + "\n"
 
 
-def _text(value: float, figure: Figure) -> str:
-    scale, decimals, _ = UNITS[figure.unit]
-    value *= scale
-    return f"{value:,.0f}" if value >= 1000 else f"{value:,.{decimals}f}"
+def _not_always(verdict: Verdict) -> str:
+    met, rounds = verdict.rounds
+    return f" ({met} of {rounds} rounds)" if 0 < met < rounds else ""
+
+
+def summary_markdown(judged: Sequence[tuple[Verdict, Mapping[str, Any]]]) -> str:
+    """Return the same for a page."""
+    parts = ["| Row | Aim | This run | |", "| --- | --- | --- | --- |"]
+    for verdict, parameters in judged:
+        outcome = "not measured" if verdict.met is None else "met" if verdict.met else "**missed**"
+        beside = ""
+        mine = verdict.ours.median(verdict.figure.key)
+        unit = UNITS[verdict.figure.unit][2]
+        its = None if verdict.other is None else verdict.other.median(verdict.figure.key)
+        if mine is not None and its is not None:
+            beside = f" ({text(mine, verdict.figure)} {unit} : {text(its, verdict.figure)} {unit})"
+        elif verdict.aim.kind == "at most":
+            beside = f" {unit}"
+        parts.append(
+            f"| {verdict.row.name} | {verdict.sentence(parameters)} | {verdict.value_text()}{beside} | "
+            f"{outcome}{_not_always(verdict)} |"
+        )
+    return "\n".join(parts) + "\n"
 
 
 def records(row: Row, lines: Sequence[Line], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -129,7 +171,7 @@ def records(row: Row, lines: Sequence[Line], parameters: Mapping[str, Any]) -> l
                 "contender": line.contender.name,
                 "floor": line.contender.floor,
                 "figure": figure.key,
-                "unit": {"us": "s", "ms": "s", "MiB": "B"}.get(figure.unit, figure.unit),
+                "unit": {"us": "s", "ms": "s", "ns": "s", "MiB": "B"}.get(figure.unit, figure.unit),
                 "more_is_better": figure.more_is_better,
                 "parameters": dict(parameters),
                 "values": values,
@@ -139,3 +181,20 @@ def records(row: Row, lines: Sequence[Line], parameters: Mapping[str, Any]) -> l
                 "note": line.note,
             })  # fmt: skip
     return found
+
+
+def aim_records(verdicts: Sequence[Verdict], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one record for each aim."""
+    return [
+        {
+            "row": verdict.row.name,
+            "figure": verdict.figure.key,
+            "aim": verdict.sentence(parameters),
+            "bound": verdict.aim.bound,
+            "value": verdict.value,
+            "met": verdict.met,
+            "rounds_met": verdict.rounds[0],
+            "rounds": verdict.rounds[1],
+        }
+        for verdict in verdicts
+    ]
