@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, as_completed, wait
 from pathlib import Path
@@ -15,6 +16,7 @@ import pool_tasks as tasks
 import pytest
 
 from ringfence import Pool, PoolClosed, UnsupportedError
+from ringfence.pool import crew
 
 
 @pytest.fixture
@@ -327,6 +329,16 @@ def test_an_idle_worker_is_used_before_another_is_started(pool: Pool) -> None:
     for _ in range(5):
         pool.submit(tasks.square, 2).result()
     assert pool.statistics().started == 1
+
+
+def test_tasks_ahead_of_busy_workers_get_workers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many long tasks as the pool may have workers run at once, though the first ready were sent more than one."""
+    monkeypatch.setattr(crew, "_MOST_STARTING", 2)
+    with Pool(max_workers=6) as pool:
+        pool.submit(tasks.square, 2).result()
+        for future in [pool.submit(time.sleep, 0.7) for _ in range(6)]:
+            future.result()
+        assert pool.statistics().started == 6
 
 
 def test_an_exception_in_the_with_block_passes_through() -> None:

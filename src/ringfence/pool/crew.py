@@ -97,7 +97,8 @@ class Crew:
         if self.broken is not None or len(self._starting) >= _MOST_STARTING or not self.has_room():
             return False
         waiting = len(self._starting) + self._dispatcher.idle
-        if waiting < self._backlog.queued:
+        # What workers hold ahead of a task that turns out long waits as well; an idle worker takes it back from them.
+        if waiting < self._backlog.queued + self._dispatcher.ahead:
             return True
         # Where each task gets a worker of its own, its successor starts while it runs, and waits locked in.
         config = self._config
