@@ -65,7 +65,7 @@ def test_unordered_results_do_not_wait_for_a_slow_one(pool: Pool) -> None:
     """The result of a quick item comes before that of a slow one that was handed in first."""
     results = pool.imap_unordered(tasks.nap, [60, 0, 0, 0], [0, 1, 2, 3], chunksize=1)
     assert {next(results) for _ in range(3)} == {1, 2, 3}
-    results.close()
+    results.close()  # type: ignore[attr-defined]
     pool.kill_workers()
 
 
@@ -80,7 +80,7 @@ def test_an_endless_input_is_read_lazily(pool: Pool, method: str) -> None:
     assert read <= 60
     pool.submit(tasks.nap, 0.2).result()
     assert items.read == read
-    results.close()
+    results.close()  # type: ignore[attr-defined]
 
 
 def test_buffersize_bounds_what_is_read_ahead(pool: Pool) -> None:
@@ -165,7 +165,7 @@ def test_closing_the_iterator_cancels_what_has_not_started(pool: Pool) -> None:
     """What was sent ahead and does not run yet is cancelled when nobody wants the results any more."""
     results = pool.map(tasks.nap, [0] + [0.5] * 20, chunksize=1)
     next(results)
-    results.close()
+    results.close()  # type: ignore[attr-defined]
     assert pool.submit(tasks.square, 3).result(30) == 9
     numbers = pool.statistics()
     assert numbers.cancelled >= 1

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pickle import PicklingError
 from types import TracebackType
@@ -17,7 +17,7 @@ from ringfence.pool.codebase import library_paths
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.errors import BrokenPool, PoolClosed, QueueFull
 from ringfence.pool.future import PoolFuture
-from ringfence.pool.mapping import Mapper, Results, Sent
+from ringfence.pool.mapping import Mapper, Sent
 from ringfence.pool.preflight import check_paths, paths_to_map
 from ringfence.pool.serialise import Serialiser, Shipment, plain_size
 from ringfence.pool.session import Session
@@ -160,7 +160,7 @@ class _Tasks(Executor):
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
-    ) -> Results[T]:
+    ) -> Iterator[T]:
         """Yield ``fn(*items)`` for the items of `iterables`, taken in parallel, in order.
 
         The input is read lazily: `buffersize` items at most ahead of the results taken, by default a few chunks for
@@ -179,7 +179,7 @@ class _Tasks(Executor):
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
-    ) -> Results[T]:
+    ) -> Iterator[T]:
         """Like map, but yield results as they come."""
         return self._mapper(fn, iterables, timeout, chunksize, buffersize).unordered()
 
