@@ -28,6 +28,11 @@ _BULK_READ_SIZE = 256 * 1024
 # allocation.
 _WRITE_SIZE = 64 * 1024
 
+# Plain integers: the flags of the socket module take a microsecond to be combined.
+_SEND_NOW = int(socket.MSG_NOSIGNAL) | int(socket.MSG_DONTWAIT)
+_RECEIVE_NOW = int(socket.MSG_DONTWAIT)
+_PEEK = int(socket.MSG_PEEK)
+
 # Seconds from one look for something to read to the next, which takes 1 us: if it took as long as this, we have not had
 # the processor all the time, or not the interpreter.
 _TAKEN_AWAY = 10e-6
@@ -123,7 +128,7 @@ class Channel:
     @property
     def wants_write(self) -> bool:
         """Whether something waits for flush()."""
-        return len(self._outbox) > 0
+        return self._outbox.size > 0
 
     @property
     def unsent(self) -> int:
@@ -264,7 +269,7 @@ class Channel:
             if deadline is not None:
                 self._set_receive_timeout(max(1e-6, deadline - time.monotonic()))
             try:
-                self._socket.recv(1, socket.MSG_PEEK)
+                self._socket.recv(1, _PEEK)
             finally:
                 if deadline is not None:
                     self._set_receive_timeout(0.0)
@@ -342,7 +347,7 @@ class Channel:
             if self.accept_fds:
                 data = self._read_with_fds(size)
             else:
-                data = os.read(fd, size) if self._blocking else self._socket.recv(size, socket.MSG_DONTWAIT)
+                data = os.read(fd, size) if self._blocking else self._socket.recv(size, _RECEIVE_NOW)
         except ConnectionError:
             # A peer that dies with our bytes unread resets the connection: the end of the stream all the
             # same.
@@ -389,7 +394,7 @@ class Channel:
             if self._blocking:
                 return os.write(self.fileno(), data)
             # Not os.write(): a program that gave SIGPIPE its default back would die with its first worker.
-            return self._socket.send(data, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+            return self._socket.send(data, _SEND_NOW)
         except OSError as error:
             self._write_failed(error)
             raise
