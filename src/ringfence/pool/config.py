@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ringfence.pool.schedule import seconds_ahead
 from ringfence.pool.serialise import Shipment
 from ringfence.pool.sources import SourceFiles
 from ringfence.pool.task import Output
@@ -43,6 +44,11 @@ class PoolConfig:
     on_output: Callable[[Output], Any] | None
     on_refusal: Callable[[Refusal], Any] | None = None
     on_network: "Callable[[NetworkEvent], Any] | None" = None
+
+    @property
+    def ahead(self) -> float:
+        """Seconds of work that each worker holds ahead."""
+        return seconds_ahead(self.max_workers, len(os.sched_getaffinity(0)))
 
     @property
     def may_look(self) -> bool:

@@ -193,6 +193,7 @@ class WorkerHandle:
             channel = Channel(near, _TAKEN, max_outgoing=MAX_FRAME)
             stacks, *printed = reads
             handle = cls(number, channel, tokens, codec, (printed[0], printed[1]) if printed else None, stacks)
+            handle.pace = Pace(config.ahead)
             ours.pop_all()  # the handle's now
             ours.callback(handle.close)
             if network is not None:

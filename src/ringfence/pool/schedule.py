@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final, Protocol, TypeVar
 
-__all__ = ["MAX_AHEAD", "Pace", "room", "share", "take_back"]
+__all__ = ["MAX_AHEAD", "Pace", "room", "seconds_ahead", "share", "take_back"]
 
 # Seconds of work a worker holds ahead. The supervisor's threads share one interpreter lock, which CPython hands over
 # every 5 ms (sys.getswitchinterval): a worker has to last for two such turns without hearing from us.
@@ -16,12 +16,23 @@ MAX_BYTES_AHEAD: Final = 128 * 1024
 _WEIGHT: Final = 0.3
 
 
+def seconds_ahead(workers: int, processors: int) -> float:
+    """Return how many seconds of work each of `workers` holds ahead on so many processors.
+
+    Where they take turns on a processor, a task takes as many times longer as there are workers to it. Without counting
+    that, 64 workers on two processors get two tiny tasks at a time, and each costs the supervisor three times as much.
+    """
+    return AHEAD * max(1.0, workers / processors)
+
+
 class Pace:
     """How long a worker's tasks take, as far as its answers have shown. Starts out knowing nothing."""
 
-    __slots__ = ("ahead", "seconds")
+    __slots__ = ("_aim", "ahead", "seconds")
 
-    def __init__(self) -> None:
+    def __init__(self, aim: float = AHEAD) -> None:
+        """`aim`: seconds of work to hold ahead."""
+        self._aim = aim
         self.seconds: float | None = None
         # How many tasks the worker may hold besides the one it runs.
         self.ahead = 1
@@ -31,7 +42,8 @@ class Pace:
         each = elapsed / count
         self.seconds = each if self.seconds is None else self.seconds + _WEIGHT * (each - self.seconds)
         # A worker that ran dry has waited for part of that time: its tasks are shorter than they seem.
-        wanted = MAX_AHEAD if dry and self.seconds < AHEAD / 8 else int(AHEAD / max(self.seconds, 1e-9))
+        aim = self._aim
+        wanted = MAX_AHEAD if dry and self.seconds < aim / 8 else int(aim / max(self.seconds, 1e-9))
         # Slow start: one burst of short answers says little about the tasks to come.
         self.ahead = max(1, min(wanted, 2 * self.ahead + 2, MAX_AHEAD))
 

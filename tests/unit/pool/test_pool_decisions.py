@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringfence.pool.restart import StartBudget
-from ringfence.pool.schedule import MAX_AHEAD, Pace, room, share, take_back
+from ringfence.pool.schedule import AHEAD, MAX_AHEAD, Pace, room, seconds_ahead, share, take_back
 
 
 @dataclass
@@ -52,6 +52,16 @@ def test_tasks_are_taken_back_from_the_longest_line() -> None:
 def test_a_new_worker_holds_little() -> None:
     """Before anything is known, one task ahead."""
     assert Pace().ahead == 1
+
+
+def test_workers_that_take_turns_on_a_processor_hold_more_ahead() -> None:
+    """Their tasks seem long only because they wait for the processor; with one for each worker nothing changes."""
+    assert seconds_ahead(2, 2) == seconds_ahead(1, 8) == AHEAD
+    crowded, alone = Pace(seconds_ahead(64, 2)), Pace(seconds_ahead(2, 2))
+    for _ in range(20):
+        crowded.answered(1, 0.032, dry=False)
+        alone.answered(1, 0.001, dry=False)
+    assert crowded.ahead == alone.ahead == 10
 
 
 def test_quick_tasks_are_held_in_growing_numbers() -> None:
