@@ -129,7 +129,7 @@ def as_user(tmp_path: Path) -> Iterator[AsUser]:
             for python in (sys.executable, f"/usr/bin/python{version}"):
                 user = AsUser(python, path, home, tests)
                 try:
-                    if user.run("-c", "import pytest, ringfence.pool.executor").returncode == 0:
+                    if user.run("-c", "import pytest, ringfence.pool.opening").returncode == 0:
                         break
                 except OSError:
                     continue
@@ -170,7 +170,7 @@ def _starter(factory: pytest.TempPathFactory, *, numpy: bool) -> Iterator[Starte
             for python in (sys.executable, f"/usr/bin/python{version}"):
                 found = Starter(python, path, home, copies)
                 try:
-                    if found.run(STANDINGS[1], "-c", "import pytest, ringfence.pool.executor").returncode == 0:
+                    if found.run(STANDINGS[1], "-c", "import pytest, ringfence.pool.opening").returncode == 0:
                         break
                 except OSError:
                     continue

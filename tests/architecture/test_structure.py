@@ -96,12 +96,35 @@ def test_a_worker_imports_little() -> None:
     """What every zygote loads: no pydantic, asyncio, typer, rich, psutil or dill, and nothing of the pool."""
     loaded = imported_by("import ringfence.worker.zygote")
     assert not tops(loaded) & {"pydantic", "asyncio", "typer", "rich", "psutil", "dill", "numpy", "multiprocess"}
+    assert not tops(loaded) & {"dataclasses", "inspect", "ast", "logging", "pathlib", "subprocess"}
     assert not {name for name in loaded if name.startswith(("ringfence.pool", "ringfence.cli"))}
 
 
+def test_the_name_of_the_pool_imports_little() -> None:
+    """`from ringfence import Pool` is an import of concurrent.futures and next to nothing else: the rest is imported
+    while the first pool's zygote starts."""
+    loaded = imported_by("from ringfence import Pool")
+    ours = {name for name in loaded if tops({name}) == {"ringfence"}}
+    assert ours == {"ringfence", "ringfence._version", "ringfence.pool", "ringfence.pool.executor"}
+    more = loaded - ours - imported_by("import concurrent.futures, typing")
+    assert {name for name in more if not name.startswith("importlib")} <= {"weakref", "_weakrefset"}
+
+
+def test_a_zygote_starts_before_the_rest_is_imported() -> None:
+    """What stands between the call of Pool and its zygote's start: no policy, no supervisor, no messages."""
+    loaded = imported_by("from ringfence.pool.ignition import ignite")
+    assert not {name for name in loaded if name.startswith("ringfence.sandbox")}
+    assert not loaded & {
+        "ast", "concurrent.futures.process", "dataclasses", "inspect", "json", "msgpack", "multiprocessing", "pathlib",
+        "ringfence.pool.supervisor", "tempfile", "tomllib",
+    }  # fmt: skip
+
+
 def test_a_pool_imports_no_command_line() -> None:
-    """Whoever uses the library does not pay for typer and rich, nor for dill before it is needed."""
-    assert not tops(imported_by("from ringfence import Pool")) & {"typer", "rich", "pydantic", "numpy"}
+    """Whoever uses a pool does not pay for typer and rich, nor for dill, dataclasses and inspect before their time."""
+    loaded = imported_by("from ringfence import Pool; Pool(1).shutdown()")
+    assert not tops(loaded) & {"typer", "rich", "pydantic", "numpy", "dill", "asyncio", "psutil", "multiprocess"}
+    assert not loaded & {"dataclasses", "inspect", "importlib.resources", "hashlib"}
 
 
 def test_ctypes_is_in_one_module() -> None:

@@ -8,7 +8,7 @@ import pytest
 from levels import Standing, Starter, standings_here
 
 from ringfence import BrokenPool, Level, Pool, UnsupportedError
-from ringfence.pool import executor
+from ringfence.pool import opening
 from ringfence.sandbox.report import LayerReport, Report, Status
 
 # Prints what a caller sees in a standing: levels, what is refused, what a worker may do.
@@ -88,7 +88,7 @@ def test_a_level_that_the_profile_switches_off_is_refused() -> None:
 @pytest.mark.needs("mnt", "landlock", "seccomp")
 def test_a_worker_that_reports_less_gets_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that promised more than a worker says came true: the worker never sees a byte of a task."""
-    make_plan = executor.make_plan
+    make_plan = opening.make_plan
 
     def optimist(*args: Any, **options: Any) -> Any:
         plan = make_plan(*args, **options)
@@ -96,7 +96,7 @@ def test_a_worker_that_reports_less_gets_no_task(monkeypatch: pytest.MonkeyPatch
         layers = tuple(lesser if entry.layer == "namespaces" else entry for entry in plan.report.layers)
         return replace(plan, report=Report(layers))
 
-    monkeypatch.setattr(executor, "make_plan", optimist)
+    monkeypatch.setattr(opening, "make_plan", optimist)
     with Pool(1) as pool:
         assert pool.submit(int, "1").result(30) == 1
     pool = Pool(1, require="confined")

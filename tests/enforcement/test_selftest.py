@@ -298,7 +298,7 @@ def test_a_pool_with_a_hole_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     """A hole breaks the pool before any task, with an error that names the attempt, the layer and what was seen."""
     real = make_plan
     monkeypatch.setattr(
-        "ringfence.pool.executor.make_plan", lambda *args, **options: weakened(real(*args, **options), "socket")
+        "ringfence.pool.opening.make_plan", lambda *args, **options: weakened(real(*args, **options), "socket")
     )
     with Pool(2) as pool:
         futures = [pool.submit(abs, -1) for _ in range(3)]

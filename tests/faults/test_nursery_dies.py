@@ -60,7 +60,7 @@ def test_its_zygotes_go_on_without_it(home: nursery._Home) -> None:
 def test_killed_before_it_answers(home: nursery._Home, caplog: pytest.LogCaptureFixture) -> None:
     """The zygote is exec'd instead, and the log says so."""
     with caplog.at_level(logging.WARNING, "ringfence.pool"):
-        zygote = Zygote(inherit=False, stdin=False, nursing="start")
+        zygote = Zygote(inherit=False, nursing="start")
         os.kill(running(home), signal.SIGKILL)
         pid = zygote.settle().pid
     assert is_alive(pid)
@@ -70,14 +70,14 @@ def test_killed_before_it_answers(home: nursery._Home, caplog: pytest.LogCapture
 
 def test_killed_before_it_answers_and_nobody_asks_again(home: nursery._Home) -> None:
     """Giving up a zygote that never came hangs nowhere."""
-    zygote = Zygote(inherit=False, stdin=False, nursing="start")
+    zygote = Zygote(inherit=False, nursing="start")
     os.kill(running(home), signal.SIGKILL)
     zygote.abandon()
 
 
 def test_an_answer_that_came_before_its_end_and_was_not_fetched(home: nursery._Home) -> None:
     """A zygote whose owner had not come for it ends with the nursery, and its owner execs another."""
-    first, second = (Zygote(inherit=False, stdin=False, nursing="start") for _ in range(2))
+    first, second = (Zygote(inherit=False, nursing="start") for _ in range(2))
     second.settle()  # which reads the answer to the first, too
     assert home._nursery is not None
     answer = home._nursery._answers[1]
@@ -92,7 +92,7 @@ def test_an_answer_that_came_before_its_end_and_was_not_fetched(home: nursery._H
 
 def test_given_up_before_it_answers(home: nursery._Home) -> None:
     """A zygote that nobody wants any more ends, and the nursery with it."""
-    zygote = Zygote(inherit=False, stdin=False, nursing="start")
+    zygote = Zygote(inherit=False, nursing="start")
     pid = running(home)
     zygote.abandon()
     assert not is_alive(pid)
@@ -112,7 +112,7 @@ def test_one_that_does_not_answer_is_waited_for_only_so_long(
             with Pool(1, isolation="session") as second:
                 assert works(second)
         else:
-            Zygote(inherit=False, stdin=False, nursing="start").abandon()
+            Zygote(inherit=False, nursing="start").abandon()
         assert not is_alive(old)
         assert works(first)
 
@@ -154,7 +154,7 @@ def test_one_that_is_broken_is_not_started_for_ever(
 
     monkeypatch.setattr(nursery, "start_interpreter", start)
     for _ in range(5):
-        zygote = Zygote(inherit=False, stdin=False, nursing="start")
+        zygote = Zygote(inherit=False, nursing="start")
         assert is_alive(zygote.settle().pid)
         zygote.end()
     assert len(started) == 3
@@ -177,10 +177,10 @@ nursery.main(int(sys.argv[1]))
 """
     monkeypatch.setattr(nursery, "_PROGRAM", program)
     with nursery.hold():
-        first = Zygote(inherit=False, stdin=False, nursing="start")
+        first = Zygote(inherit=False, nursing="start")
         first.settle()
         pid = running(home)
-        second = Zygote(inherit=False, stdin=False, nursing="start")
+        second = Zygote(inherit=False, nursing="start")
         second.settle()
         assert first._birth is None
         assert second._birth is not None
@@ -217,7 +217,7 @@ nursery.main(int(sys.argv[1]))
 """
     monkeypatch.setattr(nursery, "_PROGRAM", program)
     with nursery.hold():
-        first = Zygote(inherit=False, stdin=False, nursing="start")
+        first = Zygote(inherit=False, nursing="start")
         first.settle()
         assert first._birth is None
         with open(f"/proc/{running(home)}/task/{running(home)}/children") as children:

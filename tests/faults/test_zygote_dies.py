@@ -14,7 +14,7 @@ from waiting import wait_for_cpu_use, wait_until, wait_until_gone
 from ringfence import BrokenPool, Pool, WorkerCrashed
 from ringfence.ipc import messages as m
 from ringfence.ipc.codec import Codec
-from ringfence.pool import crew, executor, hearing, proof
+from ringfence.pool import crew, hearing, opening, proof
 from ringfence.sandbox.features import probe
 from ringfence.worker import failure
 
@@ -129,9 +129,9 @@ def test_again_and_again() -> None:
 
 def test_a_zygote_that_cannot_start_breaks_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """An interpreter that fails every time ends in BrokenPool with a reason, soon, and not in an endless loop."""
-    from ringfence.pool import zygote
+    from ringfence.pool import ignition
 
-    monkeypatch.setattr(zygote, "_PROGRAM", "raise SystemExit(9)")
+    monkeypatch.setattr(ignition, "_PROGRAM", "raise SystemExit(9)")
     with Pool(1) as pool:
         try:
             error = pool.submit(tasks.square, 4).exception(60)
@@ -157,7 +157,7 @@ def test_a_host_without_pid_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker leaves behind is found from inside the private root, too: workers may end, the zygote stays."""
     features = probe()
     weaker = replace(features, namespaces=features.namespaces - {"pid"})
-    monkeypatch.setattr(executor, "probe", lambda: weaker)
+    monkeypatch.setattr(opening, "probe", lambda: weaker)
     with Pool(1, capabilities=["process:exec"]) as pool:
         assert pool.submit(tasks.square, 4).result(60) == 16
         first = zygote_of(pool)

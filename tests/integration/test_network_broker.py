@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ringfence import CapabilityDenied, Pool
-from ringfence.pool import executor
+from ringfence.pool import opening
 from ringfence.sandbox.features import probe
 
 OTHER = "127.0.0.2"
@@ -443,7 +443,7 @@ def test_what_comes_of_the_first_socket_cannot_be_led_elsewhere(web: int) -> Non
 def test_no_namespace_is_needed(web: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With this host's network around it, a worker still has no socket but those that it is handed."""
     bare = replace(probe(), namespaces=frozenset(), needs_user_namespace=False, can_setuid=False)
-    monkeypatch.setattr(executor, "probe", lambda: bare)
+    monkeypatch.setattr(opening, "probe", lambda: bare)
 
     def attempts(port: int) -> tuple[Any, ...]:
         import ctypes

@@ -386,18 +386,33 @@ def test_a_host_that_cannot_enforce_starts_nothing(monkeypatch: pytest.MonkeyPat
     """Where the kernel lacks a required layer the constructor raises UnsupportedError, and no process is started."""
     from dataclasses import replace
 
-    from ringfence.pool import executor
+    from ringfence.pool import opening
     from ringfence.sandbox.features import probe
 
     bare = replace(probe(), landlock_abi=0, seccomp=False, namespaces=frozenset(), user_namespaces=False)
-    monkeypatch.setattr(executor, "probe", lambda: bare)
+    monkeypatch.setattr(opening, "probe", lambda: bare)
     started: list[object] = []
-    monkeypatch.setattr(executor, "Supervisor", started.append)
+    monkeypatch.setattr(opening, "Supervisor", started.append)
     with pytest.raises(UnsupportedError) as caught:
         Pool(1)
     assert caught.value.layer
     assert caught.value.fix
     assert started == []
+
+
+def test_a_cold_start_takes_one_interpreter() -> None:
+    """To the first result of the first pool one program is started, the zygote: it also says what the kernel offers."""
+    program = """
+import sys
+started = []
+sys.addaudithook(lambda event, args: started.append(args[0]) if event == "subprocess.Popen" else None)
+from ringfence import Pool
+with Pool(2) as pool:
+    assert pool.submit(pow, 2, 3).result(60) == 8
+print(len(started))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+    assert ended.stdout == "1\n"
 
 
 def test_a_repr_says_what_the_pool_is(pool: Pool) -> None:

@@ -32,7 +32,7 @@ from ringfence import (
 from ringfence.plugins import blueprint
 from ringfence.plugins.audit import AuditEvent
 from ringfence.plugins.errors import MissingCapability, PluginCrashed
-from ringfence.pool import executor
+from ringfence.pool import opening
 from ringfence.sandbox.features import probe
 from ringfence.sandbox.policy import Layer
 from ringfence.sandbox.report import Status
@@ -443,7 +443,7 @@ def test_a_call_past_ctypes_names_is_on_record_by_the_host(world: World) -> None
 def test_a_host_that_can_enforce_nothing_loads_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the layer that is missing and what would bring it; nothing of the plugin has run."""
     bare = replace(probe(), landlock_abi=0, seccomp=False, namespaces=frozenset(), user_namespaces=False)
-    for module in (blueprint, executor):
+    for module in (blueprint, opening):
         monkeypatch.setattr(module, "probe", lambda: bare)
     with runtime_with(["fs:read"]) as runtime:
         with pytest.raises(UnsupportedError) as caught:
@@ -459,7 +459,7 @@ def test_each_required_layer_that_is_missing_is_enough(world: World, monkeypatch
     """Landlock alone, or seccomp alone, does not make a plugin's sandbox."""
     for missing in ({"seccomp": False}, {"landlock_abi": 0, "namespaces": frozenset(), "user_namespaces": False}):
         lesser = replace(probe(), **missing)  # type: ignore[arg-type]
-        for module in (blueprint, executor):
+        for module in (blueprint, opening):
             monkeypatch.setattr(module, "probe", lambda lesser=lesser: lesser)  # type: ignore[misc]
         with runtime_with(["fs:read"]) as runtime, pytest.raises(UnsupportedError, match="cannot enforce"):
             runtime.load_manifest(world.manifest)
@@ -470,7 +470,7 @@ def test_what_is_missing_and_not_required_is_in_the_report(world: World, monkeyp
     if probe().landlock_abi < 1:
         pytest.skip(str(probe().reasons))
     lesser = replace(probe(), namespaces=probe().namespaces - {"net", "ipc", "uts"})
-    for module in (blueprint, executor):
+    for module in (blueprint, opening):
         monkeypatch.setattr(module, "probe", lambda: lesser)
     with runtime_with(["fs:read"]) as runtime:
         handle = runtime.load_manifest(world.manifest)

@@ -126,7 +126,7 @@ def _size(path: str) -> int:
 
 
 def _libraries() -> list[str]:
-    from ringfence.pool.codebase import library_paths
+    from ringfence.pool.library import library_paths
     from ringfence.sandbox.runtime_paths import runtime_paths
 
     # What every worker may read, whatever it is granted.

@@ -474,21 +474,12 @@ class Channel:
 
 
 def pipe_fds() -> tuple[int, int]:
-    """Return the two ends of a new ``multiprocessing.Pipe()``, a pair of stream sockets; the caller owns them.
+    """Return the two ends of a new pair of stream sockets; the caller owns them.
 
     They are blocking, and not inherited by other programs.
     """
-    # Imported here: workers, which make no pipes, need the rest of this module early.
-    from multiprocessing.connection import Pipe
-
-    near, far = Pipe(duplex=True)
-    with near, far:
-        first = os.dup(near.fileno())
-        try:
-            return first, os.dup(far.fileno())
-        except BaseException:
-            os.close(first)
-            raise
+    near, far = socket.socketpair()
+    return near.detach(), far.detach()
 
 
 def pipe(limits: WireLimits = DEFAULT_LIMITS, *, accept_fds: bool = False) -> tuple[Channel, Channel]:

@@ -4,18 +4,17 @@ A worker reads the interpreter's library and nothing else. A function's own modu
 source: the module itself, the packages above it, and what they import, as far as it is not in the library.
 """
 
-import ast
 import os
 import sys
-import sysconfig
-import tokenize
 from collections.abc import Iterator
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from typing import NamedTuple
 
-__all__ = ["Module", "imports_of", "is_library", "library_paths", "needed_by"]
+from ringfence.pool.library import library_paths
+
+__all__ = ["Module", "imports_of", "is_library", "needed_by"]
 
 
 class Module(NamedTuple):
@@ -25,24 +24,6 @@ class Module(NamedTuple):
     source: str
     filename: str
     is_package: bool
-
-
-@cache
-def library_paths() -> tuple[str, ...]:
-    """Return the folders, in import order, that hold the interpreter's library and what was installed into it."""
-    schemes = {os.path.realpath(path) for key, path in sysconfig.get_paths().items() if key.endswith("lib")}
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # ringfence itself, wherever it lies
-    found: list[str] = []
-    for entry in sys.path:
-        path = os.path.realpath(entry) if entry else ""
-        installed = os.path.basename(path) in ("site-packages", "dist-packages", "lib-dynload")
-        if path and (installed or path in schemes or path.endswith(".zip")):
-            found.append(path)
-    for path in sorted(schemes):
-        if path not in found:
-            found.append(path)
-    parent = os.path.dirname(own)
-    return tuple(found) if parent in found else (*found, parent)
 
 
 @cache
@@ -130,7 +111,9 @@ def _source(spec: ModuleSpec) -> str | None:
     # Some loaders, pytest's for test modules among them, cannot say: then the file can.
     if spec.origin is None or not spec.origin.endswith(".py"):
         return None
-    with tokenize.open(spec.origin) as file:
+    from tokenize import open as open_source
+
+    with open_source(spec.origin) as file:
         return file.read()
 
 
@@ -176,6 +159,8 @@ def imports_of(module: Module) -> Iterator[str]:
 
     Relative names come out absolute. Source that does not parse imports nothing.
     """
+    import ast  # here: many a program sends nothing
+
     package = module.name if module.is_package else module.name.rpartition(".")[0]
     try:
         tree = ast.parse(module.source)

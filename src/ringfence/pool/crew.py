@@ -146,8 +146,7 @@ class Crew:
     def _start_zygote(self) -> None:
         zygote, self._spare = self._spare, None
         if zygote is None:
-            stdin = self._config.policy.capabilities.has("stdin:read")
-            zygote = Zygote(inherit=not self._config.capture, stdin=stdin)
+            zygote = Zygote(inherit=not self._config.capture)
         try:
             zygote.configure(self._config, self.answers.terms)
         except BaseException:

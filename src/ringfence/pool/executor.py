@@ -1,71 +1,46 @@
 """Pool: a concurrent.futures.Executor whose workers are locked in."""
 
-import itertools
 import os
+import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from pickle import PicklingError
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from ringfence.ipc import messages as m
-from ringfence.ipc.limits import MAX_FRAME
-from ringfence.pool.codebase import library_paths
-from ringfence.pool.config import PoolConfig
-from ringfence.pool.errors import BrokenPool, PoolClosed, QueueFull
-from ringfence.pool.future import PoolFuture
-from ringfence.pool.mapping import Mapper, Sent
-from ringfence.pool.preflight import check_paths, paths_to_map
-from ringfence.pool.serialise import Serialiser, Shipment, plain_size
-from ringfence.pool.session import Session
-from ringfence.pool.statistics import Statistics
-from ringfence.pool.supervisor import Supervisor
-from ringfence.pool.task import Output, Task, TaskOptions
-from ringfence.pool.transfer import LARGE
-from ringfence.pool.zygote import Zygote
-from ringfence.records import replace
-from ringfence.sandbox.amounts import parse_duration, parse_size
-from ringfence.sandbox.capabilities import GrantLike
-from ringfence.sandbox.errors import PolicyError
-from ringfence.sandbox.features import probe
-from ringfence.sandbox.limits import Limits
-from ringfence.sandbox.plan import make_plan
-from ringfence.sandbox.policy import Policy
-from ringfence.sandbox.profiles import Profile
-from ringfence.sandbox.refusal import Refusal
-from ringfence.sandbox.report import Report
-from ringfence.sandbox.requirement import RequirementLike
-from ringfence.sandbox.runtime_paths import runtime_paths
-
+# Everything else is imported while the first pool's zygote starts.
 if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ringfence.pool.intake import Intake
     from ringfence.pool.network_events import NetworkEvent
+    from ringfence.pool.session import Session
+    from ringfence.pool.statistics import Statistics
+    from ringfence.pool.supervisor import Supervisor
+    from ringfence.pool.task import Output, TaskOptions
+    from ringfence.pool.zygote import Nursing
+    from ringfence.sandbox.capabilities import GrantLike
+    from ringfence.sandbox.limits import Limits
+    from ringfence.sandbox.profiles import Profile
+    from ringfence.sandbox.refusal import Refusal
+    from ringfence.sandbox.report import Report
+    from ringfence.sandbox.requirement import RequirementLike
 
 __all__ = ["Pool", "PoolView"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_task_ids = itertools.count(1)
-# Bytes of the modules that a function brings along: four of them fill a message.
-_MOST_CODE = MAX_FRAME // 4
-# What submit itself raises; everything else arrives through the future.
-_REFUSALS = (QueueFull, PoolClosed, BrokenPool)
 _supervisors: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
-
-
-# What workers import that ask the supervisor for their sockets.
-_BROKERED = ("ringfence.worker.network_sockets",)
 
 
 class _Tasks(Executor):
     """What a pool and its views share: ways to hand in work, under one set of task options."""
 
-    _supervisor: Supervisor
-    _serialiser: Serialiser
-    _options: TaskOptions
+    _supervisor: "Supervisor"
+    _intake: "Intake"
+    # Its hand_in: looked up once, since every call goes through it.
+    _hand_in: Callable[..., Future[Any]]
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Run ``fn(*args, **kwargs)`` in a worker; return the future of its result.
@@ -87,6 +62,8 @@ class _Tasks(Executor):
         """
         import asyncio  # here: it takes longer to import than all of ringfence
 
+        from ringfence.pool.errors import QueueFull
+
         while True:
             try:
                 future = self.submit_nowait(fn, *args, **kwargs)
@@ -94,63 +71,6 @@ class _Tasks(Executor):
             except QueueFull:
                 await asyncio.to_thread(self._supervisor.wait_for_space)
         return await asyncio.wrap_future(future)
-
-    def _hand_in(
-        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], *, wait: bool
-    ) -> "Future[T]":
-        if self._supervisor.config.sessions:
-            raise ValueError("a pool with isolation='session' takes sessions only: use open_session")
-        future = PoolFuture()
-        try:
-            if not kwargs and 0 <= (size := plain_size(args)) < LARGE:
-                known = self._serialiser.function(fn)
-                if known is not None:
-                    task = Task(next(_task_ids), future, known, list(args), size, self._options, m.PLAIN)
-                    self._accept(task, wait=wait)
-                    return future
-            shipment = self._serialiser.task(fn, args, kwargs)
-            self._check_size(shipment)
-            task = Task.of(next(_task_ids), future, shipment, self._options, 0)
-        except _REFUSALS:
-            raise
-        except Exception as error:  # noqa: BLE001  # the contract: errors of pickling arrive through the future
-            self._supervisor.refuse_when_closed()
-            future.set_exception(error)
-            return future
-        self._accept(task, wait=wait)
-        return future
-
-    def _hand_in_chunk(self, function: Callable[..., Any], items: list[Any], *, spread: bool, brief: bool) -> Sent:
-        future = PoolFuture()
-        shipment = self._serialiser.chunk(function, items)
-        self._check_size(shipment)
-        flags = m.CHUNK | (m.SPREAD if spread else 0) | (m.BRIEF if brief else 0)
-        task = Task.of(next(_task_ids), future, shipment, self._options, flags, len(items))
-        self._accept(task, wait=True)
-        return Sent(future, shipment.size)
-
-    def _accept(self, task: Task, *, wait: bool) -> None:
-        try:
-            if self._supervisor.accept(task, wait=wait):
-                return
-        except BaseException:
-            task.release()
-            raise
-        task.release()
-        raise QueueFull("the pool's queue is full")
-
-    def _check_size(self, shipment: Shipment) -> None:
-        if len(shipment.payload) < LARGE and not shipment.modules and not shipment.buffers:
-            return
-        config = self._supervisor.config
-        size = shipment.size
-        if size > config.max_buffer:
-            raise PicklingError(
-                f"the arguments are {size} bytes, more than the pool's max_buffer of {config.max_buffer}"
-            )
-        code = sum(len(module.source) for module in shipment.modules)
-        if code > _MOST_CODE:
-            raise PicklingError(f"the function and its modules are {code} bytes, too many to send to a worker")
 
     def map(
         self,
@@ -169,7 +89,7 @@ class _Tasks(Executor):
         raised in its place, and ends the iteration; so does closing the results. After a worker's
         death the other items of its chunk run again.
         """
-        return self._mapper(fn, iterables, timeout, chunksize, buffersize).ordered()
+        return self._intake.mapper(fn, iterables, timeout, chunksize, buffersize).ordered()
 
     def imap_unordered(
         self,
@@ -181,44 +101,21 @@ class _Tasks(Executor):
         buffersize: int | None = None,
     ) -> Iterator[T]:
         """Like map, but yield results as they come."""
-        return self._mapper(fn, iterables, timeout, chunksize, buffersize).unordered()
-
-    def _mapper(
-        self,
-        fn: Callable[..., Any],
-        iterables: tuple[Iterable[Any], ...],
-        timeout: float | None,
-        chunksize: int | None,
-        buffersize: int | None,
-    ) -> Mapper:
-        for name, value in (("chunksize", chunksize), ("buffersize", buffersize)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be greater than 0, or None")
-        self._supervisor.refuse_when_closed()
-        return Mapper(
-            self._hand_in_chunk,
-            fn,
-            iterables[0] if len(iterables) == 1 else zip(*iterables, strict=False),
-            spread=len(iterables) != 1,
-            workers=self._supervisor.config.max_workers,
-            chunksize=chunksize,
-            buffersize=buffersize,
-            deadline=None if timeout is None else time.monotonic() + timeout,
-        )
+        return self._intake.mapper(fn, iterables, timeout, chunksize, buffersize).unordered()
 
 
 class PoolView(_Tasks):
     """A pool under other task options; an Executor itself. Shutting it down shuts the pool down."""
 
-    def __init__(self, pool: "Pool", options: TaskOptions) -> None:
+    def __init__(self, pool: "Pool", options: "TaskOptions") -> None:
         self._pool = pool
         self._supervisor = pool._supervisor
-        self._serialiser = pool._serialiser
-        self._options = options
+        self._intake = pool._intake.under(options)
+        self._hand_in = self._intake.hand_in
 
     def options(self, **changes: Any) -> "PoolView":
         """Return a view with these options changed once more (see Pool.options)."""
-        return self._pool._view(self._options, changes)
+        return self._pool._view(self._intake.options, changes)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the pool down."""
@@ -268,93 +165,70 @@ class Pool(_Tasks):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         *,
-        profile: str | Profile = "untrusted",
-        capabilities: Iterable[GrantLike] = (),
-        limits: Limits | None = None,
+        profile: "str | Profile" = "untrusted",
+        capabilities: "Iterable[GrantLike]" = (),
+        limits: "Limits | None" = None,
         timeout: float | str | None = None,
         isolation: Literal["pool", "call", "session"] = "pool",
         max_tasks_per_child: int | None = None,
         queue_size: int | None = None,
         stdout: Literal["capture", "inherit"] = "capture",
-        on_output: Callable[[Output], Any] | None = None,
-        on_refusal: Callable[[Refusal], Any] | None = None,
+        on_output: "Callable[[Output], Any] | None" = None,
+        on_refusal: "Callable[[Refusal], Any] | None" = None,
         on_network: "Callable[[NetworkEvent], Any] | None" = None,
         pickle_results: bool = False,
         max_buffer: int | str = "256MiB",
         preload: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
-        require: RequirementLike = None,
+        require: "RequirementLike" = None,
         places: Mapping[str, str] | None = None,
     ) -> None:
-        policy = Policy.build(profile, capabilities, limits, environ, require, places)
-        if pickle_results and not policy.is_trusted:
-            raise PolicyError(
-                f"pickle_results needs profile='trusted': unpickling what a worker of profile {policy.name!r} sent "
-                "would let it run code here; return plain data, or register the class with ringfence.register_type"
-            )
-        if isolation == "session":
-            _check_countable(policy.limits)
         _check_choice("isolation", isolation, ("pool", "call", "session"))
         _check_choice("stdout", stdout, ("capture", "inherit"))
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        workers = _positive("max_workers", max_workers)
+        _positive("max_workers", max_workers)
         _positive("queue_size", queue_size)
         max_tasks = 1 if isolation != "pool" else _positive("max_tasks_per_child", max_tasks_per_child)
-        self._serialiser = Serialiser()
-        self._options = TaskOptions(timeout=policy.timeout if timeout is None else parse_duration(timeout))
+        # Where there is one pool for sessions, a plugin's, or a second pool of any kind, there may be many.
+        nursing: Nursing = "start" if isolation == "session" or _has_pools() else "running"
+        started = None
+        if nursing == "running" and "ringfence.pool.nursery" not in sys.modules:
+            from ringfence.pool.ignition import ignite
 
-        def configure() -> PoolConfig:
-            features = probe()
-            single_use = max_tasks == 1 and isolation != "session"
-            runtime = runtime_paths(library_paths())
-            plan = make_plan(policy, features, runtime=runtime, single_use=single_use)
-            other_user = plan.privileges is not None and plan.privileges.change_uid
-            private = plan.namespaces is not None and plan.namespaces.private_root
-            mapped = paths_to_map(policy, runtime.sealed) if other_user and private else {}
-            check_paths(policy, as_other_user=other_user, behind_a_root=private, mapped=mapped)
-            if mapped:
-                works = [path for path, why_not in mapped.items() if why_not is None]
-                plan = make_plan(policy, features, runtime=runtime, single_use=single_use, mapped=works)
-            return PoolConfig(
-                policy=policy,
-                plan=plan,
-                cgroup=features.cgroup.path if plan.cgroup is not None and features.cgroup is not None else None,
-                max_workers=workers or len(os.sched_getaffinity(0)),
-                max_buffer=parse_size(max_buffer),
-                capture=stdout == "capture",
-                pickle_results=pickle_results,
-                max_tasks=max_tasks,
-                sessions=isolation == "session",
-                queue_size=queue_size,
-                initializer=None if initializer is None else self._serialiser.value((initializer, tuple(initargs))),
-                preload=(*preload, *(_BROKERED if policy.is_brokered else ())),
-                sources=self._serialiser.sources,
-                on_output=on_output,
-                on_refusal=on_refusal,
-                on_network=on_network,
-            )
-
-        # Its interpreter starts while we find out what it is to be told.
-        zygote = Zygote(
-            inherit=stdout == "inherit",
-            stdin=policy.capabilities.has("stdin:read"),
-            # Where there is one pool for sessions, a plugin's, or a second pool of any kind, there may be many.
-            nursing="start" if isolation == "session" or _has_pools() else "running",
-        )
+            # Only where it is not known yet what the kernel offers.
+            started = ignite(inherit=stdout == "inherit", ask="ringfence.sandbox.features" not in sys.modules)
         try:
-            config = configure()
-            zygote.settle()
-            self._supervisor = Supervisor(config, zygote)
-            _supervisors.add(self._supervisor)
-            try:
-                self._supervisor.thread.start()
-            except BaseException:  # there may be no more threads
-                _supervisors.discard(self._supervisor)
-                self._supervisor.discard()
-                raise
+            from ringfence.pool.opening import open_pool
         except BaseException:
-            zygote.abandon()
+            if started is not None:
+                started.abandon()
+            raise
+        self._supervisor, self._intake = open_pool(
+            started,
+            nursing,
+            policy=(profile, capabilities, limits, environ, require, places),
+            max_workers=max_workers,
+            initializer=None if initializer is None else (initializer, tuple(initargs)),
+            timeout=timeout,
+            sessions=isolation == "session",
+            max_tasks=max_tasks,
+            queue_size=queue_size,
+            capture=stdout == "capture",
+            on_output=on_output,
+            on_refusal=on_refusal,
+            on_network=on_network,
+            pickle_results=pickle_results,
+            max_buffer=max_buffer,
+            preload=preload,
+        )
+        self._hand_in = self._intake.hand_in
+        _supervisors.add(self._supervisor)
+        try:
+            self._supervisor.thread.start()
+        except BaseException:  # there may be no more threads
+            _supervisors.discard(self._supervisor)
+            self._supervisor.discard()
             raise
         # A pool that is forgotten without shutdown finishes its tasks and goes.
         self._finalizer = weakref.finalize(self, self._supervisor.forgotten)
@@ -362,32 +236,14 @@ class Pool(_Tasks):
 
     def open_session(
         self, fn: Callable[..., Any], /, *args: Any, on_output: Callable[[str, bytes], None] | None = None
-    ) -> Session:
+    ) -> "Session":
         """Start ``fn(fd, *args)`` in a worker of its own, `fd` being the far end of a socket pair.
 
         For pools with ``isolation="session"``; beyond `max_workers` open sessions, further ones wait for a worker.
         `fn` must be importable in the worker. `on_output` gets ("stdout" or "stderr", bytes) as the worker prints, in
         the supervisor's thread. Raises PoolClosed, BrokenPool, and OSError when no descriptor is left.
         """
-        if not self._supervisor.config.sessions:
-            raise ValueError("open_session needs a pool with isolation='session'")
-        session = Session(self._supervisor, on_output)
-        try:
-            shipment = self._serialiser.task(fn, args, {})
-            if shipment.function is None or shipment.buffers:
-                raise PicklingError("a session's function must be importable in a worker, its arguments small")
-            task = Task(
-                next(_task_ids), session.ended, shipment.function, shipment.payload, len(shipment.payload),
-                self._options, m.SESSION,
-            )  # fmt: skip
-            task.modules, task.parcel, task.session = shipment.modules, session.far_end, session
-            session.bind(task)
-            self._accept(task, wait=False)
-        except BaseException:
-            os.close(session.fd)
-            session.far_end.close()
-            raise
-        return session
+        return self._intake.open_session(fn, args, on_output)
 
     def options(self, **changes: Any) -> PoolView:
         """Return a view of the pool whose tasks have other settings.
@@ -395,23 +251,27 @@ class Pool(_Tasks):
         `timeout`: seconds (or "1.5s", or None for none) a task may take from its start. `retries`: how often a task
         runs again after a worker died of it (crash, time-out, memory, CPU); exceptions that it raises are not retried.
         """
-        return self._view(self._options, changes)
+        return self._view(self._intake.options, changes)
 
-    def _view(self, options: TaskOptions, changes: dict[str, Any]) -> PoolView:
+    def _view(self, options: "TaskOptions", changes: dict[str, Any]) -> PoolView:
         unknown = changes.keys() - {"timeout", "retries"}
         if unknown:
             raise TypeError(f"no such task option: {', '.join(sorted(unknown))}; there are timeout and retries")
         if changes.get("timeout") is not None:
+            from ringfence.sandbox.amounts import parse_duration
+
             changes["timeout"] = parse_duration(changes["timeout"])
         if changes.get("retries", 0) < 0:
             raise ValueError("retries must not be negative")
+        from ringfence.records import replace
+
         return PoolView(self, replace(options, **changes))
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> "Statistics":
         """Return the pool's numbers at this moment."""
         return self._supervisor.statistics()
 
-    def reports(self) -> dict[int, Report]:
+    def reports(self) -> "dict[int, Report]":
         """Return by pid, for each worker that is ready, what came true of its lock-in, layer by layer."""
         return self._supervisor.reports()
 
@@ -447,7 +307,7 @@ class Pool(_Tasks):
         self._supervisor.join()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
     ) -> bool | None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             # The user wants out, at the first key press.
@@ -469,14 +329,6 @@ def _positive(name: str, value: int | None) -> int | None:
     if value is not None and value <= 0:
         raise ValueError(f"{name} must be greater than 0")
     return value
-
-
-def _check_countable(limits: Limits) -> None:
-    for name in ("instructions", "fs_ops", "net_ops", "written"):
-        if getattr(limits, name) is not None:
-            raise PolicyError(
-                f"limits.{name} is counted task by task, and a session is none; use limits.cpu or a timeout"
-            )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -116,7 +116,7 @@ class _Nursery:
         self._channel, theirs = pipe()
         self._channel.accept_fds = True
         try:
-            self.process = start_interpreter(_PROGRAM, theirs.fileno(), inherit=False, stdin=False)
+            self.process = start_interpreter(_PROGRAM, theirs.fileno(), inherit=False)
         except BaseException:
             self._channel.close()
             raise

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from typing import Protocol
 
-from ringfence.pool.codebase import library_paths
+from ringfence.pool.library import library_paths
 
-__all__ = ["ByPidfd", "Process", "start_interpreter"]
+__all__ = ["ByPidfd", "Process", "open_stdin", "start_interpreter"]
 
 _log = logging.getLogger("ringfence.pool")
 
@@ -84,30 +84,41 @@ class ByPidfd:
             os.close(pidfd)
 
 
-def start_interpreter(program: str, fd: int, *, inherit: bool, stdin: bool) -> "subprocess.Popen[bytes]":
-    """Start a fresh interpreter that inherits `fd` alone and runs `program` with its number and the import path.
+def start_interpreter(program: str, *fds: int, inherit: bool) -> "subprocess.Popen[bytes]":
+    """Start a fresh interpreter that inherits `fds` alone and runs `program` with their numbers and the import path.
 
-    No environment, no user site, no current folder is consulted. `inherit`: it writes to our stdout; `stdin`: it reads
-    our stdin. Raises OSError.
+    No environment, no user site, no current folder is consulted. `inherit`: it writes to our stdout. Raises OSError.
     """
     # Even a pool that captures lets its zygote's own last words through: they say why it could not start.
     out, err = (_opened_for(os.O_WRONLY, 1), _opened_for(os.O_WRONLY, 2)) if inherit else (subprocess.DEVNULL, None)
-    # Not subprocess.DEVNULL, which can be written: a worker could lock it, and others of the host would see that.
-    given = _opened_for(os.O_RDONLY, 0) if stdin else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    given = None
     try:
+        # Not subprocess.DEVNULL, which can be written: a worker could lock it, and others of the host would see that.
+        given = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", program, str(fd), *library_paths()],
+            [sys.executable, "-I", "-S", "-c", program, *map(str, fds), *library_paths()],
             stdin=given,
             stdout=out,
             stderr=err,
             env=_ENVIRONMENT,
             cwd="/",
-            pass_fds=(fd,),
+            pass_fds=fds,
         )
     finally:
         for made in (given, out, err):
             if made is not None and made >= 0:
                 os.close(made)
+
+
+def open_stdin() -> int | None:
+    """Return a new descriptor, only for reading, of our stdin, for workers that may read it; None if it is closed."""
+    made = _opened_for(os.O_RDONLY, 0)
+    if made is not None:
+        return made
+    try:
+        return os.dup(0)
+    except OSError:
+        return None
 
 
 def _opened_for(access: int, fd: int) -> int | None:

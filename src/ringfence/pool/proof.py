@@ -1,6 +1,5 @@
 """Asks a new policy's zygote to prove that the sandbox holds, once in this process, before any task is sent."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,8 @@ from ringfence.sandbox.steps import Plan
 
 __all__ = ["Proof"]
 
-# Plans that were put to the test in this process, by digest. The kernel does not change under a process.
+# Plans that were put to the test in this process, as they were sent, each with what it grants. The kernel does not
+# change under a process.
 _proven: set[bytes] = set()
 
 
@@ -21,11 +21,11 @@ class Proof:
 
     def __init__(self, plan: Plan, capabilities: Capabilities, pickled: bytes, *, thorough: bool = False) -> None:
         """`pickled` is the plan as it is sent; `thorough`: try everything, whether it is proven already or not."""
-        self._digest = hashlib.sha256(pickled + str(sorted(map(str, capabilities))).encode()).digest()
+        self._tested = pickled + str(sorted(map(str, capabilities))).encode()
         # A plan that locks nothing in has nothing to prove.
         layers = (plan.namespaces, plan.privileges, plan.landlock, plan.seccomp)
         locks_in = any(layer is not None for layer in layers)
-        self.pending = locks_in and (thorough or self._digest not in _proven)
+        self.pending = locks_in and (thorough or self._tested not in _proven)
         # What is tried by one worker after the other; probes of `sandbox.selftest`.
         self._groups: list[Sequence[Any]] = []
         if self.pending:
@@ -60,7 +60,7 @@ class Proof:
 
         found = hole(self.findings(groups))
         if found is None:
-            _proven.add(self._digest)
+            _proven.add(self._tested)
             self.pending = False
         return found
 

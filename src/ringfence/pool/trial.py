@@ -78,7 +78,7 @@ def _try_all(config: PoolConfig) -> tuple[Finding, ...]:
 
 @contextmanager
 def _zygote() -> Iterator[Zygote]:
-    zygote = Zygote(inherit=False, stdin=False)
+    zygote = Zygote(inherit=False)
     try:
         yield zygote
     finally:

@@ -1,25 +1,29 @@
 """The supervisor's hold on its zygote: start it fresh, talk to it, end it."""
 
+import os
 import pickle
+import select
 import subprocess
 import sys
 import time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel, pipe
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, DeadlineExceeded
 from ringfence.ipc.protocol import ZYGOTE, Conversation
-from ringfence.pool import nursery
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.group import PoolGroup
-from ringfence.pool.process import ByPidfd, Process, start_interpreter
+from ringfence.pool.ignition import Started, ignite
+from ringfence.pool.process import ByPidfd, Process, open_stdin
 from ringfence.pool.proof import Proof
+from ringfence.sandbox import features
+
+if TYPE_CHECKING:
+    from ringfence.pool import nursery
 
 __all__ = ["Nursing", "Zygote"]
-
-_PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from ringfence.worker.zygote import main; main(int(sys.argv[1]))"
 
 # Seconds a zygote may take to read a message. It does nothing else, but a loaded machine may keep it from running.
 _PATIENCE = 10.0
@@ -32,11 +36,11 @@ Nursing = Literal["no", "running", "start"]
 class Zygote:
     """A started zygote and the channel to it. Close it with `end`."""
 
-    def __init__(self, *, inherit: bool, stdin: bool, nursing: Nursing = "no") -> None:
+    def __init__(self, *, inherit: bool, nursing: Nursing = "no", started: Started | None = None) -> None:
         """Start the process, which needs a while and no plan for it; `settle` and `configure` have to follow.
 
-        `inherit`: its workers write to our stdout and stderr; `stdin`: they read our stdin; `nursing`: whether it may
-        come from the nursery, if it does neither of these. Raises OSError.
+        `inherit`: its workers write to our stdout and stderr; `nursing`: whether it may come from the nursery, if it
+        does not do that; `started`: the process, if it was started already. Raises OSError.
         """
         self._codec = Codec()
         self.group: PoolGroup | None = None
@@ -44,45 +48,70 @@ class Zygote:
         self.proof: Proof | None = None
         self.conversation = Conversation(ZYGOTE)
         self.ready = False
-        self._inherit, self._stdin = inherit, stdin
+        self._inherit = inherit
         self._process: Process | None = None
         # Set where the nursery was asked for it, and until `end`.
         self._birth: nursery.Birth | None = None
-        self.channel = self._start("no" if inherit or stdin else nursing)
+        # Where it says what the kernel offers, until that has been read.
+        self._features: int | None = None
+        if started is None:
+            self.channel = self._start("no" if inherit else nursing)
+        else:
+            self.channel, self._process, self._features = started.channel, started.process, started.features
+
+    def hear_features(self) -> None:
+        """Have `features.probe` know what its process found this kernel to offer, if that was asked and answered.
+
+        Raises OSError: the host was short of something, so that nothing is known.
+        """
+        if self._features is not None:
+            try:
+                features.learn(_read_to_end(self._features, time.monotonic() + features.PATIENCE))
+            finally:
+                self._drop_features()
 
     def _start(self, nursing: Nursing) -> Channel:
+        if nursing == "no" or (nursing == "running" and "ringfence.pool.nursery" not in sys.modules):
+            started = ignite(inherit=self._inherit, ask=False)
+            self._process = started.process
+            return started.channel
+        from ringfence.pool import nursery
+
         channel, theirs = pipe()
         channel.accept_fds = True
-        fd = theirs.fileno()
         try:
-            if nursing != "no":
-                self._birth = nursery.ask(fd, start=nursing == "start")
-            if self._birth is None:
-                self._process = start_interpreter(_PROGRAM, fd, inherit=self._inherit, stdin=self._stdin)
+            self._birth = nursery.ask(theirs.fileno(), start=nursing == "start")
         except BaseException:
             channel.close()
             raise
         finally:
             theirs.close()
+        if self._birth is None:
+            channel.close()
+            return self._start("no")
         return channel
 
     def settle(self) -> Process:
         """Return its process, waiting for the nursery's answer; where none comes, exec one. Raises OSError."""
         if self._process is None:
+            from ringfence.pool.nursery import NurseryLost
+
             try:
                 self._process = self._born()
-            except nursery.NurseryLost:
+            except NurseryLost:
                 self.channel.close()  # ends what may have been born after all
                 self.channel = self._start("no")
         assert self._process is not None
         return self._process
 
     def _born(self) -> Process:
+        from ringfence.pool.nursery import NurseryLost
+
         birth = self._birth
         assert birth is not None
         try:
             return birth.wait()
-        except nursery.NurseryLost:
+        except NurseryLost:
             self._birth = None
             birth.release()
             raise
@@ -109,7 +138,12 @@ class Zygote:
             "attempts": self.proof.attempts(),
             "terms": terms,
         }
-        self.send([m.CONFIGURE, plan, settings])
+        stdin = open_stdin() if config.policy.capabilities.has("stdin:read") else None
+        try:
+            self.send([m.CONFIGURE, plan, settings], () if stdin is None else (stdin,))
+        finally:
+            if stdin is not None:
+                os.close(stdin)
 
     @property
     def pid(self) -> int:
@@ -141,10 +175,13 @@ class Zygote:
     def end(self) -> None:
         """Kill it if it still lives, reap it, close the channel. Its workers die with it."""
         self.channel.close()
+        self._drop_features()
         if self._process is None and self._birth is not None:
+            from ringfence.pool.nursery import NurseryLost
+
             try:
                 self._process = self._born()
-            except nursery.NurseryLost:
+            except NurseryLost:
                 pass  # and what may have been born has just lost its channel
         if self._process is not None:
             try:
@@ -170,7 +207,26 @@ class Zygote:
     def forget(self) -> None:
         """In a child forked by the caller: close our copy of the channel; the zygote is not ours."""
         self.channel.close()
+        self._drop_features()
         if isinstance(self._process, ByPidfd):
             self._process.forget()
         elif self._process is not None:
             self._process.returncode = 0  # or Popen's finalizer would wait for a process that is not our child
+
+    def _drop_features(self) -> None:
+        fd, self._features = self._features, None
+        if fd is not None:
+            os.close(fd)
+
+
+def _read_to_end(fd: int, deadline: float) -> bytes:
+    """Return what can be read until its writer closes it; what came so far, if that takes longer than `deadline`."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    found = b""
+    while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        piece = os.read(fd, 65536)
+        if not piece:
+            break
+        found += piece
+    return found

@@ -1,13 +1,14 @@
 """Asks this kernel what it offers, by trying, never by its version or name.
 
-Whatever a trial would change, it changes in a forked child that ends. `probe` runs all of it in a fresh
-interpreter: the caller may have threads, and must not import ctypes.
+Whatever a trial would change, it changes in a forked child that ends. All of it runs in a fresh interpreter: the caller
+may have threads, and must not import ctypes. `probe` starts one; a pool's zygote, which is one, can do it as well
+(`answer`), and then the caller is told with `learn`.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, TypeVar, final
 
@@ -16,7 +17,7 @@ from ringfence.sandbox.cgroups import CgroupFeature, find_own_cgroup
 from ringfence.sandbox.errors import PASSING
 from ringfence.sandbox.privileges import NOBODY, covers_worker_uids
 
-__all__ = ["CgroupFeature", "Features", "probe", "probe_here"]
+__all__ = ["PATIENCE", "CgroupFeature", "Features", "answer", "end_answering", "forget", "learn", "probe", "probe_here"]
 
 _NAMESPACES: Final = {
     "mnt": 0x00020000,
@@ -33,8 +34,9 @@ _CAP_SETUID: Final = 1 << 7
 _CAP_SETPCAP: Final = 1 << 8
 _CAP_SYS_ADMIN: Final = 1 << 21
 _KILL_PROCESS: Final = 0x80000000
-# Starting an interpreter takes some 20 ms; a host so loaded that this is not enough is not probed as bare.
-_PROBE_SECONDS: Final = 30
+# Seconds to wait for an answer. Starting an interpreter takes some 20 ms; a host so loaded that this is not enough is
+# not probed as bare.
+PATIENCE: Final = 30
 
 
 @final
@@ -107,14 +109,75 @@ def _rebuild(data: dict[str, Any]) -> Features:
     return Features.from_data(data)
 
 
-@lru_cache(maxsize=1)
+# What is known here already. The kernel does not change under a process.
+_known: Features | None = None
+# In a zygote: the child that answers.
+_answering: int | None = None
+
+
 def probe() -> Features:
     """Return what this kernel offers this user; asked once per process.
 
     Raises:
-        OSError: no interpreter could be started, or it failed: nothing is known, so nothing may be assumed.
+        OSError: no interpreter could be started, it failed, or the host was short of something for a moment: nothing is
+            known, so nothing may be assumed.
+    """
+    global _known
+    if _known is None:
+        _known = _probe()
+    return _known
+
+
+def forget() -> None:
+    """Have `probe` ask anew."""
+    global _known
+    _known = None
+
+
+def learn(told: bytes) -> Features | None:
+    """Read what `answer` wrote, and keep it for `probe`; None if it is not whole.
+
+    Raises:
+        OSError: as `probe`.
     """
     import json
+
+    global _known
+    try:
+        data = json.loads(told)
+    except ValueError:
+        return None
+    if "errno" in data:
+        raise OSError(data["errno"], f"{data['why']} while this kernel was probed")
+    _known = Features.from_data(data)
+    return _known
+
+
+def answer(fd: int) -> None:
+    """Probe in a child, which writes what it finds to `fd`; close that and return at once. Raises OSError."""
+    global _answering
+    _answering = os.fork()
+    if _answering:
+        os.close(fd)
+        return
+    try:
+        os.write(fd, _told())
+    except BaseException:  # noqa: BLE001  # nothing may climb back into the zygote; without an answer there is `probe`
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(0)
+
+
+def end_answering() -> None:
+    """The answer was read, or will not be any more: reap the child that wrote it, if there is one."""
+    global _answering
+    pid, _answering = _answering, None
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _probe() -> Features:
     import subprocess
 
     if sys.platform != "linux":
@@ -122,17 +185,27 @@ def probe() -> Features:
     package_root = os.path.abspath(__file__).removesuffix("/ringfence/sandbox/features.py")
     code = "import sys; sys.path.insert(0, sys.argv[1]); from ringfence.sandbox import features; features.main()"
     command = [sys.executable, "-I", "-S", "-c", code, package_root]
-    done = subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS, check=False, env={})
-    if done.returncode != 0:
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False, env={})
+    found = learn(done.stdout) if done.returncode == 0 else None
+    if found is None:
         raise OSError(f"the probe of this kernel failed: {done.stderr.decode(errors='replace')[-1000:]}")
-    return Features.from_data(json.loads(done.stdout))
+    return found
 
 
 def main() -> None:
     """Print the features as JSON."""
+    sys.stdout.buffer.write(_told())
+
+
+def _told() -> bytes:
+    """Probe; return the features as JSON, or the shortage that was in the way."""
     import json
 
-    print(json.dumps(probe_here().to_data()))
+    try:
+        found = probe_here().to_data()
+    except OSError as error:
+        found = {"errno": error.errno, "why": error.strerror}
+    return json.dumps(found).encode()
 
 
 def probe_here() -> Features:

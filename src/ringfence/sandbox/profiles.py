@@ -1,12 +1,8 @@
 """Named policies, read from TOML files."""
 
-import difflib
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, final
 
@@ -20,6 +16,8 @@ from ringfence.sandbox.policy import Demand, Layer
 __all__ = ["Profile", "list_profiles", "load_profile"]
 
 _KEYS: Final = ("description", "capabilities", "limits", "timeout", "layers")
+
+_SHIPPED: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
 
 # Words that stand for a whole set in a profile's list of capabilities.
 _SETS: Final[Mapping[str, Capabilities]] = {
@@ -77,8 +75,7 @@ class Profile:
 @cache
 def list_profiles() -> tuple[str, ...]:
     """Return the names of the profiles that come with the package, sorted."""
-    entries = files("ringfence").joinpath("configs").iterdir()
-    return tuple(sorted(e.name.removesuffix(".toml") for e in entries if e.name.endswith(".toml")))
+    return tuple(sorted(name.removesuffix(".toml") for name in os.listdir(_SHIPPED) if name.endswith(".toml")))
 
 
 def load_profile(name_or_path: str | os.PathLike[str]) -> Profile:
@@ -93,9 +90,9 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> Profile:
     """
     text = os.fspath(name_or_path)
     if not isinstance(name_or_path, str) or "/" in text or text.endswith(".toml"):
-        return _read_file(Path(text))
+        return _read_file(text)
     if text not in list_profiles():
-        near = difflib.get_close_matches(text, list_profiles(), n=1)
+        near = _nearest(text, list_profiles())
         hint = f"did you mean {near[0]!r}?" if near else "write the path of a TOML file for one of your own"
         raise PolicyError(f"unknown profile {text!r}: {hint} (profiles: {', '.join(list_profiles())})")
     return _load_shipped(text)
@@ -103,22 +100,26 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> Profile:
 
 @cache
 def _load_shipped(name: str) -> Profile:
-    text = files("ringfence").joinpath("configs").joinpath(f"{name}.toml").read_text("utf-8")
+    with open(os.path.join(_SHIPPED, f"{name}.toml"), encoding="utf-8") as file:
+        text = file.read()
     return _parse(name, text, source=f"configs/{name}.toml")
 
 
-def _read_file(path: Path) -> Profile:
+def _read_file(path: str) -> Profile:
     try:
-        text = path.read_text("utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
     except OSError as error:
-        raise PolicyError(f"cannot read the profile {str(path)!r}: {error.strerror}") from error
+        raise PolicyError(f"cannot read the profile {path!r}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise PolicyError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
-    return _parse(path.stem, text, source=str(path))
+    return _parse(os.path.splitext(os.path.basename(path))[0], text, source=path)
 
 
 def _parse(name: str, text: str, *, source: str) -> Profile:
     """Check a profile's text strictly: an unknown key is an error, so that a slip never loosens anything."""
+    import tomllib
+
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -144,9 +145,15 @@ def _parse(name: str, text: str, *, source: str) -> Profile:
 def _refuse_unknown(table: Iterable[str], known: Iterable[str], source: str, kind: str) -> None:
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, list(known), n=1)
+            near = _nearest(key, known)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise PolicyError(f"{source}: unknown {kind} {key!r}; {hint}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    import difflib  # here: few misspell a name
+
+    return difflib.get_close_matches(name, list(known), n=1)
 
 
 def _table(table: Mapping[str, Any], key: str, source: str) -> Mapping[str, Any]:

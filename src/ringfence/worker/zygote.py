@@ -19,7 +19,7 @@ from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
-from ringfence.sandbox import enforce
+from ringfence.sandbox import enforce, features
 from ringfence.worker import failure
 from ringfence.worker import main as worker
 from ringfence.worker.kit import Kit
@@ -44,6 +44,10 @@ def main(fd: int) -> None:
         # which no worker may.
         import_module("dill")
         _, plan, settings = codec.unpack(channel.recv())
+        features.end_answering()
+        for stdin in channel.take_fds():
+            os.dup2(stdin, 0)
+            os.close(stdin)
         if settings["cgroup"] is not None:
             group = _Group(settings["cgroup"])
         kit = _configure(channel, codec, plan, settings)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pool_tasks as tasks
 import pytest
 
-from ringfence.pool.codebase import is_library, library_paths, needed_by
+from ringfence.pool.codebase import is_library, needed_by
+from ringfence.pool.library import library_paths
 from ringfence.pool.serialise import Serialiser
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -55,22 +56,22 @@ def test_what_is_missing_has_a_reason() -> None:
 def test_a_probe_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the probe cannot run nothing is known: that is no answer, and no bare host either."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    probe.cache_clear()
+    features.forget()
     try:
         with pytest.raises(OSError, match="probe"):
             probe()
     finally:
-        probe.cache_clear()
+        features.forget()
 
 
 def test_elsewhere_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """On another operating system there are no features, and the reason is the system."""
     monkeypatch.setattr(sys, "platform", "darwin")
-    probe.cache_clear()
+    features.forget()
     try:
         found = probe()
     finally:
-        probe.cache_clear()
+        features.forget()
     assert not found.seccomp
     assert "darwin" in found.reasons["platform"]
 
@@ -92,6 +93,30 @@ def test_a_trial_that_breaks_is_a_refusal() -> None:
         raise RuntimeError("odd")
 
     assert "odd" in str(features._in_child(trial))
+
+
+def test_what_a_zygote_answers_is_known_here() -> None:
+    """A process that is fresh anyway answers through a pipe; a broken answer says nothing, a shortage is an error."""
+    program = "import os, sys; from ringfence.sandbox import features as f; f.answer(int(sys.argv[1])); os.wait()"
+    asked = probe()
+    reader, writer = os.pipe()
+    with open(reader, "rb") as answer, subprocess.Popen(
+        [sys.executable, "-c", program, str(writer)],
+        pass_fds=[writer],
+    ) as zygote:
+        os.close(writer)
+        told = answer.read()
+        assert zygote.wait(30) == 0
+    features.forget()
+    try:
+        assert features.learn(told) == asked == probe()
+        assert features.learn(told[:-1]) is None
+        with pytest.raises(OSError, match="while this kernel was probed") as caught:
+            features.learn(b'{"errno": 11, "why": "short"}')
+        assert caught.value.errno == errno.EAGAIN
+        assert probe() == asked
+    finally:
+        features.forget()
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE])
