@@ -476,10 +476,20 @@ class Channel:
 def pipe_fds() -> tuple[int, int]:
     """Return the two ends of a new pair of stream sockets; the caller owns them.
 
-    They are blocking, and not inherited by other programs.
+    They are blocking, and not inherited by other programs. None is 0, 1 or 2, even if those are closed: what is printed
+    there must not get into a channel.
     """
+    # Imported here: workers, which make no pipes, need the rest of this module early.
+    from fcntl import F_DUPFD_CLOEXEC, fcntl
+
     near, far = socket.socketpair()
-    return near.detach(), far.detach()
+    with near, far:
+        first = fcntl(near, F_DUPFD_CLOEXEC, 3)
+        try:
+            return first, fcntl(far, F_DUPFD_CLOEXEC, 3)
+        except BaseException:
+            os.close(first)
+            raise
 
 
 def pipe(limits: WireLimits = DEFAULT_LIMITS, *, accept_fds: bool = False) -> tuple[Channel, Channel]:

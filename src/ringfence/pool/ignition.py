@@ -3,7 +3,7 @@
 import os
 from typing import Final, final
 
-from ringfence.ipc.channel import Channel, pipe
+from ringfence.ipc.channel import Channel, pipe, pipe_fds
 from ringfence.pool.process import Process, start_interpreter
 
 __all__ = ["Started", "ignite"]
@@ -40,7 +40,7 @@ class Started:
 
 def ignite(*, inherit: bool, ask: bool) -> Started:
     """Start a zygote that `inherit`s our stdout and stderr or not; `ask` it what the kernel offers. Raises OSError."""
-    reader, writer = os.pipe() if ask else (None, None)
+    reader, writer = pipe_fds() if ask else (None, None)
     try:
         channel, theirs = pipe()
         channel.accept_fds = True

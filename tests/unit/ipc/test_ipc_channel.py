@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -507,3 +509,9 @@ def test_a_worker_needs_few_system_calls() -> None:
         near._socket, far._socket = sockets
         near.close()
         far.close()
+
+
+def test_no_channel_takes_the_place_of_a_closed_stdout() -> None:
+    """What a program without 0, 1 and 2 prints does not get into a channel."""
+    program = "import os; from ringfence.ipc.channel import pipe_fds; os.closerange(0, 3); os._exit(min(pipe_fds()))"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode > 2
