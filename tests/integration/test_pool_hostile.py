@@ -12,6 +12,7 @@ import pytest
 from ringfence import Pool, ProtocolViolation, RemoteError, RingfenceError
 from ringfence.ipc import buffers, channel
 from ringfence.ipc import messages as m
+from ringfence.pool import kept
 
 RECORD = {
     "kind": "exception",
@@ -36,6 +37,11 @@ def pool() -> Iterator[Pool]:
     with Pool(1) as made:
         yield made
         assert made.submit(tasks.square, 3).result(30) == 9
+
+@pytest.fixture
+def lent_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each result gets a memfd of its own, as those do that are too large for one that stays with its worker."""
+    monkeypatch.setattr(kept, "_LARGEST", 0)
 
 
 def failing_with(**changes: Any) -> Callable[[], None]:
@@ -131,7 +137,7 @@ def leasing(size: int, *form: Any) -> Callable[[], None]:
 
         worker, number = tasks.worker_and_task()
         worker._send([34, number, size])
-        fd = worker._await(24)
+        _, fd = worker._await(24)
         os.pwrite(fd, b"\xff" * size, 0)
         os.close(fd)
         worker._send([35, number, *form])
@@ -158,14 +164,17 @@ def odd_forms() -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.parametrize("most", [0, 1 << 20], ids=["lent once", "kept"])
 @pytest.mark.parametrize("at", range(10))
-def test_a_lease_of_odd_form_is_a_violation(pool: Pool, at: int) -> None:
+def test_a_lease_of_odd_form_is_a_violation(pool: Pool, at: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the fields of its form are."""
+    monkeypatch.setattr(kept, "_LARGEST", most)
     error = pool.submit(leasing(1000, odd_forms()[at])).exception(30)
     assert isinstance(error, ProtocolViolation)
     assert len(str(error)) < 1000
 
 
+@pytest.mark.usefixtures("lent_once")
 def test_a_result_for_which_there_is_no_memory_fails_its_task_alone(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +252,7 @@ def keeping(form: dict[str, Any] | None) -> Callable[[], object]:
         worker, number = tasks.worker_and_task()
         size = 1 << 20
         worker._send([34, number, size])
-        fd = worker._await(24)
+        _, fd = worker._await(24)
         # As a frame it is 0xc6 and a length: bytes.
         os.pwrite(fd, b"\xc6" + (size - 5).to_bytes(4, "big") + b"x" * (size - 5), 0)
         tasks.keep(fd)
@@ -260,6 +269,7 @@ def keeping(form: dict[str, Any] | None) -> Callable[[], object]:
     return task
 
 
+@pytest.mark.usefixtures("lent_once")
 @pytest.mark.parametrize("form", ["bytes", "frame", None])
 def test_a_lease_that_is_kept_holds_no_memory(pool: Pool, form: str | None) -> None:
     """Else each task would leave some, past every limit: the memory of a memfd is charged to nobody."""
@@ -270,6 +280,7 @@ def test_a_lease_that_is_kept_holds_no_memory(pool: Pool, form: str | None) -> N
     assert pool.submit(tasks.kept_memory).result(30) == [0] * 4
 
 
+@pytest.mark.usefixtures("lent_once")
 def test_a_lease_is_taken_back_when_its_result_does_not_fit(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker lives on, without the memory."""
 

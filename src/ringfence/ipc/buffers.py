@@ -5,6 +5,9 @@ Two kinds, both memfds that cannot grow. A *sealed* one is written by its maker 
 back, or seals it before it maps it: a mapping that a hostile worker can still write would change under the reader's
 eyes. A worker that keeps the descriptor of a lease keeps nothing but that, once the memory has been taken back.
 
+A *kept* one stays with one worker for many tasks, so that its pages are made once; what the worker writes there is
+copied before it is looked at.
+
 Whoever gets a descriptor from here closes it; nothing here keeps one, nor closes one that it was given. Where
 memfds are missing (``available()``), large values travel in frames instead, up to the limit of those.
 """
@@ -21,10 +24,12 @@ from ringfence.ipc.errors import RemoteProtocolError
 __all__ = [
     "available",
     "claim_lease",
+    "create_kept",
     "create_lease",
     "create_sealed",
     "create_sealed_from",
     "empty_lease",
+    "map_kept",
     "map_sealed",
     "read_lease",
 ]
@@ -33,6 +38,7 @@ Buffer = bytes | bytearray | memoryview
 
 _FIXED_SIZE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _IMMUTABLE = _FIXED_SIZE | fcntl.F_SEAL_WRITE
+_F_SEAL_FUTURE_WRITE = 0x0010  # since Linux 5.1; mappings made before it may still be written to
 
 # Since Linux 6.3; a memfd that can be executed is a way around a noexec mount. Python has no name for it yet.
 _MFD_NOEXEC_SEAL = 0x0008
@@ -145,6 +151,37 @@ def claim_lease(fd: int, size: int) -> memoryview:
             raise RemoteProtocolError("a lease that its borrower can still change") from error
     _check_size(fd, size)  # not before: until it is sealed, it can shrink
     return _map(fd, size, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def create_kept(size: int, *, writable: bool) -> tuple[int, mmap.mmap]:
+    """Return a memfd of `size` bytes that stays with one peer, and our own mapping of it.
+
+    Its size is fixed, so no access to the mapping ever fails (SIGBUS). Unless it is `writable`, we alone can write to
+    it, through this mapping. A child that our process forks does not inherit the mapping. The caller closes the fd.
+    Raises OSError.
+    """
+    fd = _create(size)
+    try:
+        mapping = mmap.mmap(fd, size)
+        mapping.madvise(mmap.MADV_DONTFORK)
+        seals = _FIXED_SIZE | fcntl.F_SEAL_SEAL | (0 if writable else _F_SEAL_FUTURE_WRITE)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, mapping
+
+
+def map_kept(fd: int, size: int, *, writable: bool) -> mmap.mmap:
+    """Return a peer's mapping of a memfd of `size` bytes that it keeps; `fd` stays the caller's to close.
+
+    Raises RemoteProtocolError when that could shrink, and OSError.
+    """
+    if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _FIXED_SIZE != _FIXED_SIZE:
+        raise RemoteProtocolError("a kept buffer that could shrink")
+    _check_size(fd, size)
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    return mmap.mmap(fd, size, mmap.MAP_SHARED, protection)
 
 
 def _create(size: int) -> int:

@@ -42,6 +42,7 @@ LEASE: Final = 24
 BUFFER: Final = 25
 SYNC: Final = 26
 STOP: Final = 27
+FORGET: Final = 28
 # worker -> supervisor
 READY: Final = 30
 RESULT: Final = 31
@@ -72,8 +73,11 @@ FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     MODULES: ((list,), 1),
     FUNCTION: ((int, bytes), 2),
     TASKS: ((list,), 1),  # [[task, function, payload, flags], ...]
-    LEASE: ((int, int), 2),  # task, bytes; fd: the lease
-    BUFFER: ((int, int), 2),  # task, bytes; fd: the sealed memfd with the task's arguments
+    # Task, bytes[, bytes of the whole memfd, which the worker keeps for later tasks]; fd: the memfd. Without one, and
+    # with more than 0 bytes: in the memfd that it keeps. 0 bytes: there is none.
+    LEASE: ((int, int, int), 2),  # for the result
+    BUFFER: ((int, int, int), 2),  # with the arguments
+    FORGET: ((), 0),  # let go of the memfds that it keeps
     SYNC: ((), 0),  # answered with SYNCED once everything before it has been read
     STOP: ((), 0),
     READY: ((int, list), 2),  # protocol version, what came true of the lock-in
@@ -82,7 +86,7 @@ FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     PICKLED: ((int, bytes, int, int), 2),  # as RESULT, only where the profile is trusted and the caller asked
     NEED_LEASE: ((int, int), 2),  # task, bytes
     LEASED: ((int, dict, int, int), 2),  # task, how to read the lease[, as above]
-    NEED_BUFFER: ((int,), 1),  # task
+    NEED_BUFFER: ((int, int), 1),  # task[, whether the memfd that it keeps may be written over]
     SYNCED: ((), 0),
     REFUSED: ((int, list, int), 3),  # task, [[capability, operation, target, needs], ...], how many more there were
     STARTED: ((), 0),  # the initializer has run: from here on, answers

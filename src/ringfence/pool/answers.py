@@ -1,10 +1,11 @@
 """What workers answer, turned into outcomes; and the large arguments and leases they ask for on the way."""
 
+import functools
 import logging
 import os
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ringfence.ipc import messages as m
@@ -15,17 +16,21 @@ from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.delivery import Delivery, Printed, Told
 from ringfence.pool.errors import WorkerCrashed
+from ringfence.pool.filling import Filling
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.large_answer import LargeAnswer, unregistered
+from ringfence.pool.lending import Lending
 from ringfence.pool.statistics import Counters
 from ringfence.pool.task import Output, Task
 from ringfence.pool.terms import terms_of
-from ringfence.pool.transfer import Lease
+from ringfence.pool.transfer import Lease, Parcel
 from ringfence.sandbox.capabilities import Capability
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.sandbox.refusal import Refusal, of_kind
 
-__all__ = ["Answers", "Partial"]
+__all__ = ["Answers", "Partial", "UnderLock"]
+
+UnderLock = Callable[[WorkerHandle, Callable[[], BaseException | None]], BaseException | None]
 
 
 _log = logging.getLogger("ringfence.pool")
@@ -60,14 +65,15 @@ class Answers:
         backlog: Backlog,
         codec: Codec,
         counters: Counters,
-        report: Callable[[LargeAnswer, RemoteProtocolError | None], BaseException | None],
+        under_lock: UnderLock,
     ) -> None:
-        """`report` is told of each large answer when it has been read, outside the lock."""
+        """`under_lock` takes the supervisor's lock for a step that concerns a worker: of what was copied outside it."""
         self._config = config
         self._backlog = backlog
         self._codec = codec
         self._counters = counters
-        self._report = report
+        self._under_lock = under_lock
+        self.lending = Lending(config)
         self.terms = terms_of(config)
         initializer = config.initializer
         # What START says: foreign code, which no zygote may see.
@@ -149,13 +155,13 @@ class Answers:
                 lease.close()
                 raise RemoteProtocolError("a pickled result, which nobody asked for")
             form, tag = {**form, "form": "bytes"}, m.PICKLED
-        elif type(kind) is str and kind == "array":
+        elif type(kind) is str and kind == "array" and not lease.is_kept:
             handle.lent += lease.size
         handle.reading = True
         since = handle.head_since
         return LargeAnswer(
             handle, task, lease, form, self._codec,
-            lambda value: self._read(tag, value, task, since, lease.size), self._report,
+            lambda value: self._read(tag, value, task, since, lease.size), self._was_read,
         )  # fmt: skip
 
     def used_up(self, handle: WorkerHandle, answered: int) -> bool:
@@ -205,24 +211,41 @@ class Answers:
         output = handle.take_output(None) if handle is not None else None
         done.append(Delivery(task.future, None, error, output, self._config.on_output))
 
-    def send_arguments(self, handle: WorkerHandle) -> None:
-        """Send the arguments of the task at the head, in a sealed memfd."""
+    def send_arguments(self, handle: WorkerHandle, free: bool, done: list[Delivery | Printed]) -> None:
+        """Send the arguments of the task at the head in a memfd; `free`: the one the worker keeps may be used again."""
         task = handle.line[0]
         if not task.flags & (m.BUFFERED | m.SESSION):
             raise RemoteProtocolError("NEED_BUFFER for a task that has its arguments")
         self._only_once(handle, task, m.NEED_BUFFER)
         assert task.parcel is not None
+        if isinstance(task.parcel, Parcel):
+            kept = self.lending.there(handle, task.parcel.size, free=free)
+            done.append(Filling(task.id, task.parcel, kept, functools.partial(self._bring_later, handle)))
+            return
         try:
             fd = task.parcel.open()
-            try:
-                handle.send([m.BUFFER, task.id, os.fstat(fd).st_size], (fd,))
-            finally:
-                os.close(fd)
+        except OSError as error:
+            _log.warning("no socket for task %d: %s", task.id, error)
+            self._refuse(handle, [m.BUFFER, task.id, 0])
+            return
+        try:
+            self._bring(handle, [m.BUFFER, task.id, 1], (fd,))
+        finally:
+            os.close(fd)
+
+    def _bring_later(self, handle: WorkerHandle, message: list[Any], fds: Sequence[int]) -> None:
+        self._under_lock(handle, lambda: self._bring(handle, message, fds))
+
+    def _bring(self, handle: WorkerHandle, message: list[Any], fds: Sequence[int]) -> None:
+        """Send a task what it asked for, or that there is none."""
+        try:
+            handle.send(message, fds)
         except ChannelClosed:
             pass
-        except (OSError, MemoryError) as error:
-            _log.warning("no memory or fd for the arguments of task %d: %s", task.id, error)
-            self._refuse(handle, [m.BUFFER, task.id, 0])
+        except OSError as error:  # the kernel bounds how many descriptors are in flight
+            _log.warning("task %d cannot be sent what it asked for: %s", message[1], error)
+            self.lending.undelivered(handle)
+            self._refuse(handle, [message[0], message[1], 0])
 
     def send_lease(self, handle: WorkerHandle, size: int) -> None:
         """Lend the worker a memfd for its result, or an answer without one when the result is too large."""
@@ -235,6 +258,9 @@ class Answers:
             handle.wanted = size
         else:
             self._lend(handle, task, size)
+
+    def _was_read(self, answer: LargeAnswer, lie: RemoteProtocolError | None) -> BaseException | None:
+        return self._under_lock(answer.handle, lambda: self.was_read(answer, lie))
 
     def was_read(self, answer: LargeAnswer, lie: RemoteProtocolError | None) -> BaseException | None:
         """A large answer has been read: its worker may have the lease that it waits for.
@@ -258,9 +284,16 @@ class Answers:
         if size > self._config.max_buffer:
             self._refuse(handle, [m.LEASE, task.id, 0])
             return
+        kept = self.lending.back(handle, size)
+        fd = -1 if kept is None else kept.take_fd()
         try:
-            handle.lease = Lease(task.id, size)
-            handle.send([m.LEASE, task.id, size], (handle.lease.fd,))
+            handle.lease = Lease(task.id, size, kept)
+            if kept is None:
+                handle.send([m.LEASE, task.id, size], (handle.lease.fd,))
+            elif fd < 0:
+                handle.send([m.LEASE, task.id, size])
+            else:
+                handle.send([m.LEASE, task.id, size, kept.capacity], (fd,))
         except ChannelClosed:
             pass
         except OSError as error:
@@ -268,7 +301,12 @@ class Answers:
             if handle.lease is not None:
                 handle.lease.close()
                 handle.lease = None
+            if fd >= 0:
+                self.lending.undelivered(handle)
             self._refuse(handle, [m.LEASE, task.id, 0])
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
     def _only_once(self, handle: WorkerHandle, task: Task, tag: int) -> None:
         """Each request makes a descriptor of ours that lives until the worker takes it: it gets one."""

@@ -14,7 +14,7 @@ from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError
 from ringfence.ipc.types import REGISTERED
 from ringfence.pool import outcome
-from ringfence.pool.answers import Answers
+from ringfence.pool.answers import Answers, UnderLock
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.delivery import Delivery, Printed, fresh_output
@@ -24,7 +24,6 @@ from ringfence.pool.examination import Examination
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.hearing import STOP_GRACE, Hearing
 from ringfence.pool.interest import Interest
-from ringfence.pool.large_answer import LargeAnswer
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
 from ringfence.pool.output import Stream
@@ -58,7 +57,7 @@ class Crew:
     def __init__(
         self, config: PoolConfig, backlog: Backlog, dispatcher: Dispatcher, monitor: Monitor, counters: Counters,
         poller: select.epoll, spare: Zygote, network: Network | None, interest: Interest,
-        report: Callable[[LargeAnswer, RemoteProtocolError | None], BaseException | None],
+        under_lock: UnderLock,
     ) -> None:  # fmt: skip
         self._config = config
         self._network = network
@@ -68,7 +67,7 @@ class Crew:
         self._counters = counters
         self._poller = poller
         self._codec = Codec(REGISTERED)
-        self.answers = Answers(config, backlog, self._codec, counters, report)
+        self.answers = Answers(config, backlog, self._codec, counters, under_lock)
         self._hearing = Hearing(self, self.answers, backlog, dispatcher, counters, self._codec, interest)
         self.hear_worker = self._hearing.hear
         self._numbers = itertools.count(1)
@@ -138,7 +137,7 @@ class Crew:
 
     def next_time(self) -> float:
         """Return when there is something to do here, whatever else happens."""
-        when = min(self._late_at, self.warden.next_time())
+        when = min(self._late_at, self.warden.next_time(), self.answers.lending.next_time())
         if self._start_after > time.monotonic() and (self._zygote is None or self.wants_worker()):
             when = min(when, self._start_after)
         return when
@@ -334,6 +333,7 @@ class Crew:
                 self._hearing.punish(accused, crime)
         now = time.monotonic()
         self.warden.look(now, lambda handle: self._hearing.hear(handle, done))
+        self.answers.lending.look(now)
         if now >= self._late_at:
             self._end_late(now, done)
 

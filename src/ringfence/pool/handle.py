@@ -19,6 +19,7 @@ from ringfence.ipc.protocol import WORKER, Conversation
 from ringfence.ipc.rights import refuse_from_peer
 from ringfence.pool import outcome
 from ringfence.pool.config import PoolConfig
+from ringfence.pool.kept import Kept
 from ringfence.pool.monitor import Mark
 from ringfence.pool.output import Stream
 from ringfence.pool.schedule import Pace
@@ -44,6 +45,7 @@ class WorkerHandle:
     __slots__ = (
         "answered",
         "asked",
+        "back",
         "baseline_rss",
         "channel",
         "codec",
@@ -84,6 +86,7 @@ class WorkerHandle:
         "stderr",
         "stdout",
         "stopping",
+        "there",
         "tokens",
         "unlink",
         "wanted",
@@ -146,6 +149,9 @@ class WorkerHandle:
         self.asked: set[tuple[int, int]] = set()
         # Bytes of results that we use where it wrote them.
         self.lent = 0
+        # What it keeps, for arguments on their way there, and for results on their way back.
+        self.there: Kept | None = None
+        self.back: Kept | None = None
         # The memfd it was lent for the result of the task at the head.
         self.lease: Lease | None = None
         # Whether a large answer of its is still being read, and of how many bytes the lease is that waits for that.
@@ -374,8 +380,9 @@ class WorkerHandle:
         if self.stack_fd >= 0:
             os.close(self.stack_fd)
         self.pidfd = self.stack_fd = -1
-        if self.lease is not None:
-            self.lease.close()
+        for held in (self.lease, self.there, self.back):
+            if held is not None:
+                held.close()
         if self.unlink is not None:
             self.unlink()
         for stream in (self.stdout, self.stderr):

@@ -177,7 +177,7 @@ class Hearing:
             if not handle.line or message[1] != handle.line[0].id:
                 raise RemoteProtocolError(f"an answer to task {message[1]}, which it is not running")
             if tag == m.NEED_BUFFER:
-                self._answers.send_arguments(handle)
+                self._answers.send_arguments(handle, len(message) == 3 and message[2] == 1, done)
             elif tag == m.NEED_LEASE:
                 self._answers.send_lease(handle, message[2])
             elif tag == m.REFUSED:

@@ -5,11 +5,12 @@ lease, so that no more than one is kept for each.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, final
 
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import RemoteProtocolError, UnregisteredType
 from ringfence.pool.errors import ResultNotSerializable
+from ringfence.pool.transfer import LONG
 
 if TYPE_CHECKING:
     from ringfence.pool.handle import WorkerHandle
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from ringfence.pool.transfer import Lease
 
 __all__ = ["LargeAnswer", "unregistered"]
-
-# Bytes from which on reading takes so long that the I/O thread has better things to do.
-_LONG: Final = 1 << 20
 
 Outcome = tuple[Any, BaseException | None]
 
@@ -52,7 +50,7 @@ class LargeAnswer:
         self._finish = finish
         self._report = report
         kind = form.get("form")
-        self.is_long = lease.size >= _LONG and not (type(kind) is str and kind == "array")
+        self.is_long = lease.size >= LONG and (lease.is_kept or type(kind) is not str or kind != "array")
 
     def read(self) -> Outcome:
         """Return the value, or the error in its place. To be called once."""

@@ -26,6 +26,8 @@ MAX_FUNCTIONS = 4096
 MAX_CODE = 16 * 1024 * 1024
 # From here on a buffer inside an argument travels beside the pickle, uncopied on the worker's side.
 _OUT_OF_BAND = 64 * 1024
+# Items of a chunk up to which it is worth looking for large ones: chunks with such are small.
+_FEW = 64
 
 
 class Function(NamedTuple):
@@ -65,10 +67,11 @@ class Serialiser:
     def task(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Shipment:
         """Return a call as bytes. Raises pickle.PicklingError when a part of it cannot be pickled."""
         known = self.function(function)
+        beside = (_beside(args), dict(zip(kwargs, _beside(kwargs.values()), strict=True)) if kwargs else kwargs)
         if known is None:
-            payload, modules, buffers = dumps((function, (args, kwargs)))
+            payload, modules, buffers = dumps((function, beside), plain=(function, (args, kwargs)))
             return Shipment(None, payload, modules, buffers)
-        payload, modules, buffers = dumps((args, kwargs))
+        payload, modules, buffers = dumps(beside, plain=(args, kwargs))
         return Shipment(known, payload, modules, buffers)
 
     def value(self, value: object) -> Shipment:
@@ -79,7 +82,13 @@ class Serialiser:
     def chunk(self, function: Callable[..., Any], items: list[Any]) -> Shipment:
         """Return many calls of one function as bytes. Raises as `task` does."""
         known = self.function(function)
-        payload, modules, buffers = dumps(items if known is not None else (function, items))
+        beside = items
+        if len(items) <= _FEW:
+            beside = [_beside(item) if type(item) is tuple else _beside((item,))[0] for item in items]
+        if known is None:
+            payload, modules, buffers = dumps((function, beside), plain=(function, items))
+        else:
+            payload, modules, buffers = dumps(beside, plain=items)
         return Shipment(known, payload, modules, buffers)
 
     def function(self, function: Callable[..., Any]) -> Function | None:
@@ -217,10 +226,20 @@ def _unchanged(dependencies: tuple[Any, ...]) -> bool:
     return True
 
 
-def dumps(value: object, *, out_of_band: bool = True) -> tuple[bytes, tuple[Module, ...], tuple[memoryview, ...]]:
+def _beside(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return `values` with large bytes put so that they travel beside the pickle: that saves a copy on each side."""
+    return tuple(
+        pickle.PickleBuffer(value) if type(value) is bytes and len(value) >= _OUT_OF_BAND else value for value in values
+    )
+
+
+def dumps(
+    value: object, *, out_of_band: bool = True, plain: object = None
+) -> tuple[bytes, tuple[Module, ...], tuple[memoryview, ...]]:
     """Return `value` pickled, the modules a worker needs to read it, and its large buffers.
 
-    Raises pickle.PicklingError, with the first cause attached, when neither pickle nor dill can.
+    `plain` is the same value with nothing put beside, if that differs. Raises pickle.PicklingError, with the first
+    cause attached, when neither pickle nor dill can.
     """
     out = io.BytesIO()
     buffers: list[memoryview] = []
@@ -237,7 +256,7 @@ def dumps(value: object, *, out_of_band: bool = True) -> tuple[bytes, tuple[Modu
         pickler.dump(value)
         return out.getvalue(), _modules(pickler.modules), tuple(buffers)
     except Exception as error:  # noqa: BLE001  # __reduce__ of the caller's objects: anything may come
-        return *_dill_dumps(value, error), ()
+        return *_dill_dumps(value if plain is None else plain, error), ()
 
 
 def _modules(names: Iterable[str]) -> tuple[Module, ...]:

@@ -11,10 +11,10 @@ import select
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from ringfence.errors import RingfenceError
-from ringfence.ipc.errors import RemoteProtocolError
 from ringfence.ipc.patience import LOOK
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
@@ -24,7 +24,6 @@ from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import BrokenPool, PoolClosed
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.interest import Interest
-from ringfence.pool.large_answer import LargeAnswer
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
 from ringfence.pool.statistics import Counters, Statistics
@@ -87,7 +86,7 @@ class Supervisor:
             raise
         self._crew = Crew(
             config, self._backlog, self._dispatcher, monitor, self._counters, self._poller, zygote, self._network,
-            self._interest, self._was_read,
+            self._interest, self._under_lock,
         )
         # Set once each, never unset.
         self._closing = False
@@ -469,10 +468,12 @@ class Supervisor:
         if not self._finished:
             os.eventfd_write(self._waker, 1)
 
-    def _was_read(self, answer: LargeAnswer, lie: RemoteProtocolError | None) -> BaseException | None:
+    def _under_lock(self, handle: WorkerHandle, step: Callable[[], BaseException | None]) -> BaseException | None:
         with self._lock:
-            error = self._crew.answers.was_read(answer, lie)
-            self._interest.listen(answer.handle)  # it may have been sent a lease that the pipe has no room for
+            error = step()
+            self._interest.listen(handle)  # it may have been sent something that the pipe has no room for
+            if self._crew.answers.lending.next_time() < self._dispatcher.wakes_at:
+                self._wake()
             return error
 
     # The I/O thread

@@ -1,7 +1,6 @@
 """Large arguments and results, which travel in memfds beside the messages: the supervisor's side."""
 
 import os
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -9,87 +8,67 @@ from typing import Any, Final
 from ringfence.ipc import buffers, parcel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import RemoteProtocolError
-from ringfence.ipc.large import restore
+from ringfence.ipc.large import restore, restore_kept
+from ringfence.pool.kept import Kept
 from ringfence.pool.serialise import Shipment
+from ringfence.sandbox.memory import bytes_of, copy_into, private_copy
 
-__all__ = ["LARGE", "Lease", "Parcel"]
+__all__ = ["LARGE", "LONG", "Lease", "Parcel"]
 
 # Payloads from here on travel in a memfd. A pipe's buffer is 208 KiB (net.core.wmem_default): a larger message would
 # have to be written in turns.
 LARGE: Final = 128 * 1024
 
-# Memfds that tasks of this process may hold while they wait; further ones wait in plain memory. A process may have
-# 1024 open files by default (ulimit -n), and most are its own to use.
-_MAX_HELD: Final = 128
-_held = 0
-_held_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    """In a child, which a thread that does not exist there may have left with the lock taken."""
-    global _held_lock
-    _held_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+# Bytes from which on copying takes so long that the I/O thread has better things to do.
+LONG: Final = 1 << 20
 
 
 class Parcel:
-    """A shipment's payload and buffers, copied: into a sealed memfd, or into memory while there are many memfds."""
+    """A shipment's payload and buffers: what nobody can change is kept as it is, the rest is copied now."""
 
-    __slots__ = ("_fd", "_pieces", "size")
+    __slots__ = ("_pieces", "size")
 
     def __init__(self, shipment: Shipment) -> None:
-        global _held
-        pieces = [memoryview(shipment.payload), *shipment.buffers]
-        self.size = sum(piece.nbytes for piece in pieces)
-        self._pieces: list[bytes] = []
-        self._fd = -1
-        with _held_lock:
-            may_hold = _held < _MAX_HELD
-            _held += may_hold
-        if may_hold:
-            try:
-                self._fd = _seal(pieces)
-                return
-            except OSError:
-                pass
-            finally:
-                if self._fd < 0:  # also where something else was raised, such as MemoryError
-                    with _held_lock:
-                        _held -= 1
-        self._pieces = [bytes(piece) for piece in pieces]
+        pieces = [memoryview(shipment.payload)]
+        sizes = [len(shipment.payload)]
+        for view in shipment.buffers:
+            # What was bytes is so again in the worker: there its memory is the worker's own.
+            immutable = type(view.obj) is bytes
+            pieces.append(view if immutable else private_copy(view))
+            sizes.append(view.nbytes | (parcel.AS_BYTES if immutable else 0))
+        header, offsets, self.size = parcel.layout(sizes)
+        self._pieces = ((0, memoryview(header)), *zip(offsets, pieces, strict=True))
 
     def open(self) -> int:
         """Return a sealed memfd with everything; the caller closes it. Raises OSError."""
-        return os.dup(self._fd) if self._fd >= 0 else _seal([memoryview(piece) for piece in self._pieces])
+        return buffers.create_sealed_from(self.size, self._pieces)
+
+    def copy_to(self, target: memoryview) -> None:
+        """Write it all to the beginning of `target`."""
+        for offset, piece in self._pieces:
+            copy_into(target[offset:], piece)
 
     def close(self) -> None:
-        """Let go of it. May be repeated."""
-        global _held
-        self._pieces = []
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-            with _held_lock:
-                _held -= 1
-
-
-def _seal(pieces: list[memoryview]) -> int:
-    header, offsets, size = parcel.layout([piece.nbytes for piece in pieces])
-    return buffers.create_sealed_from(size, [(0, header), *zip(offsets, pieces, strict=True)])
+        """Let go of it; what is being copied at this moment is copied to its end. May be repeated."""
+        self._pieces = ()
 
 
 class Lease:
-    """A memfd lent to a worker for one result."""
+    """A memfd lent to a worker for one result: one that it keeps, or one for this result alone."""
 
-    __slots__ = ("fd", "size", "task")
+    __slots__ = ("_kept", "fd", "size", "task")
 
-    def __init__(self, task: int, size: int) -> None:
-        """Create it, `size` bytes long. Raises OSError."""
+    def __init__(self, task: int, size: int, kept: Kept | None = None) -> None:
+        """Create it, `size` bytes long, or use `kept`. Raises OSError."""
         self.task = task
         self.size = size
-        self.fd = buffers.create_lease(size)
+        self._kept = None if kept is None else kept.view(size)
+        self.fd = buffers.create_lease(size) if kept is None else -1
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the worker keeps it, so that what it holds is copied."""
+        return self._kept is not None
 
     def redeem(self, form: Mapping[str, Any], codec: Codec) -> Any:
         """Return the value that the worker wrote, and close the lease. Raises what `restore` raises."""
@@ -97,6 +76,8 @@ class Lease:
             size = form.get("size")
             if type(size) is not int or size != self.size:
                 raise RemoteProtocolError("a lease used for another size than was asked for")
+            if self._kept is not None:
+                return restore_kept(form, self._kept, codec, bytes_of)
             try:
                 value = restore(form, self.fd, self.size, codec)
             except RemoteProtocolError:
@@ -112,14 +93,16 @@ class Lease:
             self.close()
 
     def drop(self) -> None:
-        """Take the memory back, and close it. Raises RemoteProtocolError."""
+        """Take the memory back, unless the worker keeps it, and close it. Raises RemoteProtocolError."""
         try:
-            buffers.empty_lease(self.fd)
+            if self.fd >= 0:
+                buffers.empty_lease(self.fd)
         finally:
             self.close()
 
     def close(self) -> None:
         """Close our fd; the memory goes when the worker's is closed too. May be repeated."""
+        self._kept = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -26,6 +26,7 @@ __all__ = [
     "mount",
     "mount_setattr",
     "move_mount",
+    "new_bytes",
     "open_tree",
     "pivot_root",
     "prctl",
@@ -115,6 +116,18 @@ _sethostname.restype = ctypes.c_int
 _setdomainname = _libc.setdomainname
 _setdomainname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
 _setdomainname.restype = ctypes.c_int
+
+_madvise = _libc.madvise
+_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_madvise.restype = ctypes.c_int
+_MADV_HUGEPAGE: Final = 14
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_bytes_of_size = ctypes.pythonapi.PyBytes_FromStringAndSize
+_bytes_of_size.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t]
+_bytes_of_size.restype = ctypes.py_object
+_bytes_address = ctypes.pythonapi.PyBytes_AsString
+_bytes_address.argtypes = [ctypes.py_object]
+_bytes_address.restype = ctypes.c_void_p
 
 # ctypes passes a bare int as a C int; a system call takes longs, so every argument is widened by hand.
 _long = ctypes.c_long
@@ -340,3 +353,18 @@ def seccomp_load(program: FilterProgram) -> None:
     """Put this thread under the filter, for good; no_new_privs must be set."""
     number = _long(_old_number("seccomp"))
     _checked(_syscall(number, _long(1), _long(0), ctypes.byref(program.header)))  # SECCOMP_SET_MODE_FILTER
+
+
+def new_bytes(size: int) -> tuple[bytes, memoryview]:
+    """Return bytes (two or more) that are still to be written, and the view to write them through.
+
+    Python's own rule for `PyBytes_FromStringAndSize(NULL, size)`: write before anybody else gets the object, never
+    after. The view does not keep the memory: it must not outlive the bytes. Where the kernel makes huge pages for whom
+    asks, they lie in such, whose faults cost a fifth. Raises MemoryError.
+    """
+    made: bytes = _bytes_of_size(None, size)
+    start = _bytes_address(made)
+    first = -(-start // _PAGE) * _PAGE
+    # Advice only: what the kernel answers changes nothing.
+    _madvise(first, (start + size) // _PAGE * _PAGE - first, _MADV_HUGEPAGE)
+    return made, memoryview((ctypes.c_char * size).from_address(start)).cast("B")

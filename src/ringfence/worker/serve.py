@@ -25,7 +25,9 @@ from ringfence.ipc.large import lay_out
 from ringfence.ipc.patience import LOOK, Patience
 from ringfence.sandbox.denials import Refusals, private_folders
 from ringfence.sandbox.errors import CapabilityDenied
+from ringfence.sandbox.memory import bytes_of
 from ringfence.worker import failure, tracebacks
+from ringfence.worker.lent import Lent
 from ringfence.worker.modules import ShippedModules
 from ringfence.worker.network import Network
 from ringfence.worker.output import Streams
@@ -46,6 +48,8 @@ LARGE = 128 * 1024
 _OWN_FRAMES: Final = 44
 # What takes more than a look at an exception to notice.
 _COUNTED: Final = ("instructions", "fs_ops", "net_ops", "written")
+
+_NO_ARGUMENTS: Final = "the supervisor could not hand over the arguments: no memory or file descriptors"
 
 # Seconds after which a chunk that may be cut short is: its length was guessed wrong.
 _LONG_CHUNK: Final = 0.050
@@ -103,6 +107,7 @@ class Worker:
         self._limits: dict[str, int | None] = terms["limits"]
         self._baseline = Baseline()
         self._counting = _counting(self._limits, self._baseline)
+        self._lent = Lent()
 
     def serve(self) -> None:
         """Run tasks until STOP arrives or the supervisor is gone (ChannelClosed)."""
@@ -126,6 +131,8 @@ class Worker:
                     self._modules.add(name, source, filename, is_package)
             elif tag == m.SYNC:
                 self._send([m.SYNCED])
+            elif tag == m.FORGET:
+                self._lent.forget()
             elif tag == m.STOP:
                 return
 
@@ -292,9 +299,9 @@ class Worker:
             form = {"form": "pickle"}
         size = memoryview(data).nbytes
         self._send([m.NEED_LEASE, task, size])
-        lease = self._await(m.LEASE)
+        message, lease = self._await(m.LEASE)
         try:
-            if lease is None:
+            if lease is None and not message[2]:
                 return self._codec.pack([
                     m.ERROR, task,
                     {"kind": "unserializable", "module": "ringfence", "type": "ResultNotSerializable", "args": None,
@@ -303,7 +310,10 @@ class Worker:
                      "notes": []},
                     *counts,
                 ])  # fmt: skip
-            _fill(lease, data)
+            if lease is not None and len(message) == 3:
+                _fill(lease, data)
+            else:
+                self._lent.give(lease, message, data)
         finally:
             if lease is not None:
                 os.close(lease)
@@ -312,20 +322,26 @@ class Worker:
     def _fetch(self, task: int) -> int:
         """Ask for the descriptor that comes with the task."""
         self._send([m.NEED_BUFFER, task])
-        fd = self._await(m.BUFFER)
+        _, fd = self._await(m.BUFFER)
         if fd is None:
-            raise EOFError("the supervisor could not hand over the arguments: no memory or file descriptors")
+            raise EOFError(_NO_ARGUMENTS)
         return fd
 
-    def _fetch_mapped(self, task: int) -> Any:
-        """Ask for the task's arguments, which lie in a sealed memfd, and return them as a read-only view."""
-        fd = self._fetch(task)
+    def _fetch_mapped(self, task: int) -> memoryview:
+        """Ask for the task's arguments, which lie in a memfd, and return them as a read-only view."""
+        self._send([m.NEED_BUFFER, task, int(self._lent.is_free())])
+        message, fd = self._await(m.BUFFER)
         try:
-            return buffers.map_sealed(fd, os.fstat(fd).st_size)
+            if fd is None and not message[2]:
+                raise EOFError(_NO_ARGUMENTS)
+            if fd is not None and len(message) == 3:
+                return buffers.map_sealed(fd, message[2])
+            return self._lent.take(fd, message)
         finally:
-            os.close(fd)
+            if fd is not None:
+                os.close(fd)
 
-    def _await(self, tag: int) -> int | None:
+    def _await(self, tag: int) -> tuple[_TaskMessage, int | None]:
         """Wait for message `tag` and the fd that comes with it; what else comes waits its turn."""
         # Plain reads drop fds, so receiving them is switched on only while one is due.
         self._channel.accept_fds = True
@@ -334,7 +350,7 @@ class Worker:
                 message: _TaskMessage = self._codec.unpack(self._channel.recv())
                 if message[0] == tag:
                     fds = self._channel.take_fds()
-                    return fds[0] if fds else None
+                    return message, fds[0] if fds else None
                 self._waiting.append(message)
         finally:
             self._channel.accept_fds = False
@@ -370,7 +386,7 @@ def _loads(payload: Any) -> Any:
     """Unpickle arguments: plain bytes, or a parcel of a pickle and its buffers (a view of a mapped memfd)."""
     if type(payload) is bytes:
         return pickle.loads(payload)
-    body, *buffers = parcel.unpack(payload)
+    body, *buffers = parcel.unpack(payload, bytes_of)
     return pickle.loads(body, buffers=buffers)
 
 

@@ -231,3 +231,41 @@ def test_a_memfd_cannot_be_executed(lease: int) -> None:
     if not os.fstat(lease).st_mode & 0o111:
         with pytest.raises(PermissionError):
             os.chmod(lease, 0o777)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_kept_buffer_cannot_change_its_size(writable: bool) -> None:
+    """Neither side's mapping of it can ever fault; nobody can seal or unseal anything."""
+    fd, mapping = buffers.create_kept(8192, writable=writable)
+    for size in (0, 4096, 10_000):
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, size)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    theirs = buffers.map_kept(fd, 8192, writable=writable)
+    os.close(fd)
+    mapping[:5] = b"there"
+    assert theirs[:5] == b"there"
+    if writable:
+        theirs[:4] = b"back"
+        assert mapping[:4] == b"back"
+
+
+def test_what_holds_arguments_is_written_by_its_maker_alone() -> None:
+    """Its worker can neither write to it nor map it so; a child of the maker's does not inherit the mapping."""
+    fd, mapping = buffers.create_kept(8192, writable=False)
+    with pytest.raises(PermissionError):
+        os.pwrite(fd, b"x", 0)
+    with pytest.raises(PermissionError):
+        mmap.mmap(fd, 8192)
+    with pytest.raises(PermissionError):
+        buffers.map_kept(fd, 8192, writable=True)
+    mapping[:3] = b"abc"
+    assert os.pread(fd, 3, 0) == b"abc"
+    os.close(fd)
+
+
+def test_only_what_cannot_shrink_is_kept(lease: int) -> None:
+    """A worker would die of SIGBUS in the middle of a task."""
+    with pytest.raises(RemoteProtocolError, match="shrink"):
+        buffers.map_kept(lease, len(DATA), writable=True)

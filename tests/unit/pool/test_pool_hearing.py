@@ -3,7 +3,8 @@
 import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from ringfence.pool.future import PoolFuture
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.hearing import Hearing
 from ringfence.pool.interest import Interest
+from ringfence.pool.lending import Lending
 from ringfence.pool.serialise import Shipment
 from ringfence.pool.task import Task, TaskOptions
 from ringfence.pool.tokens import Tokens
@@ -39,7 +41,17 @@ class Peer:
         self.poller.register(self.handle.channel.fileno(), select.EPOLLIN)
         interest = Interest(self.poller)
         answers = Answers.__new__(Answers)
-        answers._config = type("Config", (), {"max_buffer": 1 << 30})  # type: ignore[assignment]
+        limits = SimpleNamespace(memory=None)
+        config: Any = SimpleNamespace(max_buffer=1 << 30, max_tasks=1, policy=SimpleNamespace(limits=limits))
+        answers._config = config
+        answers.lending = Lending(config)
+
+        def under_lock(handle: WorkerHandle, step: Callable[[], BaseException | None]) -> BaseException | None:
+            error = step()
+            interest.listen(handle)
+            return error
+
+        answers._under_lock = under_lock
         nobody: Any = None
         self.hearing = Hearing(nobody, answers, nobody, nobody, nobody, CODEC, interest)
 
@@ -96,7 +108,10 @@ def test_what_a_worker_waits_for_leaves_as_soon_as_there_is_room(
     """The worker says nothing before it has it: nothing else would make us send it."""
     peer.fill()
     peer.say(*request_)
-    peer.hearing.hear(peer.handle, [])
+    done: list[Any] = []
+    peer.hearing.hear(peer.handle, done)
+    for each in done:
+        each.run()
     assert peer.handle.channel.wants_write
     assert not peer.events()
     peer.read()

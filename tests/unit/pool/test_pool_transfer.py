@@ -3,41 +3,110 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
-from ringfence.pool import transfer
+from ringfence.ipc import buffers, parcel
+from ringfence.ipc import messages as m
+from ringfence.pool import kept
+from ringfence.pool.filling import Filling
+from ringfence.pool.kept import Kept
 from ringfence.pool.serialise import Shipment
+from ringfence.pool.transfer import Parcel
+
+MIB = 1 << 20
 
 
-@pytest.mark.parametrize("error", [OSError(24, "no"), MemoryError(), KeyboardInterrupt()])
-def test_a_parcel_that_fails_midway_is_not_counted(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else all later ones would wait in plain memory."""
-    before = transfer._held
-
-    def fail(*_: object) -> None:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(transfer, "_seal", fail)
-        if isinstance(error, OSError):
-            transfer.Parcel(Shipment(None, b"x", ())).close()
-        else:
-            with pytest.raises(type(error)):
-                transfer.Parcel(Shipment(None, b"x", ()))
-    assert transfer._held == before
-    parcel = transfer.Parcel(Shipment(None, b"x", ()))
-    assert transfer._held == before + 1
-    parcel.close()
-    assert transfer._held == before
+@pytest.fixture(autouse=True)
+def counted() -> Iterator[None]:
+    """What a test lets go of is not counted any more."""
+    before = (kept._total, kept._count)
+    yield
+    assert (kept._total, kept._count) == before
 
 
-def test_a_forked_child_can_make_parcels() -> None:
+def pieces_of(view: memoryview) -> list[bytes]:
+    """Return the pieces of a parcel as they stand there."""
+    return [bytes(piece) for piece in parcel.unpack(view)]
+
+
+def test_a_parcel_keeps_what_nobody_can_change_and_copies_the_rest() -> None:
+    """bytes are not copied when a task is handed in; what its caller could change then is."""
+    fixed, changing = bytes(range(256)) * 1000, bytearray(5 * MIB)
+    load = Parcel(Shipment(None, b"pickle", (), (memoryview(fixed), memoryview(changing))))
+    assert any(piece.obj is fixed for _, piece in load._pieces)
+    changing[:] = b"x" * len(changing)
+    fd = load.open()
+    try:
+        view = buffers.map_sealed(fd, load.size)
+        assert pieces_of(view) == [b"pickle", fixed, bytes(5 * MIB)]
+        assert [type(piece) for piece in parcel.unpack(view)] == [memoryview, bytes, memoryview]
+    finally:
+        os.close(fd)
+
+
+def test_a_shorter_parcel_in_the_same_memory_is_itself() -> None:
+    """What was there before is not read again."""
+    held = Kept.make(2 * MIB, None, writable=False)
+    assert held is not None
+    for size in (2 * MIB - 200, 10, MIB):
+        load = Parcel(Shipment(None, b"p", (), (memoryview(b"%d" % (size % 10) * size),)))
+        load.copy_to(held.view(load.size))
+        assert pieces_of(held.view(load.size)) == [b"p", b"%d" % (size % 10) * size]
+    held.close()
+    held.close()
+
+
+def test_what_workers_keep_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the size of each, by the worker's memory, by the number and the sum in this process."""
+    assert Kept.make(kept._LARGEST + 1, None, writable=True) is None
+    assert Kept.make(100 * MIB, 256 * MIB, writable=True) is None
+    monkeypatch.setattr(kept, "_MOST_MEMFDS", kept._count + 2)
+    monkeypatch.setattr(kept, "_MOST", kept._total + 3 * MIB)
+    first, second = Kept.make(MIB, None, writable=True), Kept.make(MIB, None, writable=True)
+    assert first is not None
+    assert second is not None
+    assert Kept.make(1000, None, writable=True) is None
+    first.close()
+    assert Kept.make(3 * MIB, None, writable=True) is None
+    third = Kept.make(2 * MIB, None, writable=True)
+    assert third is not None
+    second.close()
+    third.close()
+
+
+def test_one_that_cannot_be_made_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else others would get none in the end."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(24, "no")
+
+    monkeypatch.setattr(buffers, "create_kept", fail)
+    with pytest.raises(OSError, match="no"):
+        Kept.make(MIB, None, writable=True)
+
+
+def test_what_is_let_go_of_while_it_is_read_is_read_to_its_end() -> None:
+    """The worker may end meanwhile."""
+    held = Kept.make(MIB, None, writable=True)
+    assert held is not None
+    view = held.view(1000)
+    view[:] = b"x" * 1000
+    before = len(os.listdir("/proc/self/fd"))
+    held.close()
+    assert bytes(view) == b"x" * 1000
+    del view
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_forked_child_can_keep_too() -> None:
     """A thread of the parent's may hold the lock at the fork, and is not there to release it."""
     taken, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with transfer._held_lock:
+        with kept._lock:
             taken.set()
             release.wait(30)
 
@@ -47,8 +116,40 @@ def test_a_forked_child_can_make_parcels() -> None:
     pid = os.fork()
     if not pid:
         signal.alarm(5)
-        transfer.Parcel(Shipment(None, b"x", ())).close()
-        os._exit(0)
+        os._exit(0 if Kept.make(MIB, None, writable=True) else 1)
     release.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("error", [OSError(28, "no"), MemoryError(), KeyboardInterrupt()])
+def test_whoever_waits_for_arguments_hears_of_it(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they cannot be copied, the worker is told that there are none; it would wait for ever."""
+    sent: list[tuple[list[Any], Sequence[int]]] = []
+    load = Parcel(Shipment(None, b"p", (), (memoryview(b"x" * 1000),)))
+    filling = Filling(7, load, None, lambda message, fds: sent.append((message, fds)))
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(buffers, "create_sealed_from", fail)
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            filling.run()
+    else:
+        filling.run()
+    assert sent == [([m.BUFFER, 7, 0], ())]
+
+
+def test_the_descriptor_goes_along_once() -> None:
+    """The first time a worker gets the memfd and its whole size; then it has it."""
+    sent: list[tuple[list[Any], int]] = []
+    load = Parcel(Shipment(None, b"p", (), (memoryview(b"x" * 1000),)))
+    held = Kept.make(load.size, None, writable=False)
+    assert held is not None
+    before = len(os.listdir("/proc/self/fd"))
+    for task in (1, 2):
+        Filling(task, load, held, lambda message, fds: sent.append((message, len(fds)))).run()
+    assert sent == [([m.BUFFER, 1, load.size, held.capacity], 1), ([m.BUFFER, 2, load.size], 0)]
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    held.close()

@@ -1,0 +1,58 @@
+"""A task's large arguments on their way to the worker that waits for them: copied outside every lock."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+from ringfence.ipc import messages as m
+from ringfence.pool.delivery import Printed
+from ringfence.pool.kept import Kept
+from ringfence.pool.transfer import LONG, Parcel
+
+__all__ = ["Filling"]
+
+_log = logging.getLogger("ringfence.pool")
+
+
+@final
+class Filling(Printed):
+    """The arguments `load` of task number `task`, to be copied into `kept`, or into a memfd of their own.
+
+    `send` is called once, with the message that brings them and its descriptors; it takes the lock.
+    """
+
+    __slots__ = ("_fd", "_load", "_message", "_send", "_target", "is_long")
+
+    def __init__(
+        self, task: int, load: Parcel, kept: Kept | None, send: Callable[[list[Any], Sequence[int]], None]
+    ) -> None:
+        self._message = [m.BUFFER, task, load.size]
+        self._load = load
+        # Here, under the lock: its worker may end meanwhile.
+        self._target = None if kept is None else kept.view(load.size)
+        self._fd = -1 if kept is None else kept.take_fd()
+        if kept is not None and self._fd >= 0:
+            self._message.append(kept.capacity)
+        self._send = send
+        self.is_long = load.size >= LONG
+
+    def run(self) -> None:
+        """Copy, and send; where there is no memory for it, the worker is told so, and its task fails."""
+        message: list[Any] = [m.BUFFER, self._message[1], 0]
+        fds: tuple[int, ...] = ()
+        try:
+            if self._target is None:
+                self._fd = self._load.open()
+            else:
+                self._load.copy_to(self._target)
+            message, fds = self._message, () if self._fd < 0 else (self._fd,)
+        except (OSError, MemoryError) as error:
+            _log.warning("no memory or fd for the arguments of task %d: %s", message[1], error)
+        finally:
+            try:
+                self._send(message, fds)
+            finally:
+                self._target = None
+                if self._fd >= 0:
+                    os.close(self._fd)

@@ -1,0 +1,104 @@
+"""Memory that stays with one worker from task to task, so that its pages are made once.
+
+Making the pages of a 64 MiB memfd, and freeing them, takes five times as long as copying 64 MiB. So a worker may keep
+two memfds, one for arguments and one for results, as long as it is used; the process bounds them all together.
+
+What must stay true: a memfd is only ever lent to one worker, and what is written to it is for that worker's eyes. It is
+written when the task starts there, not before. The worker says whether it still uses what the arguments were read
+from; if it lies, its own tasks suffer. What it wrote as a result is copied before it is looked at, and the size is
+sealed, so that nothing it does meanwhile can be felt here. Let go of, a memfd counts as lent until the worker ends: it
+may hold the memory still.
+"""
+
+import mmap
+import os
+import threading
+from typing import Final
+
+from ringfence.ipc import buffers
+
+__all__ = ["IDLE", "Kept"]
+
+# Seconds without use after which the memory is given back.
+IDLE: Final = 10.0
+# Bytes, and memfds (each holds a descriptor before Python 3.13), that all workers of this process keep together;
+# further large values get memfds that live for one task.
+_MOST: Final = 512 << 20
+_MOST_MEMFDS: Final = 64
+# The largest one, in bytes.
+_LARGEST: Final = 128 << 20
+# The part of a worker's memory limit that one may take.
+_SHARE: Final = 3
+
+_total = 0
+_count = 0
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """In a child, which has none of them, and may lack the thread that has the lock."""
+    global _total, _count, _lock
+    _total = _count = 0
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class Kept:
+    """One memfd that stays with one worker, for `capacity` bytes."""
+
+    __slots__ = ("_fd", "_mapping", "capacity")
+
+    def __init__(self, fd: int, mapping: mmap.mmap, capacity: int) -> None:
+        self._fd = fd
+        self._mapping: mmap.mmap | None = mapping
+        self.capacity = capacity
+
+    @classmethod
+    def make(cls, size: int, memory: int | None, *, writable: bool) -> "Kept | None":
+        """Return one for `size` bytes and more; None where it would be too large, or too much with the others.
+
+        `memory` is the worker's limit, `writable` whether the worker writes and we read. Raises OSError.
+        """
+        global _total, _count
+        step = max(1 << 16, 1 << max(0, size.bit_length() - 6))
+        capacity = -(-size // step) * step
+        if capacity > _LARGEST or (memory is not None and capacity > memory // _SHARE):
+            return None
+        with _lock:
+            if _total + capacity > _MOST or _count >= _MOST_MEMFDS:
+                return None
+            _total += capacity
+            _count += 1
+        try:
+            return cls(*buffers.create_kept(capacity, writable=writable), capacity)
+        except BaseException:
+            _release(capacity)
+            raise
+
+    def take_fd(self) -> int:
+        """Return the descriptor for the worker, once; the caller closes it."""
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def view(self, size: int) -> memoryview:
+        """Return the first `size` bytes of it; they stay mapped as long as the view lives."""
+        assert self._mapping is not None
+        return memoryview(self._mapping)[:size]
+
+    def close(self) -> None:
+        """Let go of it; whoever still has a view may use that. May be repeated."""
+        if self._mapping is None:
+            return
+        self._mapping = None
+        if self._fd >= 0:
+            os.close(self.take_fd())
+        _release(self.capacity)
+
+
+def _release(capacity: int) -> None:
+    global _total, _count
+    with _lock:
+        _total -= capacity
+        _count -= 1
