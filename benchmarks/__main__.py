@@ -82,6 +82,7 @@ def main() -> int:
     parts = {
         "table": f"Command: `{ran}`\n\n```text\n" + "\n".join(printed) + "```\n",
         "aims": table.summary_markdown(judged),
+        "headline": table.headline_markdown(judged),
         "machine": machine.line(described) + ".\n",
     }
     for page in wanted:

@@ -158,6 +158,19 @@ def summary_markdown(judged: Sequence[tuple[Verdict, Mapping[str, Any]]]) -> str
     return "\n".join(parts) + "\n"
 
 
+def headline_markdown(judged: Sequence[tuple[Verdict, Mapping[str, Any]]]) -> str:
+    """Return for a page of few words how many times as good ours is as its peers, where that is what was aimed at."""
+    parts = ["| Work | as many times as good as |", "| --- | --- |"]
+    for verdict, parameters in judged:
+        if verdict.aim.kind == "times" and verdict.value is not None:
+            title = verdict.row.title.format(**parameters).partition("; peers")[0]
+            parts.append(
+                f"| {title}: {verdict.figure.title.format(**parameters)} | "
+                f"**{times(verdict.value)}** × {verdict.aim.beside} |"
+            )
+    return "\n".join(parts) + "\n"
+
+
 def records(row: Row, lines: Sequence[Line], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one record for each contender and figure, values in seconds, bytes or per second."""
     found = []

@@ -15,3 +15,11 @@ def echo(value: Any) -> Any:
 def sleep(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
+
+
+def spin(seconds: float) -> None:
+    """Compute for so long."""
+    clock = time.perf_counter
+    end = clock() + seconds
+    while clock() < end:
+        pass
