@@ -118,7 +118,9 @@ class Blueprint:
             run_program, list(self.program.argv), folder, {}, self.manifest.protocol, on_output=_unheard
         )
 
-    def settings(self, *, threads: int, host_functions: list[str], private_root: bool) -> dict[str, Any]:
+    def settings(
+        self, *, threads: int, host_functions: list[str], private_root: bool, may_look: bool = False
+    ) -> dict[str, Any]:
         """Return what the guest is told, in LOAD."""
         return {
             "name": self.name,
@@ -129,6 +131,7 @@ class Blueprint:
             "bytecode": self.code.bytecode,
             "exports": None if self.exports is None else list(self.exports),
             "threads": threads,
+            "may_look": may_look,
             "limits": self.worker.guest_limits(),
             "capabilities": self.grants.to_names(),
             "private_root": private_root,

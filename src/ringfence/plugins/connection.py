@@ -13,6 +13,7 @@ from ringfence.ipc import guest_messages as g
 from ringfence.ipc.channel import Channel
 from ringfence.ipc.errors import ChannelClosed, NotSerializable, RemoteProtocolError
 from ringfence.ipc.limits import DEFAULT_LIMITS, MAX_FRAME
+from ringfence.ipc.patience import LOOK, Patience
 from ringfence.plugins import outcomes
 from ringfence.plugins.asides import Asides
 from ringfence.plugins.asks import CHAIN, Asks
@@ -74,6 +75,8 @@ class Connection:
         self._deaf = False
         # The thread of a caller who reads by himself, when the switchboard does not; or 0.
         self._watcher = 0
+        # Of that caller: whether a look for the answer is worth it.
+        self._patience = Patience() if session.may_look else None
         # Why we killed it, if we did.
         self._doom: PluginError | None = None
         # Only one thread reads: the switchboard's, a caller's, or the one that buries the guest.
@@ -179,10 +182,20 @@ class Connection:
             if not self._take_over():
                 return
             while future._owner is not None and not self._deaf and (deadline is None or time.monotonic() < deadline):
-                self._channel.wait_readable(deadline)
+                if not self._looked():
+                    self._channel.wait_readable(deadline)
                 self._hear()
         finally:
             self._give_back()
+
+    def _looked(self) -> bool:
+        """Look for an answer for a moment, if that has been worth it; return whether there is something to read."""
+        patience = self._patience
+        if patience is None or not patience.wants_to_look():
+            return False
+        came = self._channel.look(LOOK)
+        patience.learn(came)
+        return came
 
     def _take_over(self) -> bool:
         """Have this thread hear the guest instead of the switchboard's, if that is possible."""

@@ -64,6 +64,7 @@ class Engine:
             threads=blueprint.threads(around.config.max_concurrent_calls) if line is None else 1,
             host_functions=around.host_functions.names(blueprint.grants),
             private_root=pool.hides_paths,
+            may_look=session.may_look,
         )
         try:
             try:

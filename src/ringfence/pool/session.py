@@ -102,6 +102,11 @@ class Session:
             self._supervisor.kill_session(self._task, error)
 
     @property
+    def may_look(self) -> bool:
+        """Whether either side may look for a message for a moment before it sleeps; see `ringfence.ipc.patience`."""
+        return self._supervisor.config.may_look
+
+    @property
     def worker(self) -> "tuple[int, Report] | None":
         """The worker's process id and the report of its lock-in, once it runs the session."""
         return None if self._task is None else self._supervisor.worker_of(self._task)

@@ -52,6 +52,8 @@ class Settings:
     bytecode: bytes | None = None
     exports: list[str] | None = None
     threads: int = 1
+    # Whether it may look for the next call for a moment before it sleeps.
+    may_look: bool = False
     limits: Mapping[str, int | None] = field(default_factory=dict)
     capabilities: Capabilities = field(default_factory=Capabilities)
     private_root: bool = False

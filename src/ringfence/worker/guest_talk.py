@@ -18,6 +18,7 @@ from ringfence.ipc import guest_messages as g
 from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, UnregisteredType
+from ringfence.ipc.patience import LOOK, Patience
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.worker.guest_state import CURRENT, Active, Call, Settings
 
@@ -131,6 +132,8 @@ class Talk(Active):
         self._state = _Lock()
         # Some thread reads.
         self._leading = False
+        # Of whoever reads: whether a look for the next message is worth it.
+        self._patience = Patience() if settings.may_look else None
         # How often the lead was given up: who sees no change over a tick knows that nobody came back.
         self._turns = 0
         # Calls that wait for a thread, in order; calls that run, by id, where 0 is the loading of the module.
@@ -442,6 +445,10 @@ class Talk(Active):
     def _receive(self) -> _Message | None:
         """Read one message. Return it if it is a call, else act on it; None too when there is no host any more."""
         try:
+            # While a call runs a look would take the interpreter from it.
+            patience = self._patience
+            if patience is not None and not self._running and patience.wants_to_look():
+                patience.learn(self._channel.look(LOOK))
             message: _Message = self.codec.unpack(self._channel.recv())
         except MemoryError:
             # Whose it was stands in what did not fit: nobody can be answered, and nothing read after it.

@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 from typing import Any
 
 import pytest
@@ -69,6 +70,16 @@ def test_a_call_is_answered_with_its_result(peer: Peer) -> None:
     """Positional and keyword arguments arrive, and what is returned comes back."""
     assert peer.hello[1:] == [g.PROTOCOL_VERSION, {"runtime": "python", "version": peer.hello[2]["version"]}]
     assert peer.call("echo", 1, [b"x", None], key={"a": 2.5}) == [[1, [b"x", None]], {"key": {"a": 2.5}}]
+
+
+def test_who_looks_for_the_next_call_hears_what_comes_late_too() -> None:
+    """A guest that may look for a moment before it sleeps answers calls at once, late ones, and several together."""
+    with Peer(settings(_SOURCE, may_look=True)) as peer:
+        for pause in (0, 0, 0, 0.02, 0, 0.02):
+            time.sleep(pause)
+            assert peer.call("thread") == "MainThread"
+        numbers = [peer.start("echo", index) for index in range(8)]
+        assert [peer.answer(number)[2] for number in numbers] == [[[index], {}] for index in range(8)]
 
 
 def test_lone_calls_run_in_the_main_thread(peer: Peer) -> None:
