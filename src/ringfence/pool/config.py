@@ -54,6 +54,12 @@ class PoolConfig:
     def may_look(self) -> bool:
         """Whether either side may look for a message for a moment before it sleeps.
 
-        Not where that would take the only processor from the other side, or use up what a worker may have of it.
+        Not where that would take the only processor from the other side, or use up what a worker may have of it; nor
+        where there is no second task, but a successor that needs the processor to start.
         """
-        return self.policy.limits.cpu_share is None and len(os.sched_getaffinity(0)) > 1
+        return self.policy.limits.cpu_share is None and not self.one_task and len(os.sched_getaffinity(0)) > 1
+
+    @property
+    def one_task(self) -> bool:
+        """Whether each task has a worker of its own, which leaves when it has answered."""
+        return self.max_tasks == 1 and not self.sessions

@@ -86,6 +86,8 @@ class Crew:
         self._late_at = _NEVER
         self.handlers: dict[int, Callable[[_Done], None]] = {}
         self.warden = Warden(dispatcher, monitor, counters, backlog, poller, self.handlers, config.policy)
+        # What a worker has said of its lock-in, and how that reads, where it was enough.
+        self._enough: tuple[Any, Report | None] = (None, None)
         # Set once: why no worker will ever be started again.
         self.broken: BaseException | None = None
 
@@ -100,8 +102,7 @@ class Crew:
         if waiting < self._backlog.queued + self._dispatcher.ahead:
             return True
         # Where each task gets a worker of its own, its successor starts while it runs, and waits locked in.
-        config = self._config
-        return config.max_tasks == 1 and not config.sessions and waiting < config.max_workers and self._dispatcher.used
+        return self._config.one_task and waiting < self._config.max_workers and self._dispatcher.used
 
     def has_room(self) -> bool:
         """Say whether the pool may have one more worker; those that are about to leave do not count."""
@@ -267,11 +268,16 @@ class Crew:
         """A worker has said that it is locked in: judge its report, look at it from outside, let it start."""
         if message[1] != m.PROTOCOL_VERSION:
             raise RemoteProtocolError(f"it speaks protocol {message[1]}, not {m.PROTOCOL_VERSION}")
-        handle.report = Report.from_data(message[2])
-        weak = self._config.policy.unmet_by(handle.report)
-        if weak:
-            self.break_down(BrokenPool("a worker is not locked in as required: " + "; ".join(map(str, weak))), done)
-            return
+        # Workers of one plan say the same, which was read and weighed once.
+        said, report = self._enough
+        if message[2] != said or report is None:
+            report = Report.from_data(message[2])
+            if weak := self._config.policy.unmet_by(report):
+                why = "a worker is not locked in as required: " + "; ".join(map(str, weak))
+                self.break_down(BrokenPool(why), done)
+                return
+            self._enough = message[2], report
+        handle.report = report
         if handle.stopping:
             return  # it is told to leave already, and will not read START
         zygote = self._zygote

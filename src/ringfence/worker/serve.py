@@ -94,6 +94,8 @@ class Worker:
         self._waiting: deque[_TaskMessage] = deque()
         # None: whoever hands in one task after the other finds us asleep.
         self._patience = Patience() if terms["may_look"] else None
+        # Then nobody has to tell us to stop.
+        self._one_task: bool = terms["one_task"]
         self._pickle_results = terms["pickle_results"]
         self._capabilities: list[str] = terms["capabilities"]
         self._refusals: Refusals | None = None  # a trusted worker is refused nothing by us
@@ -110,12 +112,13 @@ class Worker:
         self._lent = Lent()
 
     def serve(self) -> None:
-        """Run tasks until STOP arrives or the supervisor is gone (ChannelClosed)."""
+        """Run tasks until STOP arrives, the only one is answered, or the supervisor is gone (ChannelClosed)."""
         while True:
             message = self._next()
             tag = message[0]
             if tag == m.TASKS:
-                self._run(message[1])
+                if self._run(message[1]) and self._one_task:
+                    return
                 # One at a time: whoever waits for the answer may have the next one ready in no time.
                 if (
                     self._patience is not None
@@ -164,18 +167,20 @@ class Worker:
     def _send(self, message: list[Any]) -> None:
         self._channel.send(self._codec.pack(message))
 
-    def _run(self, entries: list[_TaskMessage]) -> None:
+    def _run(self, entries: list[_TaskMessage]) -> bool:
+        """Run tasks and answer them; say whether all of them were still ours."""
         for task, function, payload, flags in entries:
             try:
                 if not os.read(self._tokens, 1):
                     raise ChannelClosed("the supervisor is gone")
             except BlockingIOError:
-                return  # taken back, and so is everything behind it
+                return False  # taken back, and so is everything behind it
             answer = self._answer(task, function, payload, flags)
             if self._overheard is not None and (told := self._overheard.take(self._uncaught)):
                 self._send([m.REFUSED, task, *told])
             self._uncaught = None
             self._channel.send(answer)
+        return True
 
     def _answer(self, task: int, function: int, payload: Any, flags: int) -> bytes:
         """Run one task and return the frame that answers it."""
