@@ -9,6 +9,7 @@ from ringfence.ipc import messages as m
 from ringfence.ipc.errors import ChannelClosed
 from ringfence.sandbox import enforce
 from ringfence.worker import failure
+from ringfence.worker.forks import give_back
 from ringfence.worker.kit import Kit
 from ringfence.worker.network import Network
 from ringfence.worker.seeds import reseed
@@ -59,6 +60,7 @@ def _run(kit: Kit, fds: dict[str, int]) -> int:
         worker.streams.install()
     settle()
     reseed()
+    give_back()
     kit.channel.send(kit.ready)
     return _work(kit)
 

@@ -12,9 +12,12 @@ _BYTES: Final = 32  # as many bits as the strongest of them takes for its own se
 def reseed() -> None:
     """Seed anew what was imported before the fork, as far as it has a state for the whole process.
 
-    `random` does so itself at each fork. OpenSSL tells a fork by the pid alone, and in pid namespaces every worker, and
-    started without root the zygote as well, is pid 1. NumPy's global generator is not told of forks.
+    `random` would do so itself at each fork, if that were not held back (see `forks`). OpenSSL tells a fork by the pid
+    alone, and in pid namespaces every worker, and started without root the zygote as well, is pid 1. NumPy's global
+    generator is not told of forks.
     """
+    if "random" in sys.modules:
+        sys.modules["random"].seed()
     if "_ssl" in sys.modules:
         sys.modules["_ssl"].RAND_add(os.urandom(_BYTES), float(_BYTES))
     if "numpy.random" in sys.modules:
