@@ -548,6 +548,28 @@ def test_one_ctrl_c_ends_a_with_block() -> None:
 # Forks
 
 
+def test_shutdown_waits_again_after_ctrl_c() -> None:
+    """^C cuts a shutdown short; the next one, and the interpreter's exit, waits for the pool all the same."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        pool = Pool(1, profile="trusted")
+        future = pool.submit(tasks.nap, 1.5, "done")
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.shutdown()
+        assert not future.done()
+        pool.shutdown()
+        assert future.done()
+        assert future.result() == "done"
+        assert pool.statistics().workers == 0
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_a_forked_child_is_told_that_the_pool_is_not_its_own(pool: Pool) -> None:
     """In a child of fork, submit raises PoolClosed; shutdown and exit do not hang; the parent's pool goes on."""
     pool.submit(tasks.square, 1).result()

@@ -103,6 +103,7 @@ class Supervisor:
         self._deferred: deque[Task] = deque()
         # When a submitting thread last sent a task by itself.
         self._sent_at = 0.0
+        self._ended = threading.Event()
         self.thread = threading.Thread(target=self._main, name="ringfence-supervisor")
         # Each reads a large answer, and delivers it; the I/O thread starts them and waits for them in the end.
         self._readers: list[threading.Thread] = []
@@ -418,6 +419,8 @@ class Supervisor:
         """Wait until every process is gone; only after shut_down. In one of the pool's own threads: return at once."""
         own = threading.current_thread() in (self.thread, *self._readers)
         if self._owner_pid == os.getpid() and not own:
+            # Not the thread alone: up to Python 3.12, ^C in Thread.join makes the next one think that it has ended.
+            self._ended.wait()
             self.thread.join()
 
     def wait_for_space(self) -> None:
@@ -501,9 +504,12 @@ class Supervisor:
             _log.exception("the supervisor failed")
             self._fail(BrokenPool(f"the supervisor failed: {type(error).__name__}: {error}"))
         finally:
-            for thread in self._readers:
-                thread.join()
-            self._release()
+            try:
+                for thread in self._readers:
+                    thread.join()
+                self._release()
+            finally:
+                self._ended.set()
 
     def _turn(self) -> bool:
         """Start what is missing, wait for something to happen, handle it; False when all is done."""
