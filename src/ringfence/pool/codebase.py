@@ -163,7 +163,12 @@ def imports_of(module: Module) -> Iterator[str]:
 
     package = module.name if module.is_package else module.name.rpartition(".")[0]
     try:
-        tree = ast.parse(module.source)
+        try:
+            tree = ast.parse(module.source)
+        except SystemError:
+            # Python 3.11 counts the depth of nesting for all threads together, and takes it amiss when a finalizer
+            # parses meanwhile (cpython#106905).
+            tree = ast.parse(module.source)
     except SyntaxError:
         return
     for node in ast.walk(tree):

@@ -1,13 +1,15 @@
 """Functions and arguments as bytes: what is remembered, what goes by value, which modules travel."""
 
+import ast
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import pool_tasks as tasks
 import pytest
 
-from ringfence.pool.codebase import is_library, needed_by
+from ringfence.pool.codebase import Module, imports_of, is_library, needed_by
 from ringfence.pool.library import library_paths
 from ringfence.pool.serialise import Serialiser
 
@@ -130,6 +132,19 @@ def test_looking_for_modules_runs_none_of_them(tmp_path: Path, monkeypatch: pyte
     monkeypatch.syspath_prepend(str(tmp_path))
     assert {module.name for module in needed_by("quiet_top")} == {"quiet_top", "quiet_bomb"}
     assert "quiet_bomb" not in sys.modules
+
+
+def test_a_parser_that_was_disturbed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 fails to parse where a finalizer parses meanwhile; a second try does."""
+    parse, failures = ast.parse, [SystemError("AST constructor recursion depth mismatch")]
+
+    def disturbed(source: Any) -> ast.AST:
+        if failures:
+            raise failures.pop()
+        return parse(source)
+
+    monkeypatch.setattr(ast, "parse", disturbed)
+    assert set(imports_of(Module("mine", "import json", "mine.py", False))) == {"json"}
 
 
 def test_library_paths_hold_the_library() -> None:
