@@ -27,7 +27,7 @@ from ringfence.pool.interest import Interest
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
 from ringfence.pool.output import Stream
-from ringfence.pool.restart import StartBudget, may_pass
+from ringfence.pool.restart import StartBudget, came_from_outside, may_pass
 from ringfence.pool.stacks import attach
 from ringfence.pool.statistics import Counters
 from ringfence.pool.warden import Warden
@@ -174,14 +174,14 @@ class Crew:
         if self.handlers.pop(fd, None) is not None:
             self._poller.unregister(fd)
 
-    def _start_failed(self, error: BaseException, done: _Done) -> None:
-        """A start came to nothing: try again in a while, or never."""
+    def _start_failed(self, error: BaseException, done: _Done, *, killed: bool = False) -> None:
+        """A start came to nothing, `killed` by somebody else or by what it met: try again in a while, or never."""
         if time.monotonic() < self._start_after:
             return  # the same trouble, told by one more worker
         if self._dispatcher.members:
             self._start_after = time.monotonic() + 0.2  # others work: the host is short of something for a moment
             return
-        delay = self._budget.failed()
+        delay = self._budget.failed(killed=killed)
         if delay is None:
             broken = BrokenPool(f"workers cannot be started: {error}")
             broken.__cause__ = error
@@ -262,7 +262,8 @@ class Crew:
             handle.await_end(deadline)
             self._bury(handle, done)
         if not zygote.ready or zygote.proof is None or zygote.proof.pending:
-            self._start_failed(BrokenPool(f"the zygote died at its start{zygote.exit_text}: {error}"), done)
+            broken = BrokenPool(f"the zygote died at its start{zygote.exit_text}: {error}")
+            self._start_failed(broken, done, killed=zygote.was_killed and isinstance(error, ChannelClosed))
 
     def welcome(self, handle: WorkerHandle, message: list[Any], done: _Done) -> None:
         """A worker has said that it is locked in: judge its report, look at it from outside, let it start."""
@@ -399,7 +400,7 @@ class Crew:
         cause = handle.doom or outcome.crash(handle.exit_code, handle.last_words(), handle.pid)
         self._remove(handle)
         if not handle.started and not handle.stopping and self.broken is None:
-            self._start_failed(cause, done)
+            self._start_failed(cause, done, killed=came_from_outside(cause))
 
     def _blame(self, handle: WorkerHandle, task: Any, done: _Done) -> None:
         """The task that a dead worker was running ends, or runs again if it may."""

@@ -3,6 +3,7 @@
 import os
 import pickle
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -155,6 +156,11 @@ class Zygote:
         """How it ended, to be put into a sentence: nothing, if that is not known here."""
         code = None if self._process is None else self._process.returncode
         return "" if code is None else f" (exit status {code})"
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it has ended by SIGKILL, as far as that is known here."""
+        return self._process is not None and self._process.returncode == -signal.SIGKILL
 
     def send(self, message: list[Any], fds: tuple[int, ...] = ()) -> None:
         """Send one message with fds. Raises ChannelClosed when it is gone, or does not read (which ends it)."""

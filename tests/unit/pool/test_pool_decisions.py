@@ -104,6 +104,16 @@ def test_starting_is_given_up_after_a_few_failures_in_a_row() -> None:
     assert delays[4] is None
 
 
+def test_starts_that_somebody_kills_are_forgiven_for_longer() -> None:
+    """They say nothing of the pool; but ten seconds of nothing else are enough, and the others count as before."""
+    budget = StartBudget()
+    delays = [budget.failed(killed=True) for _ in range(51)]
+    assert delays[0] == 0.01
+    assert 5 < sum(filter(None, delays)) < 15
+    assert delays.index(None) == 50
+    assert [budget.failed() for _ in range(5)][-2:] == [0.8, None]
+
+
 def test_a_success_forgives_all_failures() -> None:
     """Only failures in a row count."""
     budget = StartBudget()
