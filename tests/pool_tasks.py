@@ -46,6 +46,16 @@ def digest(number, block):
     return hashlib.sha256(b"%d" % number + block).hexdigest()
 
 
+def write_token(path, number):
+    """Write a token that says that task `number` has run; one write, so that none is torn."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(fd, b"%7d\n" % number)
+    finally:
+        os.close(fd)
+    return number * number
+
+
 def nap(seconds, value=None):
     time.sleep(seconds)
     return value

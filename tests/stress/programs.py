@@ -179,7 +179,7 @@ class Run:
             if ending in ("shutdown", "cancel", "kill"):
                 known.cancels = known.cancels or ending == "cancel"
                 pool.shutdown(cancel_futures=ending == "cancel")
-                self.check_closed(known)
+                self.check_closed(known, pool)
             elif ending == "no wait":
                 pool.shutdown(wait=False)
         if ending == "drop":
@@ -188,18 +188,18 @@ class Run:
             self.kept.clear()
             gc.collect()
 
-    def check_closed(self, known: Known) -> None:
+    def check_closed(self, known: Known, pool: Pool) -> None:
         """A pool whose shutdown has waited has nothing open."""
         for future in [f for f in list(self.futures.values()) if f.owner is known]:
             if not future.future.done():
                 self.wrong(f"a {future.kind} task has no outcome after shutdown")
-        numbers = known.pool.statistics()
+        numbers = pool.statistics()
         if (numbers.workers, numbers.queued, numbers.held) != (0, 0, 0):
             self.wrong(f"something is left after shutdown: {numbers}")
         if not known.interrupted and numbers.submitted != numbers.completed + numbers.failed + numbers.cancelled:
             self.wrong(f"outcomes are miscounted: {numbers}")
         with suppress(*_REFUSED):
-            known.pool.submit(tasks.square, 1)
+            pool.submit(tasks.square, 1)
             self.wrong("a pool took a task after its shutdown")
 
     def do_pool(self, number: int, settings: dict[str, Any]) -> None:
@@ -396,7 +396,7 @@ class Run:
         known.cancels = known.cancels or cancel
         pool.shutdown(wait, cancel_futures=cancel)
         if wait:
-            self.check_closed(known)
+            self.check_closed(known, pool)
 
     def do_kill_workers(self, number: int) -> None:
         known, pool = self.pool(number)
