@@ -136,6 +136,17 @@ class Run:
     def run(self, program: list[list[Any]]) -> None:
         """Do the steps, each in its thread; the last one says how it ends."""
         *steps, (_, _, ending) = program
+        try:
+            self.do_steps(steps)
+        finally:  # a callback of a task's may have raised SystemExit here
+            for _, orders in self.threads.values():
+                orders.put(None)
+        if ending not in ("exit", "drop"):
+            for thread, _ in self.threads.values():
+                thread.join()
+        self.end(ending)
+
+    def do_steps(self, steps: list[list[Any]]) -> None:
         for actor, name, *arguments in steps:
             if actor == 0:
                 self.step(name, arguments)
@@ -146,12 +157,6 @@ class Run:
                 thread.start()
                 self.threads[actor] = thread, orders
             self.threads[actor][1].put([name, *arguments])
-        for _, orders in self.threads.values():
-            orders.put(None)
-        if ending not in ("exit", "drop"):
-            for thread, _ in self.threads.values():
-                thread.join()
-        self.end(ending)
 
     def obey(self, orders: "queue.SimpleQueue[list[Any] | None]") -> None:
         while (order := orders.get()) is not None:
@@ -650,7 +655,7 @@ def main(read_line: Callable[[], str], patience: float) -> None:
         if answer is None:
             return
         if answer["hung"]:
-            patience = min(patience, 8.0)  # a smaller program that hangs need not be waited for as long
+            patience = min(patience, 15.0)  # a smaller program that hangs need not be waited for as long
         print(json.dumps(answer), flush=True)
 
 

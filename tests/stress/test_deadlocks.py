@@ -116,7 +116,7 @@ class Hunt(RuleBasedStateMachine):
         self.step(actor, "submit", pool, key, kind, nowait, action)
         return key
 
-    @rule(target=futures, actor=actors, pool=pools, count=st.integers(1, 200))
+    @rule(target=futures, actor=actors, pool=pools, count=st.integers(1, 80))
     def burst(self, actor: int, pool: int, count: int) -> int:
         """Hand in many tasks in a row."""
         key = self.number()
