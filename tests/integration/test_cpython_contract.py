@@ -233,3 +233,33 @@ def test_the_reasons_are_about_tests_that_exist() -> None:
     """The lists above name tests of this interpreter or of another one, never a typo twice."""
     names = {f"{cls.__name__}.{name}" for body in _bodies() for cls in body.__mro__ for name in dir(body)}
     assert len([key for key in (*NOT_APPLICABLE, *NOT_SANDBOXED) if key in names]) > 10
+
+
+@pytest.mark.parametrize("ending", ["with", "del", "shutdown", "shutdown without waiting"])
+@pytest.mark.parametrize("pool", [TrustedPool, SandboxedPool])
+def test_how_an_executor_ends(pool: Any, ending: str) -> None:
+    """test_shutdown.ProcessPoolShutdownTest without the private process table: results are whole, nothing is left."""
+    executor = pool(5)
+    results = executor.map(abs, range(-5, 5))
+    supervisor = executor._supervisor
+    if ending == "with":
+        with executor:
+            pass
+    elif ending == "del":
+        del executor
+    else:
+        executor.shutdown(wait=ending == "shutdown")
+    assert list(results) == [abs(n) for n in range(-5, 5)]
+    del results
+    supervisor.thread.join(30)
+    assert not supervisor.thread.is_alive()
+    assert not supervisor.statistics().workers
+
+
+def test_how_many_of_cpythons_tests_run() -> None:
+    """Nearly all: what is left out is about ProcessPoolExecutor's innards, or needs pickles from a worker."""
+    cases = {pool: _cases(pool, {}) for pool in (TrustedPool, SandboxedPool)}
+    ran = {pool: sum(not case.marks for case in found) for pool, found in cases.items()}
+    assert ran[TrustedPool] >= 45
+    assert len(cases[TrustedPool]) - ran[TrustedPool] <= len(NOT_APPLICABLE)
+    assert len(cases[SandboxedPool]) - ran[SandboxedPool] <= len(NOT_APPLICABLE) + len(NOT_SANDBOXED)
