@@ -305,6 +305,31 @@ def test_a_pool_may_be_used_in_a_callback(pool: Pool) -> None:
     assert second[0].result() == 25
 
 
+def test_a_callback_cannot_wait_for_its_own_pool() -> None:
+    """It runs in the thread that hears the workers: a wait without an end is an error there, not a deadlock."""
+    with Pool(1, profile="trusted") as pool:
+        first, _, last = (pool.submit(tasks.nap, seconds, "done") for seconds in (0.1, 0.1, 0.0))
+        seen: list[object] = []
+        told = threading.Event()
+
+        def wait(_: object) -> None:
+            try:
+                seen.append(last.result())
+            except RuntimeError as error:
+                seen.append(error)
+            try:
+                seen.append(list(pool.map(tasks.square, range(3))))
+            except RuntimeError as error:
+                seen.append(error)
+            told.set()
+
+        first.add_done_callback(wait)
+        assert told.wait(30)
+        assert last.result(30) == "done"
+    assert [type(thing) for thing in seen] == [RuntimeError, RuntimeError]
+    assert "callback" in str(seen[0])
+
+
 def test_a_callback_that_raises_costs_nobody_else(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     """What a callback raises, SystemExit included, stays out of the supervisor."""
 

@@ -292,7 +292,16 @@ class Supervisor:
         """Wait for a running task's answer in this thread, if nothing else is going on in its worker; else return.
 
         Saves the way through the I/O thread, half of a short call's time. `deadline` is a time of time.monotonic.
+        Raises RuntimeError in the I/O thread, where a wait without an end would have none.
         """
+        self._read_for(task, deadline)
+        if deadline is None and threading.get_ident() == self.thread.ident and task.future._owner is not None:
+            raise RuntimeError(
+                "a future's callback runs in the thread that hears the pool's workers: it cannot wait for one of "
+                "their tasks; add a callback to that one, or wait in another thread"
+            )
+
+    def _read_for(self, task: Task, deadline: float | None) -> None:
         handle = task.handle
         if handle is None:
             return
