@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Nursing", "Zygote"]
 
+# Limits on what a task does, step by step.
+_COUNTED = ("instructions", "fs_ops")
+
 # Seconds a zygote may take to read a message. It does nothing else, but a loaded machine may keep it from running.
 _PATIENCE = 10.0
 
@@ -123,8 +126,8 @@ class Zygote:
         Raises OSError, ChannelClosed.
         """
         self.settle()
+        policy = config.policy
         if config.cgroup is not None and config.plan.cgroup is not None:
-            policy = config.policy
             # Of processes that end and that nobody waits for, only their group knows what they used.
             apart = policy.limits.cpu is not None and policy.capabilities.has("process:exec")
             self.group = PoolGroup(config.cgroup, config.plan.cgroup, apart=apart)
@@ -134,6 +137,9 @@ class Zygote:
         self.proof = Proof(config.plan, config.policy.capabilities, plan, thorough=thorough)
         settings = {
             "preload": list(config.preload),
+            # Whether its first workers shall have all modules: where something went by value already, or where what an
+            # import does is counted as a task's doing.
+            "whole": "dill" in sys.modules or any(getattr(policy.limits, name) is not None for name in _COUNTED),
             "prefix": sys.prefix,
             "cgroup": None if self.group is None else self.group.path,
             "attempts": self.proof.attempts(),

@@ -20,7 +20,7 @@ from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
 from ringfence.sandbox import enforce, features
-from ringfence.worker import failure
+from ringfence.worker import failure, later
 from ringfence.worker import main as worker
 from ringfence.worker.kit import Kit
 from ringfence.worker.selftest import Trials
@@ -29,6 +29,9 @@ __all__ = ["main"]
 
 # Stands for the worker that tries the sandbox, where others have a number.
 _TRYING: Final = -1
+# Seconds without anything to do after which there is time for what was put off: longer than the supervisor takes to ask
+# for its first workers.
+_LULL: Final = 0.01
 
 
 def main(fd: int) -> None:
@@ -40,10 +43,11 @@ def main(fd: int) -> None:
     group = None
     try:
         channel.send(codec.pack([m.HELLO, m.PROTOCOL_VERSION, os.getpid()]))
-        # While the supervisor makes its plan. What dill pickled needs it, and importing it opens /dev/null for writing,
-        # which no worker may.
-        import_module("dill")
         _, plan, settings = codec.unpack(channel.recv())
+        if settings["whole"]:
+            later.import_dill()
+        else:
+            later.put_off()
         features.end_answering()
         for stdin in channel.take_fds():
             os.dup2(stdin, 0)
@@ -95,12 +99,16 @@ def _configure(channel: Channel, codec: Codec, plan: bytes, settings: dict[str, 
     except BaseException as error:  # noqa: BLE001  # the supervisor is told, whatever it is; no worker is started
         channel.send(codec.pack([m.FAILED, -1, failure.record(error, codec, kind="start")]))
         return None
-    # What lives now lives in every worker: keep the collector from touching, and so copying, those pages.
-    gc.collect()
-    gc.freeze()
+    _freeze()
     gc.disable()
     channel.send(codec.pack([m.CONFIGURED]))
     return kit
+
+
+def _freeze() -> None:
+    """What lives now lives in every worker: keep the collector from touching, and so copying, those pages."""
+    gc.collect()
+    gc.freeze()
 
 
 class _Zygote:
@@ -118,15 +126,16 @@ class _Zygote:
         # The self-test, and the child that is at it now.
         self._trials = trials
         self._trying = -1
+        self._incomplete = later.is_missing()
 
     def loop(self) -> None:
         try:
             # Beside the first workers: they wait for what comes of it, locked in, not for each other.
             self._try_next()
             while True:
-                events = self._poller.poll(None if self._trying < 0 else self._trials.time_left())
+                events = self._poller.poll(self._time_left())
                 if not events:
-                    signal.pidfd_send_signal(self._trying, signal.SIGKILL)  # late
+                    self._time_is_up()
                 for fd, _ in events:
                     if fd in self._children:
                         self._reap(fd)
@@ -134,6 +143,23 @@ class _Zygote:
                         return
         finally:
             self._end()
+
+    def _time_left(self) -> float | None:
+        """Return how many seconds may pass without an event."""
+        if self._trying >= 0:
+            return self._trials.time_left()
+        return _LULL if self._incomplete else None
+
+    def _time_is_up(self) -> None:
+        if self._trying >= 0:
+            signal.pidfd_send_signal(self._trying, signal.SIGKILL)  # late
+            return
+        self._incomplete = False
+        try:
+            later.import_dill()
+        except Exception:  # noqa: BLE001  # no memory, no descriptor: a worker that needs it tries for itself
+            return
+        _freeze()
 
     def _serve(self) -> bool:
         """Handle what the supervisor sent; False when it said RETIRE."""
