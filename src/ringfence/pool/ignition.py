@@ -8,11 +8,13 @@ from ringfence.pool.process import HOLD_BACK, Process, start_interpreter
 
 __all__ = ["Started", "ignite"]
 
+# A zygote collects no garbage: that would take a tenth of its start, and copy what its workers share.
 _SERVE: Final = HOLD_BACK + "from ringfence.worker.zygote import main; main(int(sys.argv[1]))"
-_PROGRAM: Final = f"import sys; sys.path[:] = sys.argv[2:]; {_SERVE}"
+_PROGRAM: Final = f"import gc, sys; gc.disable(); sys.path[:] = sys.argv[2:]; {_SERVE}"
 # First it asks the kernel what it offers, in a child that answers while the zygote goes on importing.
 _ASKING: Final = (
-    "import sys; sys.path[:] = sys.argv[3:]; from ringfence.sandbox.features import answer; answer(int(sys.argv[2])); "
+    "import gc, sys; gc.disable(); sys.path[:] = sys.argv[3:]; "
+    "from ringfence.sandbox.features import answer; answer(int(sys.argv[2])); "
     + _SERVE
 )
 

@@ -156,6 +156,8 @@ def learn(told: bytes) -> Features | None:
 def answer(fd: int) -> None:
     """Probe in a child, which writes what it finds to `fd`; close that and return at once. Raises OSError."""
     global _answering
+    from ringfence.sandbox import _syscalls, namespaces  # noqa: F401  # both need them
+
     _answering = os.fork()
     if _answering:
         os.close(fd)

@@ -99,16 +99,11 @@ def _configure(channel: Channel, codec: Codec, plan: bytes, settings: dict[str, 
     except BaseException as error:  # noqa: BLE001  # the supervisor is told, whatever it is; no worker is started
         channel.send(codec.pack([m.FAILED, -1, failure.record(error, codec, kind="start")]))
         return None
-    _freeze()
+    # What lives now lives in every worker: keep the collector from touching, and so copying, those pages.
+    gc.freeze()
     gc.disable()
     channel.send(codec.pack([m.CONFIGURED]))
     return kit
-
-
-def _freeze() -> None:
-    """What lives now lives in every worker: keep the collector from touching, and so copying, those pages."""
-    gc.collect()
-    gc.freeze()
 
 
 class _Zygote:
@@ -159,7 +154,9 @@ class _Zygote:
             later.import_dill()
         except Exception:  # noqa: BLE001  # no memory, no descriptor: a worker that needs it tries for itself
             return
-        _freeze()
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
     def _serve(self) -> bool:
         """Handle what the supervisor sent; False when it said RETIRE."""
