@@ -177,12 +177,12 @@ def test_the_host_lacks_processes_for_a_moment(
     if whose == "a worker's":
         heard = hearing.Hearing._heard
 
-        def fail_instead(self: Any, handle: Any, message: list[Any], done: Any) -> int:
+        def fail_instead(self: Any, handle: Any, message: list[Any], *others: Any) -> int:
             if message[0] == m.READY and len(failed) < times:
                 failed.append(1)
                 handle.conversation.state = "failed"
                 message = [m.ERROR, -1, lack]
-            return heard(self, handle, message, done)
+            return heard(self, handle, message, *others)
 
         monkeypatch.setattr(hearing.Hearing, "_heard", fail_instead)
     else:
