@@ -24,7 +24,7 @@ def no_writing(event, args):
 
 sys.addaudithook(no_writing)
 opens, finders = (builtins.open, _pyio.open), list(sys.meta_path)
-assert later.is_missing() and "tempfile" not in sys.modules
+assert later.is_missing()
 later.put_off()
 import dill
 assert (builtins.open, _pyio.open) == opens and sys.meta_path[1:] == finders
