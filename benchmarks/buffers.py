@@ -1,4 +1,4 @@
-"""Through the pipe or in a memfd beside it: from which size on is the memfd cheaper?
+"""Through the pipe or in a memfd that the worker keeps: from which size on is the memfd cheaper?
 
 The thresholds LARGE in ringfence.worker.serve (results) and ringfence.pool.transfer (arguments) rest on this.
 """
@@ -13,7 +13,7 @@ from benchmarks.model import Contender, Figure, Measured, Parameters, Row
 
 _SIZES = tuple(kib << 10 for kib in (16, 32, 64, 128, 256, 1024, 4096))
 # The letters of this row's own little protocol; the exchanges are those of ringfence.worker.serve.
-_PIPE, _LEASE, _NEED, _LENT, _SEALED, _STOP = range(6)
+_PIPE, _LEASE, _NEED, _LENT, _FILLED, _STOP = range(6)
 
 
 def _name(size: int) -> str:
@@ -22,8 +22,13 @@ def _name(size: int) -> str:
 
 def _serve(channel: Any, codec: Any) -> None:
     from ringfence.ipc import buffers
+    from ringfence.sandbox.memory import bytes_of
 
     held = {size: bytes(size) for size in _SIZES}
+    channel.accept_fds = True
+    codec.unpack(channel.recv())
+    there, back = (buffers.map_kept(fd, _SIZES[-1], writable=bool(at)) for at, fd in enumerate(channel.take_fds()))
+    channel.accept_fds = False
     while True:
         kind, body = codec.unpack(channel.recv())
         if kind == _STOP:
@@ -32,29 +37,25 @@ def _serve(channel: Any, codec: Any) -> None:
             channel.send(codec.pack([_PIPE, held[body] if type(body) is int else None]))
         elif kind == _LEASE:
             channel.send(codec.pack([_NEED, body]))
-            channel.accept_fds = True
             codec.unpack(channel.recv())
-            [fd] = channel.take_fds()
-            channel.accept_fds = False
-            os.pwrite(fd, held[body], 0)
-            os.close(fd)
+            back[:body] = held[body]
             channel.send(codec.pack([_LENT, body]))
         else:
-            channel.accept_fds = True
             channel.send(codec.pack([_NEED, 0]))
-            codec.unpack(channel.recv())
-            [fd] = channel.take_fds()
-            channel.accept_fds = False
-            # As pickle.loads does with the bytes of an argument.
-            bytes(buffers.map_sealed(fd, os.fstat(fd).st_size))
-            os.close(fd)
+            size = codec.unpack(channel.recv())[1]
+            bytes_of(memoryview(there)[:size])
             channel.send(codec.pack([_LENT, 0]))
 
 
 def _exchanges(channel: Any, codec: Any) -> dict[str, Callable[[int], Any]]:
     from ringfence.ipc import buffers
+    from ringfence.sandbox.memory import bytes_of, copy_into
 
     values = {size: bytes(size) for size in _SIZES}
+    (one, there), (other, back) = (buffers.create_kept(_SIZES[-1], writable=writable) for writable in (False, True))
+    channel.send(codec.pack([_NEED, 0]), [one, other])
+    os.close(one)
+    os.close(other)
 
     def ask(*message: Any) -> Any:
         channel.send(codec.pack(list(message)))
@@ -62,28 +63,19 @@ def _exchanges(channel: Any, codec: Any) -> dict[str, Callable[[int], Any]]:
 
     def result_in_lease(size: int) -> bytes:
         ask(_LEASE, size)
-        fd = buffers.create_lease(size)
-        try:
-            channel.send(codec.pack([_LEASE, size]), [fd])
-            codec.unpack(channel.recv())
-            return buffers.read_lease(fd, size)
-        finally:
-            os.close(fd)
+        ask(_LEASE, size)
+        return bytes_of(memoryview(back)[:size])
 
-    def argument_sealed(size: int) -> None:
-        fd = buffers.create_sealed(values[size])
-        try:
-            ask(_SEALED, 0)
-            channel.send(codec.pack([_SEALED, size]), [fd])
-            codec.unpack(channel.recv())
-        finally:
-            os.close(fd)
+    def argument_filled(size: int) -> None:
+        ask(_FILLED, 0)
+        copy_into(memoryview(there), memoryview(values[size]))
+        ask(_FILLED, size)
 
     return {
         "result pipe": lambda size: ask(_PIPE, size),
         "result memfd": result_in_lease,
         "argument pipe": lambda size: ask(_PIPE, values[size]),
-        "argument memfd": argument_sealed,
+        "argument memfd": argument_filled,
     }
 
 
@@ -119,7 +111,7 @@ def _measure(direction: str, way: str, parameters: Parameters) -> Measured:
 def _row(direction: str, name: str) -> Row:
     return Row(
         name=name,
-        title=f"bytes as {direction}: through the pipe, or in a memfd beside it (as ringfence does from 128 KiB)",
+        title=f"bytes as {direction}: through the pipe, or in a memfd that its worker keeps (ringfence: from 128 KiB)",
         figures=tuple(Figure(str(size), _name(size), "us") for size in _SIZES),
         contenders=(
             Contender("memfd", lambda p: _measure(direction, "memfd", p)),

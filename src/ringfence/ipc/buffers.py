@@ -157,13 +157,11 @@ def create_kept(size: int, *, writable: bool) -> tuple[int, mmap.mmap]:
     """Return a memfd of `size` bytes that stays with one peer, and our own mapping of it.
 
     Its size is fixed, so no access to the mapping ever fails (SIGBUS). Unless it is `writable`, we alone can write to
-    it, through this mapping. A child that our process forks does not inherit the mapping. The caller closes the fd.
-    Raises OSError.
+    it, through this mapping. The caller closes the fd. Raises OSError.
     """
     fd = _create(size)
     try:
         mapping = mmap.mmap(fd, size)
-        mapping.madvise(mmap.MADV_DONTFORK)
         seals = _FIXED_SIZE | fcntl.F_SEAL_SEAL | (0 if writable else _F_SEAL_FUTURE_WRITE)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     except BaseException:

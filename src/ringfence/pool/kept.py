@@ -99,6 +99,5 @@ class Kept:
 
 def _release(capacity: int) -> None:
     global _total, _count
-    with _lock:
-        _total -= capacity
-        _count -= 1
+    with _lock:  # not below zero: a forked child lets go of what it did not make
+        _total, _count = max(0, _total - capacity), max(0, _count - 1)

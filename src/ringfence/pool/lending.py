@@ -57,8 +57,11 @@ class Lending:
         return held
 
     def undelivered(self, handle: WorkerHandle) -> None:
-        """A new memfd did not reach its worker: neither of the two is relied on any more."""
-        self._take_back(handle)
+        """A new memfd did not reach its worker: neither of the two is relied on any more, and the next is a new one.
+
+        It is not told to forget: it may be in the middle of a task, and do so when it has got the next one.
+        """
+        self._drop(handle)
 
     def next_time(self) -> float:
         """Return when there is something to take back (of time.monotonic)."""
@@ -90,16 +93,19 @@ class Lending:
         self._look_at = min(self._look_at, now + IDLE)
 
     def _take_back(self, handle: WorkerHandle) -> None:
+        self._drop(handle)
+        try:
+            handle.send([m.FORGET])
+        except ChannelClosed:
+            pass
+
+    def _drop(self, handle: WorkerHandle) -> None:
         self._used.pop(handle, None)
         if handle.there is not None:
             handle.baseline_rss -= handle.there.capacity
             handle.there.close()
             handle.there = None
         self._drop_back(handle)
-        try:
-            handle.send([m.FORGET])
-        except ChannelClosed:
-            pass
 
     def _drop_back(self, handle: WorkerHandle) -> None:
         held, handle.back = handle.back, None

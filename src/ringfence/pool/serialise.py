@@ -25,7 +25,7 @@ MAX_FUNCTIONS = 4096
 # Bytes of one function with the sources of its modules: a quarter of what one message may hold by default.
 MAX_CODE = 16 * 1024 * 1024
 # From here on a buffer inside an argument travels beside the pickle, uncopied on the worker's side.
-_OUT_OF_BAND = 64 * 1024
+_OUT_OF_BAND = 128 * 1024  # below, the way there and back for the memfd costs more than the copies (measured)
 # Items of a chunk up to which it is worth looking for large ones: chunks with such are small.
 _FEW = 64
 
@@ -159,8 +159,10 @@ def plain_size(args: tuple[Any, ...]) -> int:
             if not -(1 << 63) <= value < 1 << 64:  # what msgpack can hold
                 return -1
             size += 9
-        elif kind is str or kind is bytes:
+        elif kind is str:
             size += 4 * len(value) + 5  # UTF-8 takes up to four bytes a character
+        elif kind is bytes:
+            size += len(value) + 5
         elif kind is float or kind is bool or value is None:
             size += 9
         else:

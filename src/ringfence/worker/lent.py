@@ -36,7 +36,6 @@ class Lent:
         if fd is not None:
             self._back = None
             self._back = buffers.map_kept(fd, message[3], writable=True)
-            self._back.madvise(mmap.MADV_DONTFORK)  # children have no use for it, and would count it twice
         assert self._back is not None
         self._back[: message[2]] = data
 

@@ -252,7 +252,7 @@ def test_a_kept_buffer_cannot_change_its_size(writable: bool) -> None:
 
 
 def test_what_holds_arguments_is_written_by_its_maker_alone() -> None:
-    """Its worker can neither write to it nor map it so; a child of the maker's does not inherit the mapping."""
+    """Its worker can neither write to it nor map it so."""
     fd, mapping = buffers.create_kept(8192, writable=False)
     with pytest.raises(PermissionError):
         os.pwrite(fd, b"x", 0)
