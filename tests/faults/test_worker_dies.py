@@ -174,10 +174,10 @@ def test_while_it_waits_for_its_arguments(monkeypatch: pytest.MonkeyPatch, once:
     """A worker that dies before its large arguments reach it costs its task; no fd stays open."""
     original = answers.Answers.send_arguments
 
-    def kill_then_send(self: Any, handle: Any) -> None:
+    def kill_then_send(self: Any, handle: Any, *rest: Any) -> None:
         if once():
             kill(handle)
-        original(self, handle)
+        original(self, handle, *rest)
 
     monkeypatch.setattr(answers.Answers, "send_arguments", kill_then_send)
     data = bytes(1 << 20)
