@@ -238,6 +238,8 @@ class Answers:
 
     def _bring(self, handle: WorkerHandle, message: list[Any], fds: Sequence[int]) -> None:
         """Send a task what it asked for, or that there is none."""
+        if handle.channel.closed:
+            return  # it was buried while its arguments were copied; nobody would close what is queued now
         try:
             handle.send(message, fds)
         except ChannelClosed:

@@ -119,3 +119,15 @@ def test_what_a_worker_waits_for_leaves_as_soon_as_there_is_room(
     peer.hearing.hear(peer.handle, [])
     assert CODEC.unpack(peer.read()[4:])[:2] == [answer, 1]
     assert not peer.events(), "with nothing left to send, there is nothing to be woken for"
+
+
+def test_arguments_that_come_too_late_leave_nothing_open(peer: Peer) -> None:
+    """Their worker may be buried while they are copied: the descriptor that was for it is closed all the same."""
+    peer.say(m.NEED_BUFFER, 1)
+    done: list[Any] = []
+    peer.hearing.hear(peer.handle, done)
+    peer.handle.close()
+    before = len(os.listdir("/proc/self/fd"))
+    for each in done:
+        each.run()
+    assert len(os.listdir("/proc/self/fd")) == before
