@@ -28,6 +28,9 @@ def _arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(names)):
         parser.error(f"no such row: {', '.join(unknown)} (there are {', '.join(names)})")
+    for page in options.write:
+        if not os.access(page, os.W_OK):
+            parser.error(f"there is no page {page} to write to")
     for name in ("rounds", "lazy_items"):
         if (value := getattr(options, name)) is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")

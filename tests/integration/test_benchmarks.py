@@ -60,7 +60,7 @@ def test_one_row_by_name() -> None:
     assert [head.split(":")[0] for head in heads] == [f"{number} mixed"]
 
 
-@pytest.mark.parametrize("arguments", [["nothing-of-the-kind"], ["--rounds", "0"]])
+@pytest.mark.parametrize("arguments", [["nothing-of-the-kind"], ["--rounds", "0"], ["--write", "no/such/page.md"]])
 def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
     """What makes no sense is refused with a sentence, before anything is measured."""
     done = _run(*arguments)
