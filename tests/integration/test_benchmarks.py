@@ -15,22 +15,23 @@ ROWS = (
 )  # fmt: skip
 
 
-def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def _run(*arguments: str, timeout: float = 100) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "benchmarks", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=timeout,
         check=False,
     )
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(900)  # each row's contenders, on a busy machine
 def test_quick_run_measures_every_row(tmp_path: Path) -> None:
     """A quick run prints a block for each row within 118 columns, and writes a record for each of its figures."""
     file = tmp_path / "records.json"
-    done = _run("--quick", "--json", str(file))
+    done = _run("--quick", "--json", str(file), timeout=800)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     lines = done.stdout.splitlines()
