@@ -1,8 +1,10 @@
 """The control group of one pool: everything it starts is in it, and is killed and removed with it."""
 
+import os
+from collections.abc import Callable
 
 from ringfence.records import replace
-from ringfence.sandbox.cgroups import CgroupLimits, CgroupTree, remove_abandoned
+from ringfence.sandbox.cgroups import CgroupLimits, CgroupTree, own_name, remove_abandoned
 
 __all__ = ["PoolGroup"]
 
@@ -10,16 +12,26 @@ __all__ = ["PoolGroup"]
 _SLACK = 32 * 1024 * 1024
 
 
+def _tell_nobody(path: str) -> None:
+    """Keep it to ourselves."""
+
+
 class PoolGroup:
     """One cgroup tree: the zygote in a leaf, and each worker in its own where controllers are delegated."""
 
-    def __init__(self, parent: str, limits: CgroupLimits, *, apart: bool = False) -> None:
+    def __init__(
+        self, parent: str, limits: CgroupLimits, *, apart: bool = False,
+        announce: Callable[[str], object] = _tell_nobody,
+    ) -> None:  # fmt: skip
         """Make the tree below the group `parent`, removing those of dead supervisors. Raises OSError.
 
-        `apart`: each worker gets a group of its own whatever the controllers are, for its clock.
+        `apart`: each worker gets a group of its own whatever the controllers are, for its clock. `announce` is called
+        with the tree's folder before there is one: should we be killed then, somebody knows of it.
         """
         remove_abandoned(parent)
-        self._tree = CgroupTree(parent)
+        name = own_name()
+        announce(os.path.join(parent, name))
+        self._tree = CgroupTree(parent, name)
         self._limits = limits
         # One that is to be paused needs a group whatever the controllers are, too.
         self._apart = apart or limits.cpu is not None

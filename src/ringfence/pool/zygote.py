@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
 from ringfence.ipc import messages as m
@@ -130,7 +131,9 @@ class Zygote:
         if config.cgroup is not None and config.plan.cgroup is not None:
             # Of processes that end and that nobody waits for, only their group knows what they used.
             apart = policy.limits.cpu is not None and policy.capabilities.has("process:exec")
-            self.group = PoolGroup(config.cgroup, config.plan.cgroup, apart=apart)
+            self.group = PoolGroup(
+                config.cgroup, config.plan.cgroup, apart=apart, announce=lambda path: self.send([m.GROUP, path])
+            )
             # Before it is told what to do, and so before it starts anything itself.
             self.group.adopt(self.pid)
         plan = pickle.dumps(config.plan)
@@ -141,7 +144,6 @@ class Zygote:
             # import does is counted as a task's doing.
             "whole": "dill" in sys.modules or any(getattr(policy.limits, name) is not None for name in _COUNTED),
             "prefix": sys.prefix,
-            "cgroup": None if self.group is None else self.group.path,
             "attempts": self.proof.attempts(),
             "terms": terms,
         }
@@ -186,25 +188,26 @@ class Zygote:
 
     def end(self) -> None:
         """Kill it if it still lives, reap it, close the channel. Its workers die with it."""
-        self.channel.close()
-        self._drop_features()
-        if self._process is None and self._birth is not None:
-            from ringfence.pool.nursery import NurseryLost
+        with ExitStack() as last:  # each of them, whatever the others raise
+            if self.group is not None:
+                last.callback(self.group.close)
+            if self._birth is not None:
+                last.callback(self._birth.release)
+            self.channel.close()
+            self._drop_features()
+            if self._process is None and self._birth is not None:
+                from ringfence.pool.nursery import NurseryLost
 
-            try:
-                self._process = self._born()
-            except NurseryLost:
-                pass  # and what may have been born has just lost its channel
-        if self._process is not None:
-            try:
-                self._process.wait(timeout=2.0)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        if self._birth is not None:
-            self._birth.release()
-        if self.group is not None:
-            self.group.close()
+                try:
+                    self._process = self._born()
+                except NurseryLost:
+                    pass  # and what may have been born has just lost its channel
+            if self._process is not None:
+                try:
+                    self._process.wait(timeout=2.0)
+                except (subprocess.TimeoutExpired, OSError):
+                    self._process.kill()
+                    self._process.wait()
 
     def abandon(self) -> None:
         """Kill it, and clean up after it."""

@@ -4,7 +4,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, final
 
 from ringfence.records import dataclass, field
@@ -82,13 +82,13 @@ class Timings:
         self._last = now
 
 
-def prepare(plan: Plan) -> Prepared:
+def prepare(plan: Plan, farewell: Callable[[], None] | None = None) -> Prepared:
     """Do once what all workers share: namespaces, the private root, the rule-set, the program.
 
     Call it in a process with a single thread, after everything workers need has been imported: from here on
     only granted paths exist. Started without root, where pid namespaces
     are to be had, the caller continues in a child process: the process that called waits for it and ends as
-    it ends, keeping nothing open.
+    it ends, keeping nothing open; before its end it calls `farewell`.
 
     Raises:
         EnforcementError: a planned step failed. The process must not be used any further.
@@ -98,7 +98,7 @@ def prepare(plan: Plan) -> Prepared:
     if spaces is not None:
         shared = plan.privileges is not None and plan.privileges.shared_uid
         uid = worker_uid(plan.privileges, os.getpid()) if shared and plan.privileges is not None else None
-        enter_shared(spaces, plan.grants, _known(proc), uid)
+        enter_shared(spaces, plan.grants, _known(proc), uid, farewell)
     if plan.descriptors is not None:
         # Not before: under the workers' umask the folders of the private root would be closed to them.
         empty_environment(plan.descriptors)

@@ -7,6 +7,7 @@ namespace of its own.
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Final, final
 
 from ringfence.records import dataclass
@@ -90,14 +91,17 @@ def write_id_maps(uid: int, gid: int, proc: int) -> None:
             os.close(fd)
 
 
-def enter_shared(plan: NamespacePlan, grants: tuple[PathGrant, ...], proc: int, worker: int | None) -> None:
+def enter_shared(
+    plan: NamespacePlan, grants: tuple[PathGrant, ...], proc: int, worker: int | None,
+    farewell: Callable[[], None] | None = None,
+) -> None:  # fmt: skip
     """Enter the namespaces that all workers of this process share, the private root included.
 
     `worker` is the uid of all workers, for whom the owners of the plan's mapped paths stand in; None without such.
 
     With ``plan.user`` and a pid namespace the caller continues in a child process, pid 1 of a namespace that
     its own user namespace owns: only there may it make one for each worker and come back. What is left of the
-    caller waits, and ends as the child ends.
+    caller waits, calls `farewell`, and ends as the child ends.
     """
     from ringfence.sandbox import _syscalls
 
@@ -110,7 +114,7 @@ def enter_shared(plan: NamespacePlan, grants: tuple[PathGrant, ...], proc: int, 
             write_id_maps(uid, gid, proc)
             if plan.own_pids:
                 step = "start the first process of a pid namespace"
-                fork_as_init()
+                fork_as_init(farewell)
         step = f"enter the namespaces {', '.join(plan.kinds)}"
         _syscalls.unshare(shared)
         if "uts" in plan.kinds:
@@ -122,8 +126,11 @@ def enter_shared(plan: NamespacePlan, grants: tuple[PathGrant, ...], proc: int, 
         build_private_root(plan, grants, SCRATCH if plan.scratch else None, (worker, proc))
 
 
-def fork_as_init() -> None:
-    """Continue in a child that dies with this process; this process waits and ends as the child ends."""
+def fork_as_init(farewell: Callable[[], None] | None = None) -> None:
+    """Continue in a child that dies with this process; this process waits, and after `farewell` ends as the child ends.
+
+    `farewell` finds no descriptor open, and must not raise.
+    """
     from ringfence.sandbox import _syscalls
 
     parent = os.pidfd_open(os.getpid())
@@ -139,6 +146,8 @@ def fork_as_init() -> None:
     # A Ctrl-C reaches the whole foreground group; the child decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, status = os.waitpid(child, 0)
+    if farewell is not None:
+        farewell()
     if os.WIFSIGNALED(status):
         signal.signal(os.WTERMSIG(status), signal.SIG_DFL) if os.WTERMSIG(status) not in (9, 19) else None
         os.kill(os.getpid(), os.WTERMSIG(status))

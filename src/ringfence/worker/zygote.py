@@ -12,6 +12,8 @@ import pickle
 import select
 import signal
 import sys
+import time
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final
 
@@ -27,6 +29,8 @@ from ringfence.worker.selftest import Trials
 
 __all__ = ["main"]
 
+# Seconds that those in the pool's group may take to end once they were killed.
+_LEAVING: Final = 0.9
 # Stands for the worker that tries the sandbox, where others have a number.
 _TRYING: Final = -1
 # Seconds without anything to do after which there is time for what was put off: longer than the supervisor takes to ask
@@ -42,8 +46,14 @@ def main(fd: int) -> None:
     codec = Codec()
     group = None
     try:
-        channel.send(codec.pack([m.HELLO, m.PROTOCOL_VERSION, os.getpid()]))
-        _, plan, settings = codec.unpack(channel.recv())
+        alone = not _greet(channel, codec)
+        message = codec.unpack(channel.recv())
+        if message[0] == m.GROUP:
+            group = _Group(message[1])
+            message = [] if alone else codec.unpack(channel.recv())
+        if alone:
+            return
+        _, plan, settings = message
         if settings["whole"]:
             later.import_dill()
         else:
@@ -52,9 +62,7 @@ def main(fd: int) -> None:
         for stdin in channel.take_fds():
             os.dup2(stdin, 0)
             os.close(stdin)
-        if settings["cgroup"] is not None:
-            group = _Group(settings["cgroup"])
-        kit = _configure(channel, codec, plan, settings)
+        kit = _configure(channel, codec, plan, settings, farewell=None if group is None else group.farewell)
         if kit is not None:
             _Zygote(channel, codec, kit, Trials(kit.prepared, codec, settings["attempts"])).loop()
     except ChannelClosed:
@@ -64,33 +72,72 @@ def main(fd: int) -> None:
             group.remove()
 
 
+def _greet(channel: Channel, codec: Codec) -> bool:
+    """Say HELLO; False when nobody is there any more. What has been sent before can still be read."""
+    try:
+        channel.send(codec.pack([m.HELLO, m.PROTOCOL_VERSION, os.getpid()]))
+    except ChannelClosed:
+        return False
+    return True
+
+
 class _Group:
     """The pool's control group, held by its parent's folder: the private root to come does not show it."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
         parent, self._name = os.path.split(path)
         self._parent = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._pid = os.getpid()
+
+    def farewell(self) -> None:
+        """Do as `remove` in the process that was the zygote, waited for it, and has closed everything meanwhile."""
+        _Group(self._path).remove()
 
     def remove(self) -> None:
-        """Leave the group and remove it, as far as that goes: the supervisor, if it lives, does the same."""
+        """Leave the group and remove it, as far as that goes: the supervisor, if it lives, does the same.
+
+        Where somebody waits for this process, in the group as well, it is theirs to do: `farewell`.
+        """
+        if os.getpid() != self._pid:
+            return
+        deadline = time.monotonic() + _LEAVING
+        while True:
+            try:
+                self._remove()
+                return
+            except OSError as error:
+                # Busy: what was in it has been killed, and has not ended.
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    return  # the next supervisor on this host removes what is left
+            time.sleep(0.002)
+
+    def _remove(self) -> None:
+        self._write(self._parent, "cgroup.procs", b"0")  # 0: the writing process itself
+        group = os.open(self._name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._parent)
         try:
-            procs = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._parent)
-            os.write(procs, b"0")  # 0: the writing process itself
-            group = os.open(self._name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._parent)
-            kill = os.open("cgroup.kill", os.O_WRONLY | os.O_CLOEXEC, dir_fd=group)
-            os.write(kill, b"1")
+            self._write(group, "cgroup.kill", b"1")
             for entry in os.listdir(group):
                 if entry == "zygote" or entry.startswith("worker-"):
                     os.rmdir(entry, dir_fd=group)
-            os.rmdir(self._name, dir_fd=self._parent)
-        except OSError:
-            pass  # the next supervisor on this host removes what is left
+        finally:
+            os.close(group)
+        os.rmdir(self._name, dir_fd=self._parent)
+
+    def _write(self, folder: int, name: str, text: bytes) -> None:
+        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            os.write(fd, text)
+        finally:
+            os.close(fd)
 
 
-def _configure(channel: Channel, codec: Codec, plan: bytes, settings: dict[str, Any]) -> Kit | None:
+def _configure(
+    channel: Channel, codec: Codec, plan: bytes, settings: dict[str, Any], farewell: Callable[[], None] | None
+) -> Kit | None:
     """Carry out the plan's first half, and make ready what workers get; on failure say why and return None."""
     try:
-        prepared = enforce.prepare(pickle.loads(plan))
+        prepared = enforce.prepare(pickle.loads(plan), farewell)
         for name in settings["preload"]:
             import_module(name)
         sys.prefix, sys.exec_prefix = settings["prefix"], settings["prefix"]
