@@ -1,12 +1,15 @@
 """What befalls the supervisor: it is killed, or it runs out of file descriptors."""
 
+import errno
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pool_tasks as tasks
 import pytest
@@ -134,3 +137,32 @@ def test_file_descriptors_run_out_under_way() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert pool.submit(len, bytes(1 << 20)).result(30) == 1 << 20
         assert pool.submit(bytes, 1 << 20).result(30) == bytes(1 << 20)
+
+
+@pytest.mark.parametrize("where", ["in the thread that waits", "in the I/O thread"])
+def test_what_was_heard_before_a_failure_is_delivered(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """A call of the kernel fails just after an answer has been read: its task has that outcome all the same."""
+    with Pool(1) as pool:
+        pool.submit(tasks.square, 1).result(30)
+        supervisor = pool._supervisor
+
+        def failing(plain: Callable[..., object]) -> Callable[..., object]:
+            def call(*arguments: Any) -> object:
+                plain(*arguments)
+                if arguments[-1]:
+                    raise OSError(errno.ENOMEM, "injected")
+                return None
+
+            return call
+
+        if where == "in the I/O thread":
+            monkeypatch.setattr(supervisor._crew, "look", failing(supervisor._crew.look))
+            future = pool.submit(tasks.nap, 0.2, 7)
+            wait_until(future.done)
+        else:
+            monkeypatch.setattr(supervisor, "_stop_watching", failing(supervisor._stop_watching))
+            future = pool.submit(tasks.nap, 0.2, 7)
+            with pytest.raises(OSError, match="injected"):
+                future.result(30)
+        assert future.result(30) == 7
+    assert supervisor.thread.is_alive() is False

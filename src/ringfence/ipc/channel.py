@@ -100,7 +100,11 @@ class Channel:
         # Whatever the program's socket.setdefaulttimeout() says.
         # Never O_NONBLOCK: what must not wait says so call by call, and wait_readable() waits in a read, which the
         # kernel wakes sooner than a poll().
-        self._socket.setblocking(True)
+        try:
+            self._socket.setblocking(True)
+        except BaseException:
+            self._socket.detach()  # the fd is the caller's still
+            raise
         self._flags = 0 if blocking else socket.MSG_DONTWAIT
         self._poll: select.poll | None = None  # made for the first look()
 
@@ -495,4 +499,11 @@ def pipe_fds() -> tuple[int, int]:
 def pipe(limits: WireLimits = DEFAULT_LIMITS, *, accept_fds: bool = False) -> tuple[Channel, Channel]:
     """Return the two ends of a new pipe as non-blocking channels."""
     near, far = pipe_fds()
-    return Channel(near, limits, accept_fds=accept_fds), Channel(far, limits, accept_fds=accept_fds)
+    first = None
+    try:
+        first = Channel(near, limits, accept_fds=accept_fds)
+        return first, Channel(far, limits, accept_fds=accept_fds)
+    except BaseException:
+        os.close(near) if first is None else first.close()
+        os.close(far)
+        raise

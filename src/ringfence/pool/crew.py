@@ -149,10 +149,10 @@ class Crew:
             zygote = Zygote(inherit=not self._config.capture)
         try:
             zygote.configure(self._config, self.answers.terms)
+            self._watch(zygote.channel.fileno(), self._hear_zygote)
         except BaseException:
             zygote.abandon()
             raise
-        self._watch(zygote.channel.fileno(), self._hear_zygote)
         self._zygote = zygote
 
     def _start_worker(self, zygote: Zygote) -> None:
@@ -162,9 +162,13 @@ class Crew:
         self._starting.add(number)
         self._counters.started += 1
         self.be_late(handle, _START_GRACE)
-        self._watch(handle.channel.fileno(), functools.partial(self._hearing.hear, handle))
-        for stream in handle.streams():
-            self._watch(stream.fd, functools.partial(self._hear_output, handle, stream))
+        try:
+            self._watch(handle.channel.fileno(), functools.partial(self._hearing.hear, handle))
+            for stream in handle.streams():
+                self._watch(stream.fd, functools.partial(self._hear_output, handle, stream))
+        except OSError as error:
+            handle.kill(error)  # as soon as the zygote says which it is
+            raise
 
     def _watch(self, fd: int, handler: Callable[[_Done], None]) -> None:
         self._poller.register(fd, select.EPOLLIN)
@@ -172,7 +176,10 @@ class Crew:
 
     def _unwatch(self, fd: int) -> None:
         if self.handlers.pop(fd, None) is not None:
-            self._poller.unregister(fd)
+            try:
+                self._poller.unregister(fd)
+            except OSError:
+                pass  # closing it, which is next, does the same
 
     def _start_failed(self, error: BaseException, done: _Done, *, killed: bool = False) -> None:
         """A start came to nothing, `killed` by somebody else or by what it met: try again in a while, or never."""

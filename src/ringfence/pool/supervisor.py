@@ -59,7 +59,6 @@ class Supervisor:
         self._space = threading.Condition(self._lock)
         self._poller = select.epoll()
         self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poller.register(self._waker, select.EPOLLIN)
         self._interest = Interest(self._poller)
         # Whether a worker may be left unheard while a thread is expected to wait for it: not where others wait as well.
         self._direct = (
@@ -79,6 +78,7 @@ class Supervisor:
             most_busy=config.max_workers,
         )
         try:
+            self._poller.register(self._waker, select.EPOLLIN)
             self._network = Network.of(config, self._wake)
         except BaseException:
             self._poller.close()  # now: an error's traceback may keep us for a while
@@ -318,7 +318,11 @@ class Supervisor:
                     self._interest.unheard = None
                 else:
                     self._interest.listen(handle)
+            except OSError:  # no memory in the kernel: the I/O thread goes on hearing it
+                handle.watched = False
+                return
             except BaseException:
+                handle.watched = False
                 self._cut_short()
                 raise
         try:
@@ -505,14 +509,16 @@ class Supervisor:
         deliver(done)
 
     def _main(self) -> None:
+        done: list[Delivery | Printed] = []
         try:
-            while self._turn():
+            while self._turn(done):
                 pass
         except BaseException as error:  # noqa: BLE001
             # A defect of ours must leave nobody waiting for ever.
             _log.exception("the supervisor failed")
             self._fail(BrokenPool(f"the supervisor failed: {type(error).__name__}: {error}"))
         finally:
+            deliver(done)
             try:
                 for thread in self._readers:
                     thread.join()
@@ -520,9 +526,11 @@ class Supervisor:
             finally:
                 self._ended.set()
 
-    def _turn(self) -> bool:
-        """Start what is missing, wait for something to happen, handle it; False when all is done."""
-        done: list[Delivery | Printed] = []
+    def _turn(self, done: list[Delivery | Printed]) -> bool:
+        """Start what is missing, wait for something to happen, handle it; False when all is done.
+
+        `done`, empty before and after, holds the outcomes that nobody else knows of meanwhile.
+        """
         if self._interrupted:
             self._fail(BrokenPool("the pool was interrupted in the middle of a change; make a new one"))
             return False
@@ -574,18 +582,20 @@ class Supervisor:
 
     def _fail(self, error: BrokenPool) -> None:
         done: list[Delivery | Printed] = []
-        with self._lock:
-            self._closing = self._refuses = True
-            self._backlog.absorb()
-            self._crew.break_down(error, done)
-            self._crew.abandon(done)
-            # What was cut short may have had a task in its hands, out of one line and not yet in the next.
-            for task in [thing for thing in gc.get_objects() if type(thing) is Task]:
-                owner = task.future._owner
-                if owner is not None and owner[0] is self:
-                    self._crew.answers.fail(task, error, done)
-            self._space.notify_all()
-        deliver(done)
+        try:
+            with self._lock:
+                self._closing = self._refuses = True
+                self._backlog.absorb()
+                self._crew.break_down(error, done)
+                self._crew.abandon(done)
+                # What was cut short may have had a task in its hands, out of one line and not yet in the next.
+                for task in [thing for thing in gc.get_objects() if type(thing) is Task]:
+                    owner = task.future._owner
+                    if owner is not None and owner[0] is self:
+                        self._crew.answers.fail(task, error, done)
+                self._space.notify_all()
+        finally:
+            deliver(done)
 
     def _release(self) -> None:
         if self._network is not None:
