@@ -1,0 +1,213 @@
+"""One pool's life, run again and again with one system call failing: a program of its own, which prints JSON lines.
+
+Usage: python failing_calls.py count | sweep ROLES ERRNOS|turns [PART/PARTS] | sample SEED NUMBER
+       | one ROLE CALL AT ERRNO; with --nursery, zygotes come from a nursery.
+"""
+
+import errno
+import faulthandler
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pool_tasks as tasks
+from injection import Ended, Fault, begin, end, run
+
+from ringfence import Pool, RingfenceError
+from ringfence.pool import nursery, proof
+
+ERRORS = (errno.ENOMEM, errno.EMFILE, errno.EAGAIN, errno.EINTR)
+SECONDS = 30.0
+_ROLES = ("supervisor", "launch", "nursery", "waiter", "zygote", "worker")
+# What a caller may be told: the kernel's answer, or ours.
+_CLEAR = (OSError, MemoryError, RuntimeError, RingfenceError)
+
+
+def _state() -> dict[str, Any]:
+    subprocess._cleanup()  # type: ignore[attr-defined]  # children of a Popen that failed are reaped by the next one
+    fds = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            fds[name] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+    return {
+        "fds": {f"{name} {target}" for name, target in fds.items() if not target.startswith(("/proc/", "/dev/"))},
+        "threads": {thread.name for thread in threading.enumerate()},
+        "children": set(Path("/proc/thread-self/children").read_text().split()),
+    }
+
+
+def _use(nursing: bool) -> list[str]:
+    """Use a pool; return what it raised and what was wrong with what it answered."""
+    told: list[str] = []
+    futures = []
+    keep = nursery.hold(start=True) if nursing else None
+    try:
+        with Pool(2) as pool:
+            if nursing:
+                futures.append(pool.submit(tasks.square, 0))
+            futures += [pool.submit(tasks.square, n) for n in range(len(futures), 3)]
+            futures.append(pool.submit(tasks.identity, bytes(200_000)))
+            for future in futures:
+                future.exception(SECONDS)
+    except BaseException as error:  # all is judged
+        told.append(_judged(error))
+    finally:
+        if keep is not None:
+            keep.release()
+    expected = [0, 1, 4, bytes(200_000)]
+    for future, right in zip(futures, expected, strict=False):
+        if not future.done():
+            told.append("WRONG: a future without an outcome")
+        elif (error := future.exception()) is not None:
+            told.append(_judged(error))
+        elif future.result() != right:
+            told.append(f"WRONG: {future.result()!r:.60} is no result")
+    return told
+
+
+def _judged(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}"
+    if not isinstance(error, _CLEAR) or (not str(error) and not isinstance(error, MemoryError)):
+        return f"WRONG: {text}"
+    return text
+
+
+def program(nursing: bool = False) -> dict[str, Any]:
+    """A pool's life under the fault, then another's without."""
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
+    logging.basicConfig(level=logging.WARNING)
+    before = _state()
+    begin()
+    told = _use(nursing)
+    end()
+    deadline = time.monotonic() + 2
+    while (after := _state()) != before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    leaks = [f"{kind}: {sorted(after[kind] - before[kind])}" for kind in before if after[kind] - before[kind]]
+    # Where nobody noticed anything, a second pool would not either.
+    second = _use(False) if told or leaks else []
+    return {"told": told, "leaks": leaks, "second": second}
+
+
+def findings(fault: Fault, ended: Ended) -> list[str]:
+    """Return what is wrong with a run."""
+    found = []
+    if ended.status is None:
+        found.append("HANG")
+    elif ended.status != 0:
+        found.append(f"DIED {os.waitstatus_to_exitcode(ended.status)}")
+    elif ended.seconds > 8:
+        found.append(f"SLOW {ended.seconds:.1f} s")
+    found += [f"LEFT {each}" for each in ended.left]
+    report = ended.report
+    found += [each for each in report.get("told", ()) if each.startswith("WRONG")]
+    found += [f"LEAK {each}" for each in report.get("leaks", ())]
+    found += [f"SECOND {each}" for each in report.get("second", ())]
+    return found
+
+
+def warm_up() -> None:
+    """Import and look at once what every run would import and look at: their calls are not the pool's."""
+    assert _use(True) == []
+    proof._proven.clear()
+
+
+def count(nursing: bool) -> Ended:
+    """Return a run without a fault, with all calls counted."""
+    return run(lambda: program(nursing), None, 20.0)
+
+
+def every(made: Any, roles: Iterable[str], errors: Iterable[int]) -> Iterator[Fault]:
+    """Yield a fault for each call that a run without fault made in these roles."""
+    for (role, call), times in sorted(made.items()):
+        if role in roles:
+            for at in range(1, times + 1):
+                for error in errors:
+                    yield Fault(role, call, at, error)
+
+
+def turns(made: Any, roles: Iterable[str]) -> Iterator[Fault]:
+    """Yield one fault for each call, with the errors in turn."""
+    for number, fault in enumerate(every(made, roles, [0])):
+        yield Fault(fault.role, fault.call, fault.at, ERRORS[(number + fault.at) % 4])
+
+
+def worth_trying(fault: Fault) -> bool:
+    """Say whether a fault can tell anything about us.
+
+    A thread for which the interpreter finds no memory never says that it has started, and Thread.start waits for that
+    (python/cpython#140746).
+    Two of three calls of a start are of one kind, in search of modules: each eighth will do.
+    """
+    if fault.call == "mmap":
+        return fault.role != "supervisor"
+    return fault.call != "newfstatat" or fault.at % 8 == 1
+
+
+def chosen(made: Any, how: str, *which: str) -> list[Fault]:
+    """Return the faults that the command line asks for."""
+    if how == "one":
+        role, call, at, error = which
+        return [Fault(role, call, int(at), getattr(errno, error))]
+    if how == "sample":
+        faults = [fault for fault in every(made, _ROLES, ERRORS) if worth_trying(fault)]
+        return random.Random(int(which[0])).sample(faults, int(which[1]))
+    roles = which[0].split(",") if which[0] != "all" else _ROLES
+    if which[1] == "turns":
+        faults = [fault for fault in turns(made, roles) if worth_trying(fault)]
+    else:
+        errors = [getattr(errno, name) for name in which[1].split(",")]
+        faults = [fault for fault in every(made, roles, errors) if worth_trying(fault)]
+    if len(which) > 2:
+        part, parts = map(int, which[2].split("/"))
+        faults = faults[part::parts]
+    return faults
+
+
+def main() -> None:
+    """See above; the exit status says whether something was wrong."""
+    nursing = "--nursery" in sys.argv
+    how, *which = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    warm_up()
+    ended = count(nursing)
+    plain = [*ended.left, *ended.report.get("told", ["no report"]), *ended.report.get("leaks", ())]
+    assert ended.status == 0 and not plain, f"without any fault: {plain} {ended.printed}"
+    if how == "count":
+        for (role, call), times in sorted(ended.made.items()):
+            print(f"{role} {call} {times}")
+        return
+    faults = chosen(ended.made, how, *which)
+    missed = bad = 0
+    began = time.monotonic()
+    for number, fault in enumerate(faults):
+        if number % 100 == 99:
+            print(f"{number + 1} of {len(faults)}, {time.monotonic() - began:.0f} s", flush=True)
+        ended = run(lambda: program(nursing), fault, SECONDS)
+        missed += not ended.injected
+        wrong = findings(fault, ended)
+        bad += bool(wrong)
+        if wrong or how == "one":
+            report = {"fault": str(fault), "seconds": round(ended.seconds, 2), "wrong": wrong,
+                      "told": ended.report.get("told"), "printed": ended.printed[-3000:]}  # fmt: skip
+            print(json.dumps(report), flush=True)
+    seconds = time.monotonic() - began
+    print(f"{len(faults)} faults, {missed} not met, {bad} with findings, {seconds:.1f} s")
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""A system call fails, whichever it is: a pool recovers or says so clearly, never hangs, and leaves nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parent / "failing_calls.py"
+
+
+def tried(*arguments: str, seconds: float) -> str:
+    """Run the program with these arguments; return its last line."""
+    ended = subprocess.run(
+        [sys.executable, str(PROGRAM), *arguments], capture_output=True, text=True, timeout=seconds, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout.splitlines()[-1]
+
+
+def test_a_dozen_calls_that_fail() -> None:
+    """Calls of a pool's whole life, chosen by a seed: of supervisor, zygote and workers, with four errors."""
+    assert tried("sample", "3", "12", seconds=100).startswith("12 faults")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("error", ["ENOMEM", "EMFILE", "EAGAIN", "EINTR"])
+@pytest.mark.parametrize("start", ["fresh", "nursery"])
+def test_every_call_fails(start: str, error: str) -> None:
+    """All calls of all processes, one at a time."""
+    print(tried("sweep", "all", error, *(["--nursery"] if start == "nursery" else []), seconds=7000))
