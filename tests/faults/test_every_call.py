@@ -23,6 +23,11 @@ def test_a_dozen_calls_that_fail() -> None:
     assert tried("sample", "3", "12", seconds=100).startswith("12 faults")
 
 
+def test_a_message_for_which_the_kernel_has_no_memory() -> None:
+    """It is sent when there is: nobody notices."""
+    assert tried("one", "supervisor", "sendto", "6", "ENOMEM", seconds=100).startswith("1 faults, 0 not met")
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("error", ["ENOMEM", "EMFILE", "EAGAIN", "EINTR"])

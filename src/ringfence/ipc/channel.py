@@ -37,6 +37,9 @@ _PEEK = int(socket.MSG_PEEK)
 # the processor all the time, or not the interpreter.
 _TAKEN_AWAY = 10e-6
 
+# What a send answers when the kernel itself is short of memory: it may go through the next time.
+_NO_ROOM = frozenset({errno.ENOMEM, errno.ENOBUFS})
+
 
 class Channel:
     """Frames to and from the peer of `fd`, one end of a pair of stream sockets, which the channel owns.
@@ -423,6 +426,8 @@ class Channel:
             raise ChannelClosed("this end of the channel is closed") from error
         if isinstance(error, ConnectionError):
             raise ChannelClosed("the peer has closed its end") from error
+        if error.errno in _NO_ROOM and not self._blocking:
+            raise BlockingIOError(error.errno, "the kernel has no room for it now") from error
 
     def _check_count(self, fds: Sequence[int]) -> None:
         limit = self._limits.max_fds

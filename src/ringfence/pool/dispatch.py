@@ -191,6 +191,12 @@ class Dispatcher:
             # sorted out when it is buried.
             if len(handle.line) == before:
                 self._backlog.put_back(tasks)
+        except BaseException:
+            # Whatever it was, no task may be lost with it; and tokens may be left for a worker that has no tasks.
+            if len(handle.line) == before:
+                self._backlog.put_back(tasks)
+            handle.kill()
+            raise
         sent = len(handle.line) - before
         if sent:
             self.ahead += sent - was_empty

@@ -5,6 +5,7 @@ it takes tasks back. Whoever reads a byte has it, and nobody else. (An eventfd w
 would share one open file description: a worker that makes it blocking could stop the supervisor.)
 """
 
+import errno
 import socket
 
 from ringfence.ipc.rights import refuse_from_peer
@@ -33,11 +34,18 @@ class Tokens:
         return self._theirs.fileno()
 
     def put(self, count: int) -> int:
-        """Add up to `count` tokens; return how many, which is fewer when the worker has left very many unread."""
+        """Add up to `count` tokens; return how many, which is fewer when the worker has left very many unread.
+
+        And when the kernel has no memory for them.
+        """
         try:
             return self._ours.send(bytes(count), _NOW)
         except (BlockingIOError, ConnectionError):
             return 0
+        except OSError as error:
+            if error.errno in (errno.ENOMEM, errno.ENOBUFS):
+                return 0
+            raise
 
     def take(self, count: int) -> int:
         """Take up to `count` tokens that the worker has not taken; return how many."""
