@@ -30,6 +30,8 @@ from ringfence.pool import nursery, proof
 
 ERRORS = (errno.ENOMEM, errno.EMFILE, errno.EAGAIN, errno.EINTR)
 SECONDS = 30.0
+# From here on (seconds) a recovery is one that waits for something which does not come.
+_SLOW = 8.0
 _ROLES = ("supervisor", "launch", "nursery", "waiter", "zygote", "worker")
 # What a caller may be told: the kernel's answer, or ours.
 _CLEAR = (OSError, MemoryError, RuntimeError, RingfenceError)
@@ -110,7 +112,7 @@ def findings(fault: Fault, ended: Ended) -> list[str]:
         found.append("HANG")
     elif ended.status != 0:
         found.append(f"DIED {os.waitstatus_to_exitcode(ended.status)}")
-    elif ended.seconds > 8:
+    elif ended.seconds > _SLOW * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)):
         found.append(f"SLOW {ended.seconds:.1f} s")
     found += [f"LEFT {each}" for each in ended.left]
     report = ended.report
