@@ -516,7 +516,7 @@ class Supervisor:
         except BaseException as error:  # noqa: BLE001
             # A defect of ours must leave nobody waiting for ever.
             _log.exception("the supervisor failed")
-            self._fail(BrokenPool(f"the supervisor failed: {type(error).__name__}: {error}"))
+            self._fail(BrokenPool(f"the supervisor failed: {type(error).__name__}: {error}"), done)
         finally:
             deliver(done)
             try:
@@ -527,12 +527,9 @@ class Supervisor:
                 self._ended.set()
 
     def _turn(self, done: list[Delivery | Printed]) -> bool:
-        """Start what is missing, wait for something to happen, handle it; False when all is done.
-
-        `done`, empty before and after, holds the outcomes that nobody else knows of meanwhile.
-        """
+        """Start what is missing, wait for an event, handle it; False at the end. `done`: what is not delivered yet."""
         if self._interrupted:
-            self._fail(BrokenPool("the pool was interrupted in the middle of a change; make a new one"))
+            self._fail(BrokenPool("the pool was interrupted in the middle of a change; make a new one"), done)
             return False
         with self._lock:
             self._backlog.absorb()
@@ -580,22 +577,18 @@ class Supervisor:
             time.sleep(_COALESCE)
         return True
 
-    def _fail(self, error: BrokenPool) -> None:
-        done: list[Delivery | Printed] = []
-        try:
-            with self._lock:
-                self._closing = self._refuses = True
-                self._backlog.absorb()
-                self._crew.break_down(error, done)
-                self._crew.abandon(done)
-                # What was cut short may have had a task in its hands, out of one line and not yet in the next.
-                for task in [thing for thing in gc.get_objects() if type(thing) is Task]:
-                    owner = task.future._owner
-                    if owner is not None and owner[0] is self:
-                        self._crew.answers.fail(task, error, done)
-                self._space.notify_all()
-        finally:
-            deliver(done)
+    def _fail(self, error: BrokenPool, done: list[Delivery | Printed]) -> None:
+        with self._lock:
+            self._closing = self._refuses = True
+            self._backlog.absorb()
+            self._crew.break_down(error, done)
+            self._crew.abandon(done)
+            # What was cut short may have had a task in its hands, out of one line and not yet in the next.
+            for task in [thing for thing in gc.get_objects() if type(thing) is Task]:
+                owner = task.future._owner
+                if owner is not None and owner[0] is self:
+                    self._crew.answers.fail(task, error, done)
+            self._space.notify_all()
 
     def _release(self) -> None:
         if self._network is not None:
