@@ -1,6 +1,7 @@
 """map and imap_unordered: order, laziness, bounds, time-outs, and what a failing item costs."""
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import pool_tasks as tasks
@@ -80,6 +81,40 @@ def test_an_endless_input_is_read_lazily(pool: Pool, method: str) -> None:
     assert read <= 60
     pool.submit(tasks.nap, 0.2).result()
     assert items.read == read
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_what_is_read_ahead_is_bounded_however_quick_the_items_are(pool: Pool) -> None:
+    """Three chunks for each worker, and the one whose results are being taken; of 16,384 items at most."""
+    items = Counted(iter(range(250_000)))
+    ahead = 0
+    for taken, value in enumerate(pool.map(abs, items)):
+        assert value == taken
+        if taken % 1000 == 0:
+            ahead = max(ahead, items.read - taken)
+    assert taken == 249_999
+    assert ahead <= 7 * 16_384
+
+
+@pytest.mark.soak
+def test_a_long_lazy_input_takes_constant_memory(pool: Pool) -> None:
+    """From the first tenth of three million items on (MAP_ITEMS: of so many), this process grows no more."""
+    count = int(os.environ.get("MAP_ITEMS", "3_000_000"))
+    resident: list[int] = []
+    for taken, value in enumerate(pool.map(abs, iter(range(count)))):
+        assert value == taken
+        if taken % (count // 10) == count // 20:
+            with open("/proc/self/statm") as statm:
+                resident.append(int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    assert max(resident) < resident[0] + 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize("chunksize", [None, 7])
+@pytest.mark.parametrize("items", [range(0), range(500, 3, -7), range(-(10**30), 10**30, 10**28), range(10**40)])
+def test_ranges_are_cut_as_they_are(pool: Pool, items: range, chunksize: int | None) -> None:
+    """Also where their numbers, or how many there are, fit no machine word."""
+    results = pool.map(tasks.square, items, chunksize=chunksize)
+    assert list(itertools.islice(results, 1000)) == [n * n for n in itertools.islice(items, 1000)]
     results.close()  # type: ignore[attr-defined]
 
 

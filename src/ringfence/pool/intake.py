@@ -3,7 +3,7 @@
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pickle import PicklingError
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ class Intake:
         self._accept(task, wait=wait)
         return future
 
-    def _hand_in_chunk(self, function: Callable[..., Any], items: list[Any], *, spread: bool, brief: bool) -> Sent:
+    def _hand_in_chunk(self, function: Callable[..., Any], items: Sequence[Any], *, spread: bool, brief: bool) -> Sent:
         future = PoolFuture()
         shipment = self._serialiser.chunk(function, items)
         self._check_size(shipment)

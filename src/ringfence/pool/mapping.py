@@ -8,7 +8,7 @@ results, or a chunk cannot be sent, its items run again one by one, so that only
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -50,7 +50,7 @@ class Submit(Protocol):
     few items only, once these have taken long.
     """
 
-    def __call__(self, function: Callable[..., Any], items: list[Any], *, spread: bool, brief: bool) -> Sent: ...
+    def __call__(self, function: Callable[..., Any], items: Sequence[Any], *, spread: bool, brief: bool) -> Sent: ...
 
 
 class Results(itertools.chain[T]):
@@ -82,7 +82,7 @@ class _Chunk:
 
     __slots__ = ("error", "future", "items", "size")
 
-    def __init__(self, items: list[Any], sent: Sent | None, error: Exception | None = None) -> None:
+    def __init__(self, items: Sequence[Any], sent: Sent | None, error: Exception | None = None) -> None:
         self.items = items
         self.future = None if sent is None else sent.future
         self.size = 0 if sent is None else sent.size
@@ -112,7 +112,8 @@ class Mapper:
         """
         self._submit = submit
         self._function = function
-        self._items = iter(items)
+        # A range is cut by arithmetic, and its numbers are made by the workers.
+        self._items = items if type(items) is range else iter(items)
         self._spread = spread
         self._workers = workers
         self._adapts = chunksize is None
@@ -145,7 +146,10 @@ class Mapper:
             self._chunks.append(self._send(items))
             self._ahead += len(items)
 
-    def _read(self, size: int) -> list[Any]:
+    def _read(self, size: int) -> Sequence[Any]:
+        if type(self._items) is range:
+            cut, self._items = self._items[:size], self._items[size:]
+            return cut
         items: list[Any] = []
         if self._broken is None:
             try:
@@ -154,7 +158,7 @@ class Mapper:
                 self._broken = error
         return items
 
-    def _send(self, items: list[Any]) -> _Chunk:
+    def _send(self, items: Sequence[Any]) -> _Chunk:
         try:
             return _Chunk(items, self._submit(self._function, items, spread=self._spread, brief=self._adapts))
         except Exception as error:  # noqa: BLE001  # of pickling them, or of the pool: raised in its place
@@ -169,7 +173,7 @@ class Mapper:
         in_bytes = _CHUNK_BYTES / max(chunk.size / len(chunk.items), answer.size / done, 1e-9)
         self._size = max(1, int(min(in_time, in_bytes, _GROWTH * max(self._size, done), _MAX_CHUNK)))
 
-    def _split(self, items: list[Any]) -> None:
+    def _split(self, items: Sequence[Any]) -> None:
         """Send what a worker has left of a chunk, in pieces, to the front: it took longer than was to be expected."""
         size = max(self._size, -(-len(items) // self._most_chunks))
         pieces = [items[at : at + size] for at in range(0, len(items), size)]
@@ -226,7 +230,7 @@ class Mapper:
         values, error = answer.values, answer.error
         if error is None and len(values) < len(chunk.items):
             self._split(chunk.items[len(values) :])
-            del chunk.items[len(values) :]
+            chunk.items = chunk.items[: len(values)]
         # With a bound on the items, the next are read when these are taken; without one, at once.
         strict = self._most_items is not None
         if error is None and not strict:
@@ -280,7 +284,7 @@ class Mapper:
         assert isinstance(answer, Partial)
         return answer
 
-    def _one_by_one(self, items: list[Any]) -> Iterator[Iterable[Any]]:
+    def _one_by_one(self, items: Sequence[Any]) -> Iterator[Iterable[Any]]:
         """Run the items of a chunk that failed as a whole again, each alone."""
         return Mapper(
             self._submit, self._function, items, spread=self._spread, workers=self._workers, chunksize=1,

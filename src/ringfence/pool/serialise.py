@@ -11,7 +11,7 @@ import pickletools
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ringfence.pool.codebase import Module, is_library, needed_by
@@ -79,7 +79,7 @@ class Serialiser:
         payload, modules, _ = dumps(value, out_of_band=False)
         return Shipment(None, payload, modules)
 
-    def chunk(self, function: Callable[..., Any], items: list[Any]) -> Shipment:
+    def chunk(self, function: Callable[..., Any], items: Sequence[Any]) -> Shipment:
         """Return many calls of one function as bytes. Raises as `task` does."""
         known = self.function(function)
         beside = items

@@ -13,7 +13,7 @@ import pickle
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ringfence.ipc import buffers, parcel
@@ -55,7 +55,7 @@ _NO_ARGUMENTS: Final = "the supervisor could not hand over the arguments: no mem
 _LONG_CHUNK: Final = 0.050
 # How many calls are made between two looks at the clock: as many as take so many seconds, if they go on as before.
 _TURN: Final = 0.001
-_MOST_UNWATCHED: Final = 128
+_MOST_UNWATCHED: Final = 256
 
 _TaskMessage = list[Any]
 _NO_KWARGS: dict[str, Any] = {}
@@ -234,7 +234,7 @@ class Worker:
         del self._unread[function]
         return made
 
-    def _chunk(self, function: Callable[..., Any], items: list[Any], flags: int) -> list[Any]:
+    def _chunk(self, function: Callable[..., Any], items: Sequence[Any], flags: int) -> list[Any]:
         """Call `function` for each item; stop at the first that fails: `[values, failure record or None]`."""
         values: list[Any] = []
         try:
