@@ -84,6 +84,16 @@ def test_an_endless_input_is_read_lazily(pool: Pool, method: str) -> None:
     results.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("brief", [False, True])
+def test_a_chunk_that_takes_long_comes_back_half_done(pool: Pool, *, brief: bool) -> None:
+    """Where its size was a guess; what the caller has made a chunk is run as one."""
+    sent = pool._intake._hand_in_chunk(tasks.nap, [0.03] * 10, spread=False, brief=brief)
+    answer = sent.future.result(60)
+    assert answer.error is None
+    assert (1 <= len(answer.values) < 10) if brief else len(answer.values) == 10
+    assert answer.seconds >= 0.03
+
+
 def test_what_is_read_ahead_is_bounded_however_quick_the_items_are(pool: Pool) -> None:
     """Three chunks for each worker, and the one whose results are being taken; of 16,384 items at most."""
     items = Counted(iter(range(250_000)))

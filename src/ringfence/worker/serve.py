@@ -55,7 +55,7 @@ _NO_ARGUMENTS: Final = "the supervisor could not hand over the arguments: no mem
 _LONG_CHUNK: Final = 0.050
 # How many calls are made between two looks at the clock: as many as take so many seconds, if they go on as before.
 _TURN: Final = 0.001
-_MOST_UNWATCHED: Final = 256
+_MOST_UNWATCHED: Final = 128
 
 _TaskMessage = list[Any]
 _NO_KWARGS: dict[str, Any] = {}
