@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, wait
 from pathlib import Path
@@ -546,6 +547,26 @@ def test_one_ctrl_c_ends_a_with_block() -> None:
 
 
 # Forks
+
+
+def test_a_task_that_comes_when_all_is_over_is_refused() -> None:
+    """Put in when the pool has just ended, and moved on by somebody who asks for numbers: refused, not kept."""
+    pool = Pool(1, profile="trusted")
+    supervisor = pool._supervisor
+
+    class Late(deque):  # type: ignore[type-arg]
+        def append(self, task: object) -> None:
+            pool.kill_workers()
+            supervisor.thread.join()
+            super().append(task)
+            pool.statistics()
+
+    supervisor._backlog.inbox = Late()
+    with pytest.raises((PoolClosed, BrokenPool)):
+        pool.submit(tasks.square, 1)
+    numbers = pool.statistics()
+    assert (numbers.submitted, numbers.queued) == (0, 0)
+    pool.shutdown()
 
 
 def test_shutdown_waits_again_after_ctrl_c() -> None:

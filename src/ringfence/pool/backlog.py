@@ -72,6 +72,13 @@ class Backlog:
         self.queued = 0
         return tasks
 
+    def retract(self, task: Task) -> None:
+        """Forget a task in the queue as if it had never been put in."""
+        task.future._owner = None
+        self.queued -= 1
+        self.open -= 1
+        self.submitted -= 1
+
     def close(self, task: Task) -> None:
         """Note that a task has its outcome."""
         task.future._owner = None

@@ -91,6 +91,8 @@ class Supervisor:
         # Set once each, never unset.
         self._closing = False
         self._finished = False
+        # The I/O thread has looked into the queue for the last time.
+        self._over = False
         self.exiting = False
         self._forked = False
         # Whether a new task may have to be refused; read without the lock.
@@ -225,6 +227,10 @@ class Supervisor:
             if task in self._backlog.inbox:
                 self._backlog.inbox.remove(task)
                 task.future._owner = None
+                self._check_open()
+            elif self._over and task.future._owner is not None:
+                # Somebody who asked for numbers, or cancelled, has moved it on to where nobody looks any more.
+                self._backlog.retract(task)
                 self._check_open()
 
     def _check_open(self) -> None:
@@ -544,6 +550,7 @@ class Supervisor:
             if not self._closing or self._backlog.queued or self._dispatcher.held:
                 self._crew.start_missing(done)
             elif self._crew.dismiss():
+                self._over = True
                 return False
             self._dispatcher.feed()
             wakes_at = min(self._dispatcher.next_look(), self._crew.next_time())
@@ -579,7 +586,7 @@ class Supervisor:
 
     def _fail(self, error: BrokenPool, done: list[Delivery | Printed]) -> None:
         with self._lock:
-            self._closing = self._refuses = True
+            self._closing = self._refuses = self._over = True
             self._backlog.absorb()
             self._crew.break_down(error, done)
             self._crew.abandon(done)
