@@ -569,6 +569,25 @@ def test_a_task_that_comes_when_all_is_over_is_refused() -> None:
     pool.shutdown()
 
 
+def test_a_forgotten_pool_takes_no_task_from_a_finalizer() -> None:
+    """Its finalizer comes first, then __del__ of what held it: a task from there is refused, and not lost."""
+    said: list[object] = []
+
+    class Last:
+        def __init__(self, pool: Pool) -> None:
+            self.pool, self.me = pool, self
+
+        def __del__(self) -> None:
+            try:
+                said.append(self.pool.submit(tasks.square, 2))
+            except PoolClosed as error:
+                said.append(error)
+
+    Last(Pool(1, profile="trusted"))
+    gc.collect()
+    assert [type(thing) for thing in said] == [PoolClosed]
+
+
 def test_shutdown_waits_again_after_ctrl_c() -> None:
     """^C cuts a shutdown short; the next one, and the interpreter's exit, waits for the pool all the same."""
 

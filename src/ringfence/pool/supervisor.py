@@ -241,7 +241,7 @@ class Supervisor:
         if self.exiting:
             # CPython's own class and words: whoever reads them on stderr then, atexit's last resort, finds them.
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-        if self._closing:
+        if self._closing or self._forgotten:  # a finalizer may hold what the garbage collector has given up
             raise PoolClosed("cannot schedule new futures after shutdown")
 
     def cancel(self, task: Task, *, kill: bool = True) -> bool:
