@@ -77,9 +77,9 @@ def chaos(seconds: float, seed: int, workers: int = 3, profile: str = "untrusted
 
 
 def test_chaos() -> None:
-    """For five seconds a worker dies every 20 ms: no result is lost or doubled, and most tasks never notice."""
-    outcomes = chaos(5, seed=1)
-    assert outcomes["ok"] > 100  # how many depends on who else uses the machine
+    """For three seconds a worker dies every 20 ms: no result is lost or doubled, and most tasks never notice."""
+    outcomes = chaos(3, seed=1)
+    assert outcomes["ok"] > 20  # how many depends on who else uses the machine
 
 
 def test_chaos_without_namespaces() -> None:

@@ -172,7 +172,7 @@ def torment(count: int, seed: int, workers: int, pause: float, profile: str = "t
 
 def test_torment() -> None:
     """Some thousand tasks."""
-    torment(4000, seed=1, workers=3, pause=0.02)
+    torment(2500, seed=1, workers=3, pause=0.02)
 
 
 @pytest.mark.soak
