@@ -4,7 +4,6 @@ Threads: tasks are accepted and cancelled from any thread; everything else happe
 all state. Futures are resolved outside it, since their callbacks may call back.
 """
 
-import gc
 import logging
 import os
 import select
@@ -27,7 +26,7 @@ from ringfence.pool.interest import Interest
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
 from ringfence.pool.statistics import Counters, Statistics
-from ringfence.pool.task import Task
+from ringfence.pool.task import Task, owed_by
 from ringfence.pool.zygote import Zygote
 from ringfence.sandbox.report import Report
 
@@ -302,10 +301,8 @@ class Supervisor:
         """
         self._read_for(task, deadline)
         if deadline is None and threading.get_ident() == self.thread.ident and task.future._owner is not None:
-            raise RuntimeError(
-                "a future's callback runs in the thread that hears the pool's workers: it cannot wait for one of "
-                "their tasks; add a callback to that one, or wait in another thread"
-            )
+            text = "a future's callback runs in the thread that hears the pool's workers: it cannot wait for one of "
+            raise RuntimeError(text + "their tasks; add a callback to that one, or wait in another thread")
 
     def _read_for(self, task: Task, deadline: float | None) -> None:
         handle = task.handle
@@ -591,10 +588,8 @@ class Supervisor:
             self._crew.break_down(error, done)
             self._crew.abandon(done)
             # What was cut short may have had a task in its hands, out of one line and not yet in the next.
-            for task in [thing for thing in gc.get_objects() if type(thing) is Task]:
-                owner = task.future._owner
-                if owner is not None and owner[0] is self:
-                    self._crew.answers.fail(task, error, done)
+            for task in owed_by(self):
+                self._crew.answers.fail(task, error, done)
             self._space.notify_all()
 
     def _release(self) -> None:

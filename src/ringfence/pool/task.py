@@ -1,5 +1,6 @@
 """A task: one accepted piece of work, from its submission to its one outcome."""
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 from ringfence.ipc import messages as m
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from ringfence.pool.handle import WorkerHandle
     from ringfence.pool.session import Session, SocketEnd
 
-__all__ = ["Output", "Task", "TaskOptions"]
+__all__ = ["Output", "Task", "TaskOptions", "owed_by"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +100,9 @@ class Task:
         """Let go of what it holds besides memory: it has its outcome."""
         if self.parcel is not None:
             self.parcel.close()
+
+
+def owed_by(keeper: object) -> list[Task]:
+    """Return every task for whose outcome `keeper` stands, wherever it is; slow, for when nothing else knows."""
+    tasks = [thing for thing in gc.get_objects() if type(thing) is Task]
+    return [task for task in tasks if task.future._owner is not None and task.future._owner[0] is keeper]
