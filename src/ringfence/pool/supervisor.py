@@ -90,8 +90,7 @@ class Supervisor:
         # Set once each, never unset.
         self._closing = False
         self._finished = False
-        # The I/O thread has looked into the queue for the last time.
-        self._over = False
+        self._over = False  # the I/O thread has looked into the queue for the last time
         self.exiting = False
         self._forked = False
         # Whether a new task may have to be refused; read without the lock.
@@ -301,8 +300,7 @@ class Supervisor:
         """
         self._read_for(task, deadline)
         if deadline is None and threading.get_ident() == self.thread.ident and task.future._owner is not None:
-            text = "a future's callback runs in the thread that hears the pool's workers: it cannot wait for one of "
-            raise RuntimeError(text + "their tasks; add a callback to that one, or wait in another thread")
+            raise RuntimeError("a future's callback cannot wait for its own pool: it runs in the thread that hears it")
 
     def _read_for(self, task: Task, deadline: float | None) -> None:
         handle = task.handle
@@ -587,8 +585,7 @@ class Supervisor:
             self._backlog.absorb()
             self._crew.break_down(error, done)
             self._crew.abandon(done)
-            # What was cut short may have had a task in its hands, out of one line and not yet in the next.
-            for task in owed_by(self):
+            for task in owed_by(self):  # what was cut short may have had one in its hands
                 self._crew.answers.fail(task, error, done)
             self._space.notify_all()
 
