@@ -109,8 +109,9 @@ class Supervisor:
         self._readers: list[threading.Thread] = []
 
     def discard(self) -> None:
-        """Let go of everything but the zygote, where the thread could not be started."""
+        """Let go of everything, the zygote included, where the thread could not be started."""
         self._closing = self._refuses = True
+        self._crew.abandon([])
         self._release()
 
     # From any thread
