@@ -29,7 +29,7 @@ def must(result):
     if result:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
-kind, calls = sys.argv[1], int(sys.argv[2])
+kind, calls, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 home = os.open("/proc/self/ns/pid", os.O_RDONLY)
 root = os.geteuid() == 0
 before, inside = {
@@ -39,6 +39,7 @@ if before and not root:  # the way back into our own pid namespace is root's alo
     before, inside = 0, before | inside | NEWUSER
 times = []
 for _ in range(calls):
+    time.sleep(pause)
     start = time.perf_counter()
     if before:
         must(libc.unshare(before))
@@ -60,18 +61,27 @@ print(json.dumps(times))
 """
 
 
+# Seconds between calls that come now and then: enough for a worker to have been started meanwhile.
+_PAUSE = 0.02
+
+
 def _summary(times: list[float]) -> Measured:
     return {"call": statistics.median(times)}
 
 
-def _timed(call: Callable[[], Any], count: int) -> Measured:
+def _timed(call: Callable[[], Any], count: int, pause: float = 0.0) -> Measured:
     call()
     times = []
     for _ in range(count):
+        time.sleep(pause)
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
     return _summary(times)
+
+
+def _both(call: Callable[[], Any], count: int) -> Measured:
+    return {**_timed(call, count), "spaced": _timed(call, count, _PAUSE)["call"]}
 
 
 def _ringfence(parameters: Parameters, **options: Any) -> Measured:
@@ -79,6 +89,7 @@ def _ringfence(parameters: Parameters, **options: Any) -> Measured:
     with pools.ringfence(isolation="call", **options) as operations:
         submit, result = operations.submit, operations.result
         found = dict(_timed(lambda: result(submit(increment, 1)), count))
+        found["spaced"] = _timed(lambda: result(submit(increment, 1)), parameters["slow_calls"], _PAUSE)["call"]
         start = time.perf_counter()
         for handle in [submit(increment, n) for n in range(count)]:
             result(handle)
@@ -132,7 +143,7 @@ def _bwrap(parameters: Parameters) -> Measured:
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     if first.returncode:
         raise Unavailable(first.stderr.strip()[-60:] or f"bwrap ended with {first.returncode}")
-    return _timed(lambda: subprocess.run(command, check=True), parameters["slow_calls"])
+    return _both(lambda: subprocess.run(command, check=True), parameters["slow_calls"])
 
 
 def _forkserver(parameters: Parameters) -> Measured:
@@ -143,15 +154,18 @@ def _forkserver(parameters: Parameters) -> Measured:
         process.start()
         process.join()
 
-    return _timed(call, parameters["slow_calls"])
+    return _both(call, parameters["slow_calls"])
 
 
 def _floor(kind: str, parameters: Parameters) -> Measured:
-    command = [sys.executable, "-I", "-S", "-c", _FLOOR, kind, str(parameters["calls"])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Unavailable((done.stderr.strip().splitlines() or ["it failed"])[-1])
-    return _summary(json.loads(done.stdout))
+    found = {}
+    for name, calls, pause in (("call", parameters["calls"], 0.0), ("spaced", parameters["slow_calls"], _PAUSE)):
+        command = [sys.executable, "-I", "-S", "-c", _FLOOR, kind, str(calls), str(pause)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Unavailable((done.stderr.strip().splitlines() or ["it failed"])[-1])
+        found[name] = statistics.median(json.loads(done.stdout))
+    return found
 
 
 ROW = Row(
@@ -159,6 +173,7 @@ ROW = Row(
     title="A fresh process for each call",
     figures=(
         Figure("call", "one call at a time (p50)", "ms"),
+        Figure("spaced", "one call every 20 ms (p50)", "ms"),
         Figure("many", "each of {calls} calls together, 2 workers", "ms"),
     ),
     contenders=(
@@ -172,16 +187,20 @@ ROW = Row(
         Contender("floor: fork + unshare(pid), as a worker", lambda p: _floor("worker", p), floor=True, quick=False),
         Contender("floor: fork + unshare of five namespaces", lambda p: _floor("all", p), floor=True),
     ),
-    aims=(
-        Aim(figure="call", kind="within", bound=1.5, beside="floor: fork + unshare(pid), as a worker"),
-        Aim(
-            figure="call",
-            kind="within",
-            bound=1.5,
-            beside="floor: fork + waitpid",
-            ours="ringfence, the same without namespaces",
-        ),
-        Aim(figure="call", kind="times", bound=6, beside="bwrap --unshare-all python -I -S -c pass"),
+    aims=tuple(
+        aim
+        for figure in ("call", "spaced")
+        for aim in (
+            Aim(figure=figure, kind="within", bound=1.5, beside="floor: fork + unshare(pid), as a worker"),
+            Aim(
+                figure=figure,
+                kind="within",
+                bound=1.5,
+                beside="floor: fork + waitpid",
+                ours="ringfence, the same without namespaces",
+            ),
+            Aim(figure=figure, kind="times", bound=6, beside="bwrap --unshare-all python -I -S -c pass"),
+        )
     ),
     full={"calls": 200, "slow_calls": 30},
     quick={"calls": 10, "slow_calls": 2},

@@ -80,6 +80,8 @@ class Crew:
         self.workers: dict[int, WorkerHandle] = {}
         # Those of them that have not said READY.
         self._starting: set[int] = set()
+        # Whether any worker has ever started in full.
+        self._has_begun = False
         # No zygote or worker is started before this time.
         self._start_after = 0.0
         # The next time that a worker is late in starting or stopping.
@@ -101,8 +103,8 @@ class Crew:
         # What workers hold ahead of a task that turns out long waits as well; an idle worker takes it back from them.
         if waiting < self._backlog.queued + self._dispatcher.ahead:
             return True
-        # Where each task gets a worker of its own, its successor starts while it runs, and waits locked in.
-        return self._config.one_task and waiting < self._config.max_workers and self._dispatcher.used
+        # Where each task gets a worker of its own, others wait for the next tasks, locked in, from the first one on.
+        return self._config.one_task and waiting < self._config.max_workers and self._has_begun
 
     def has_room(self) -> bool:
         """Say whether the pool may have one more worker; those that are about to leave do not count."""
@@ -319,6 +321,7 @@ class Crew:
 
     def begun(self) -> None:
         """A worker has started in full, so workers can be started."""
+        self._has_begun = True
         self._budget.succeeded()
 
     def _hear_output(self, handle: WorkerHandle, stream: Stream, done: _Done) -> None:

@@ -118,6 +118,9 @@ class Worker:
             tag = message[0]
             if tag == m.TASKS:
                 if self._run(message[1]) and self._one_task:
+                    # Whoever waits for the answer has just been woken, maybe on this processor: it is not to wait until
+                    # the kernel has taken this process apart, which takes some milliseconds.
+                    os.sched_yield()
                     return
                 # One at a time: whoever waits for the answer may have the next one ready in no time.
                 if (
