@@ -49,7 +49,7 @@ def load(folder: Path) -> None:
     runtime = PluginRuntime()
     try:
         plugin = runtime.load_manifest(folder / "plugin" / "plugin.toml")
-        plugin.call("echo", 1)
+        plugin.call("echo", [1])
         runtime.unload(plugin.name)
     finally:
         runtime.shutdown()
@@ -61,7 +61,7 @@ def reload(folder: Path) -> None:
     plugin = runtime.load_manifest(folder / "plugin" / "plugin.toml")
     while True:
         runtime.reload_plugin(plugin.name)
-        plugin.call("echo", 1)
+        plugin.call("echo", [1])
 
 
 def kills(folder: Path) -> None:
