@@ -159,16 +159,23 @@ def summary_markdown(judged: Sequence[tuple[Verdict, Mapping[str, Any]]]) -> str
 
 
 def headline_markdown(judged: Sequence[tuple[Verdict, Mapping[str, Any]]]) -> str:
-    """Return for a page of few words how many times as good ours is as its peers, where that is what was aimed at."""
-    parts = ["| Work | as many times as good as |", "| --- | --- |"]
+    """Return for a page of few words how good ours is beside whom an aim names, be that better or worse."""
+    parts = ["| Work | ringfence | beside it | times as good |", "| --- | --- | --- | --- |"]
     for verdict, parameters in judged:
-        if verdict.aim.kind == "times" and verdict.value is not None:
+        mine = verdict.ours.median(verdict.figure.key)
+        other = None if verdict.other is None else verdict.other.median(verdict.figure.key)
+        if verdict.aim.ours is None and verdict.other is not None and mine is not None and other is not None:
             title = verdict.row.title.format(**parameters).partition("; peers")[0]
             parts.append(
-                f"| {title}: {verdict.figure.title.format(**parameters)} | "
-                f"**{times(verdict.value)}** × {verdict.aim.beside} |"
+                f"| {title}: {verdict.figure.title.format(**parameters)} | {_with_unit(mine, verdict.figure)} | "
+                f"{verdict.other.contender.name.format(**parameters)}: {_with_unit(other, verdict.figure)} | "
+                f"{times(ratio(verdict.figure, mine, other))} |"
             )
     return "\n".join(parts) + "\n"
+
+
+def _with_unit(value: float, figure: Figure) -> str:
+    return f"{text(value, figure)} {UNITS[figure.unit][2]}".rstrip()
 
 
 def records(row: Row, lines: Sequence[Line], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
