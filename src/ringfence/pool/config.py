@@ -1,6 +1,5 @@
 """What a pool is told to be: one frozen record, checked once."""
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,8 @@ class PoolConfig:
     # The control group below which the pool's own is made, where the plan has one.
     cgroup: str | None
     max_workers: int
+    # Processors that this process may use, as the pool is made.
+    cpus: int
     # Bytes of one argument tuple or result that travels beside the message, in a memfd.
     max_buffer: int
     capture: bool
@@ -48,7 +49,7 @@ class PoolConfig:
     @property
     def ahead(self) -> float:
         """Seconds of work that each worker holds ahead."""
-        return seconds_ahead(self.max_workers, len(os.sched_getaffinity(0)))
+        return seconds_ahead(self.max_workers, self.cpus)
 
     @property
     def may_look(self) -> bool:
@@ -57,7 +58,7 @@ class PoolConfig:
         Not where that would take the only processor from the other side, or use up what a worker may have of it; nor
         where there is no second task, but a successor that needs the processor to start.
         """
-        return self.policy.limits.cpu_share is None and not self.one_task and len(os.sched_getaffinity(0)) > 1
+        return self.policy.limits.cpu_share is None and not self.one_task and self.cpus > 1
 
     @property
     def one_task(self) -> bool:

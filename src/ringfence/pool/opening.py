@@ -72,11 +72,13 @@ def open_pool(
         zygote.hear_features()
         offered = probe()
         plan = _plan(held, offered, single_use=max_tasks == 1 and not sessions)
+        cpus = len(os.sched_getaffinity(0))
         config = PoolConfig(
             policy=held,
             plan=plan,
             cgroup=offered.cgroup.path if plan.cgroup is not None and offered.cgroup is not None else None,
-            max_workers=max_workers or len(os.sched_getaffinity(0)),
+            max_workers=max_workers or cpus,
+            cpus=cpus,
             max_buffer=parse_size(max_buffer),
             capture=capture,
             pickle_results=pickle_results,
