@@ -14,7 +14,7 @@ from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, Unregistere
 from ringfence.pool import outcome
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
-from ringfence.pool.delivery import Delivery, Printed, Told
+from ringfence.pool.delivery import Delivery, Errand, Told
 from ringfence.pool.errors import WorkerCrashed
 from ringfence.pool.filling import Filling
 from ringfence.pool.handle import WorkerHandle
@@ -32,13 +32,11 @@ __all__ = ["Answers", "Partial", "UnderLock"]
 
 UnderLock = Callable[[WorkerHandle, Callable[[], BaseException | None]], BaseException | None]
 
-
 _log = logging.getLogger("ringfence.pool")
 # The types of a refusal's fields: the target may be unknown.
 _REFUSAL_FIELDS = ([str, str, str, str], [str, str, type(None), str])
 # Their canonical names: from_name() would take others, and any white space around them.
 _CAPABILITIES = frozenset(str(capability) for capability in Capability)
-
 
 
 class Partial:
@@ -82,7 +80,7 @@ class Answers:
             "modules": [] if initializer is None else [list(module) for module in initializer.modules],
         }
 
-    def take(self, handle: WorkerHandle, message: list[Any], size: int, done: list[Delivery | Printed]) -> None:
+    def take(self, handle: WorkerHandle, message: list[Any], size: int, done: list[Errand]) -> None:
         """Take the answer, of `size` bytes, to the task at the head of a worker's line. Raises RemoteProtocolError."""
         task = handle.line[0]
         value, error, large = None, None, None
@@ -119,7 +117,7 @@ class Answers:
         err = min(max(err, handle.printed[1]), handle.stderr.position)
         return handle.take_output((out, err))
 
-    def unregistered(self, handle: WorkerHandle, error: UnregisteredType, done: list[Delivery | Printed]) -> int:
+    def unregistered(self, handle: WorkerHandle, error: UnregisteredType, done: list[Errand]) -> int:
         """An answer held an object of a class that was not registered here: that is the task's failure, not a crime."""
         if not handle.line or not handle.started:
             raise RemoteProtocolError("an answer although it runs no task")
@@ -201,7 +199,7 @@ class Answers:
         return error
 
     def fail(
-        self, task: Task, error: BaseException, done: list[Delivery | Printed], handle: WorkerHandle | None = None
+        self, task: Task, error: BaseException, done: list[Errand], handle: WorkerHandle | None = None
     ) -> None:
         """End a task with `error`, and with what its dead worker `handle` had printed."""
         if task.future._owner is None:
@@ -211,7 +209,7 @@ class Answers:
         output = handle.take_output(None) if handle is not None else None
         done.append(Delivery(task.future, None, error, output, self._config.on_output))
 
-    def send_arguments(self, handle: WorkerHandle, free: bool, done: list[Delivery | Printed]) -> None:
+    def send_arguments(self, handle: WorkerHandle, free: bool, done: list[Errand]) -> None:
         """Send the arguments of the task at the head in a memfd; `free`: the one the worker keeps may be used again."""
         task = handle.line[0]
         if not task.flags & (m.BUFFERED | m.SESSION):
@@ -316,7 +314,7 @@ class Answers:
             raise RemoteProtocolError(f"{m.NAMES[tag]} twice for one task")
         handle.asked.add((task.id, tag))
 
-    def take_refusals(self, handle: WorkerHandle, message: list[Any], done: list[Delivery | Printed]) -> None:
+    def take_refusals(self, handle: WorkerHandle, message: list[Any], done: list[Errand]) -> None:
         """Take what the task at the head was refused, and went on. Raises RemoteProtocolError."""
         _, _, refusals, more = message
         if not self.terms["refusals"]:

@@ -17,7 +17,7 @@ from ringfence.pool import outcome
 from ringfence.pool.answers import Answers, UnderLock
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
-from ringfence.pool.delivery import Delivery, Printed, fresh_output
+from ringfence.pool.delivery import Errand, fresh_output
 from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import BrokenPool
 from ringfence.pool.examination import Examination
@@ -48,11 +48,11 @@ _BURIAL_GRACE: Final = 10.0
 _MOST_STARTING: Final = 32
 _NEVER: Final = float("inf")
 
-_Done = list[Delivery | Printed]
+_Done = list[Errand]
 
 
 class Crew:
-    """The processes of one pool. The supervisor's lock guards it; only the I/O thread starts, hears and buries."""
+    """The processes of one pool. The supervisor's lock guards it; only the I/O thread starts and buries."""
 
     def __init__(
         self, config: PoolConfig, backlog: Backlog, dispatcher: Dispatcher, monitor: Monitor, counters: Counters,

@@ -1,4 +1,4 @@
-"""The last step of a task: its outcome goes to its future, outside every lock."""
+"""What a change of state leaves to be done outside every lock: outcomes go to their futures, news to who asked."""
 
 import logging
 import threading
@@ -15,12 +15,32 @@ from ringfence.sandbox.refusal import Refusal
 if TYPE_CHECKING:
     from ringfence.pool.handle import WorkerHandle
 
-__all__ = ["Cancellation", "Delivery", "Printed", "Told", "deliver", "fresh_output"]
+__all__ = ["Cancellation", "Delivery", "Errand", "Printed", "Told", "deliver", "fresh_output"]
 
 _log = logging.getLogger("ringfence.pool")
 
 
-class Delivery:
+class Errand:
+    """Something to be done outside every lock, once; `deliver` does it."""
+
+    __slots__ = ()
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it takes so long that no other errand should wait for it."""
+        return False
+
+    @property
+    def is_told(self) -> bool:
+        """Whether nobody waits for it any more; asked when it was interrupted."""
+        return True
+
+    def run(self) -> None:
+        """Do it."""
+        raise NotImplementedError
+
+
+class Delivery(Errand):
     """One outcome on its way to one future: a value, or an error, or a cancellation."""
 
     __slots__ = ("_error", "_future", "_large", "_on_output", "_output", "_value")
@@ -44,7 +64,7 @@ class Delivery:
 
     @property
     def is_long(self) -> bool:
-        """Whether it takes so long that nobody else's outcome should wait for it."""
+        """Whether its value has to be read first, and that takes long."""
         return self._large is not None and self._large.is_long
 
     @property
@@ -71,7 +91,6 @@ class Delivery:
             except Exception:  # noqa: BLE001  # the caller's function: anything may come
                 _log.exception("on_output raised")
 
-
     def _read(self, large: LargeAnswer) -> None:
         try:
             self._value, self._error = large.read()
@@ -91,13 +110,10 @@ class Cancellation(Delivery):
         self._future.settle_cancelled()
 
 
-class Printed:
+class Printed(Errand):
     """What a session's worker has printed, on its way to who holds the session."""
 
     __slots__ = ("_data", "_name", "_on_output")
-
-    is_long = False
-    is_told = True
 
     def __init__(self, on_output: Callable[[str, bytes], None], name: str, data: bytes) -> None:
         self._on_output = on_output
@@ -112,7 +128,7 @@ class Printed:
             _log.exception("on_output raised")
 
 
-class Told(Printed):
+class Told(Errand):
     """A refusal, on its way to the log and to whoever asked for them."""
 
     __slots__ = ("_on_refusal", "_refusal")
@@ -131,7 +147,7 @@ class Told(Printed):
                 _log.exception("on_refusal raised")
 
 
-def fresh_output(handle: "WorkerHandle") -> list["Delivery | Printed"]:
+def fresh_output(handle: "WorkerHandle") -> list[Errand]:
     """Return what a session's worker has printed since this was last asked; too much is its holder's to say."""
     session = handle.line[0].session
     if session is None or session.on_output is None:
@@ -144,7 +160,7 @@ def fresh_output(handle: "WorkerHandle") -> list["Delivery | Printed"]:
     ]
 
 
-def deliver(done: list[Delivery | Printed]) -> None:
+def deliver(done: list[Errand]) -> None:
     """Run deliveries in order and forget each: nothing of a result may stay alive here."""
     done.reverse()
     interrupt: BaseException | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, final
 
 from ringfence.ipc import messages as m
-from ringfence.pool.delivery import Printed
+from ringfence.pool.delivery import Errand
 from ringfence.pool.kept import Kept
 from ringfence.pool.transfer import LONG, Parcel
 
@@ -16,13 +16,13 @@ _log = logging.getLogger("ringfence.pool")
 
 
 @final
-class Filling(Printed):
+class Filling(Errand):
     """The arguments `load` of task number `task`, to be copied into `kept`, or into a memfd of their own.
 
     `send` is called once, with the message that brings them and its descriptors; it takes the lock.
     """
 
-    __slots__ = ("_fd", "_load", "_message", "_send", "_target", "is_long")
+    __slots__ = ("_fd", "_load", "_message", "_send", "_target")
 
     def __init__(
         self, task: int, load: Parcel, kept: Kept | None, send: Callable[[list[Any], Sequence[int]], None]
@@ -35,7 +35,11 @@ class Filling(Printed):
         if kept is not None and self._fd >= 0:
             self._message.append(kept.capacity)
         self._send = send
-        self.is_long = load.size >= LONG
+
+    @property
+    def is_long(self) -> bool:
+        """Whether copying takes long."""
+        return self._load.size >= LONG
 
     def run(self) -> None:
         """Copy, and send; where there is no memory for it, the worker is told so, and its task fails."""

@@ -15,7 +15,7 @@ from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, Unregistere
 from ringfence.pool import outcome
 from ringfence.pool.answers import Answers
 from ringfence.pool.backlog import Backlog
-from ringfence.pool.delivery import Delivery, Printed
+from ringfence.pool.delivery import Delivery, Errand
 from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import ProtocolViolation
 from ringfence.pool.handle import WorkerHandle
@@ -30,7 +30,7 @@ _log = logging.getLogger("ringfence.pool")
 # Seconds a worker that was told to stop, or to say that it is done, may take before it is killed.
 STOP_GRACE: Final = 1.0
 
-_Done = list[Delivery | Printed]
+_Done = list[Errand]
 
 
 class Keeper(Protocol):

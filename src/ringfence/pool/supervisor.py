@@ -18,7 +18,7 @@ from ringfence.ipc.patience import LOOK
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.crew import Crew
-from ringfence.pool.delivery import Cancellation, Delivery, Printed, deliver
+from ringfence.pool.delivery import Cancellation, Errand, deliver
 from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import BrokenPool, PoolClosed
 from ringfence.pool.handle import WorkerHandle
@@ -250,7 +250,7 @@ class Supervisor:
             self._deferred.append(task)
             self._wake()
             return False
-        done: list[Delivery | Printed] = []
+        done: list[Errand] = []
         cancelled = False
         try:
             with self._lock:
@@ -263,7 +263,7 @@ class Supervisor:
             deliver(done)  # also what ^C has come between
         return cancelled or task.future.cancelled()
 
-    def _cancel(self, task: Task, kill: bool, done: list[Delivery | Printed]) -> bool:
+    def _cancel(self, task: Task, kill: bool, done: list[Errand]) -> bool:
         self._backlog.absorb()
         handle = task.handle
         if kill and handle is not None and handle.line and handle.line[0] is task:
@@ -336,7 +336,7 @@ class Supervisor:
             else:
                 handle.channel.wait_readable(deadline)
         finally:
-            done: list[Delivery | Printed] = []
+            done: list[Errand] = []
             try:
                 with self._lock:
                     try:
@@ -347,7 +347,7 @@ class Supervisor:
             finally:
                 deliver(done)
 
-    def _stop_watching(self, handle: WorkerHandle, done: list[Delivery | Printed]) -> None:
+    def _stop_watching(self, handle: WorkerHandle, done: list[Errand]) -> None:
         handle.watched = False
         if handle.gone:
             handle.close()
@@ -391,7 +391,7 @@ class Supervisor:
 
     def shut_down(self, *, cancel: bool = False, kill: bool = False) -> None:
         """Take no more tasks. `cancel`: those that have not started end cancelled. `kill`: workers die now."""
-        done: list[Delivery | Printed] = []
+        done: list[Errand] = []
         try:
             with self._lock:
                 if self._finished or self._owner_pid != os.getpid():
@@ -404,7 +404,7 @@ class Supervisor:
         finally:
             deliver(done)
 
-    def _close(self, cancel: bool, kill: bool, done: list[Delivery | Printed]) -> None:
+    def _close(self, cancel: bool, kill: bool, done: list[Errand]) -> None:
         self._closing = self._refuses = True
         self._backlog.absorb()
         if cancel or kill:
@@ -496,7 +496,7 @@ class Supervisor:
 
     # The I/O thread
 
-    def _hand_out(self, done: list[Delivery | Printed]) -> None:
+    def _hand_out(self, done: list[Errand]) -> None:
         """Deliver; what takes long, in a thread of its own."""
         if any(delivery.is_long for delivery in done):
             self._readers = [thread for thread in self._readers if thread.is_alive()]
@@ -511,7 +511,7 @@ class Supervisor:
         deliver(done)
 
     def _main(self) -> None:
-        done: list[Delivery | Printed] = []
+        done: list[Errand] = []
         try:
             while self._turn(done):
                 pass
@@ -528,7 +528,7 @@ class Supervisor:
             finally:
                 self._ended.set()
 
-    def _turn(self, done: list[Delivery | Printed]) -> bool:
+    def _turn(self, done: list[Errand]) -> bool:
         """Start what is missing, wait for an event, handle it; False at the end. `done`: what is not delivered yet."""
         if self._interrupted:
             self._fail(BrokenPool("the pool was interrupted in the middle of a change; make a new one"), done)
@@ -580,7 +580,7 @@ class Supervisor:
             time.sleep(_COALESCE)
         return True
 
-    def _fail(self, error: BrokenPool, done: list[Delivery | Printed]) -> None:
+    def _fail(self, error: BrokenPool, done: list[Errand]) -> None:
         with self._lock:
             self._closing = self._refuses = self._over = True
             self._backlog.absorb()
