@@ -160,9 +160,46 @@ def test_what_was_heard_before_a_failure_is_delivered(monkeypatch: pytest.Monkey
             future = pool.submit(tasks.nap, 0.2, 7)
             wait_until(future.done)
         else:
-            monkeypatch.setattr(supervisor, "_stop_watching", failing(supervisor._stop_watching))
+            monkeypatch.setattr(supervisor._waiting, "give_back", failing(supervisor._waiting.give_back))
             future = pool.submit(tasks.nap, 0.2, 7)
             with pytest.raises(OSError, match="injected"):
                 future.result(30)
         assert future.result(30) == 7
     assert supervisor.thread.is_alive() is False
+
+
+def test_ctrl_c_just_after_a_worker_was_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that was about to read its answer goes; somebody else hears the worker all the same."""
+    with Pool(1) as pool:
+        pool.submit(tasks.square, 1).result(30)
+        supervisor = pool._supervisor
+        lock, take_over = supervisor._lock, supervisor._waiting.take_over
+        taken: list[bool] = []
+
+        class Interrupted:
+            """The lock, in which ^C comes as it is let go of."""
+
+            def __enter__(self) -> None:
+                lock.acquire()
+
+            def __exit__(self, *_: object) -> None:
+                interrupts = bool(taken) and taken.pop()
+                lock.release()
+                if interrupts:
+                    raise KeyboardInterrupt
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(lock, name)
+
+        def noting(*arguments: Any) -> bool:
+            taken.append(take_over(*arguments))
+            return taken[-1]
+
+        monkeypatch.setattr(supervisor, "_lock", Interrupted())
+        monkeypatch.setattr(supervisor._waiting, "take_over", noting)
+        future = pool.submit(tasks.nap, 0.2, 7)
+        with pytest.raises(KeyboardInterrupt):
+            future.result()
+        monkeypatch.undo()
+        wait_until(future.done)
+        assert future.result(30) == 7

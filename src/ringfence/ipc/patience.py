@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from ringfence.ipc.channel import Channel
+
 __all__ = ["LOOK", "Patience"]
 
 LOOK: Final = 100e-6
@@ -23,6 +25,17 @@ class Patience:
         # How many waits after a look in vain are slept through, and how many of them are still to come.
         self._skipped = 1
         self._left = 1
+
+    def look(self, channel: Channel) -> bool:
+        """Look for a message in `channel`, if that has been worth it; say whether one came. Only one thread at a time.
+
+        May raise what `Channel.look` raises.
+        """
+        if not self.wants_to_look():
+            return False
+        came = channel.look(LOOK)
+        self.learn(came)
+        return came
 
     def wants_to_look(self) -> bool:
         """Say whether to look this time; whoever does says afterwards what came of it."""

@@ -13,7 +13,7 @@ from ringfence.ipc import guest_messages as g
 from ringfence.ipc.channel import Channel
 from ringfence.ipc.errors import ChannelClosed, NotSerializable, RemoteProtocolError
 from ringfence.ipc.limits import DEFAULT_LIMITS, MAX_FRAME
-from ringfence.ipc.patience import LOOK, Patience
+from ringfence.ipc.patience import Patience
 from ringfence.plugins import outcomes
 from ringfence.plugins.asides import Asides
 from ringfence.plugins.asks import CHAIN, Asks
@@ -182,20 +182,11 @@ class Connection:
             if not self._take_over():
                 return
             while future._owner is not None and not self._deaf and (deadline is None or time.monotonic() < deadline):
-                if not self._looked():
+                if self._patience is None or not self._patience.look(self._channel):
                     self._channel.wait_readable(deadline)
                 self._hear()
         finally:
             self._give_back()
-
-    def _looked(self) -> bool:
-        """Look for an answer for a moment, if that has been worth it; return whether there is something to read."""
-        patience = self._patience
-        if patience is None or not patience.wants_to_look():
-            return False
-        came = self._channel.look(LOOK)
-        patience.learn(came)
-        return came
 
     def _take_over(self) -> bool:
         """Have this thread hear the guest instead of the switchboard's, if that is possible."""

@@ -1,7 +1,8 @@
 """The supervisor: the one loop that acts, and the lock under which everything happens.
 
-Threads: tasks are accepted and cancelled from any thread; everything else happens in the I/O thread. One lock guards
-all state. Futures are resolved outside it, since their callbacks may call back.
+Threads: tasks are accepted, sent and cancelled from any thread, and whoever waits for an answer may read it; everything
+else happens in the I/O thread. One lock guards all state. Futures are resolved outside it, since their callbacks may
+call back.
 """
 
 import logging
@@ -14,7 +15,6 @@ from collections.abc import Callable
 from typing import Final
 
 from ringfence.errors import RingfenceError
-from ringfence.ipc.patience import LOOK
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.crew import Crew
@@ -27,6 +27,7 @@ from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
 from ringfence.pool.statistics import Counters, Statistics
 from ringfence.pool.task import Task, owed_by
+from ringfence.pool.waiting import Waiting
 from ringfence.pool.zygote import Zygote
 from ringfence.sandbox.report import Report
 
@@ -59,13 +60,6 @@ class Supervisor:
         self._poller = select.epoll()
         self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._interest = Interest(self._poller)
-        # Whether a worker may be left unheard while a thread is expected to wait for it: not where others wait as well.
-        self._direct = (
-            config.queue_size is None and config.max_tasks is None
-            and config.on_output is None and config.on_refusal is None
-        )
-        # Whether a thread that waits may look for the answer before it sleeps.
-        self._may_look = config.may_look
         self._counters = Counters()
         self._backlog = Backlog()
         plan, can_start = config.plan, config.policy.capabilities.has("process:exec")
@@ -87,6 +81,7 @@ class Supervisor:
             config, self._backlog, self._dispatcher, monitor, self._counters, self._poller, zygote, self._network,
             self._interest, self._under_lock,
         )
+        self._waiting = Waiting(config, self._backlog, self._dispatcher, self._crew, self._interest)
         # Set once each, never unset.
         self._closing = False
         self._finished = False
@@ -296,75 +291,45 @@ class Supervisor:
     def wait_for(self, task: Task, deadline: float | None) -> None:
         """Wait for a running task's answer in this thread, if nothing else is going on in its worker; else return.
 
-        Saves the way through the I/O thread, half of a short call's time. `deadline` is a time of time.monotonic.
-        Raises RuntimeError in the I/O thread, where a wait without an end would have none.
+        `deadline` is a time of time.monotonic. Raises RuntimeError in the I/O thread, where a wait without an end would
+        have none.
         """
-        self._read_for(task, deadline)
+        handle = task.handle
+        if handle is not None:
+            self._read_for(handle, task, deadline)
         if deadline is None and threading.get_ident() == self.thread.ident and task.future._owner is not None:
             raise RuntimeError("a future's callback cannot wait for its own pool: it runs in the thread that hears it")
 
-    def _read_for(self, task: Task, deadline: float | None) -> None:
-        handle = task.handle
-        if handle is None:
-            return
-        with self._lock:
-            alone = len(handle.line) == 1 and handle.line[0] is task and not self._backlog.queued
-            if not alone or handle.watched or not handle.started or handle.doom or handle.channel.wants_write:
-                self._interest.attend()
-                return
-            if handle.channel.fileno() not in self._crew.handlers:
-                return  # its channel has ended, and it is about to be buried
-            try:
-                handle.watched = True
-                if self._interest.unheard is handle:
-                    self._interest.unheard = None
-                else:
-                    self._interest.listen(handle)
-            except OSError:  # no memory in the kernel: the I/O thread goes on hearing it
-                handle.watched = False
-                return
-            except BaseException:
-                handle.watched = False
-                self._cut_short()
-                raise
+    def _read_for(self, handle: WorkerHandle, task: Task, deadline: float | None) -> None:
+        done: list[Errand] = []
+        taken = False
         try:
-            if self._may_look and handle.patience.wants_to_look():
-                came = handle.channel.look(LOOK)
-                handle.patience.learn(came)
-                if not came:
-                    handle.channel.wait_readable(deadline)
-            else:
-                handle.channel.wait_readable(deadline)
+            with self._lock:
+                try:
+                    taken = self._waiting.take_over(handle, task)
+                except BaseException:
+                    self._cut_short()
+                    raise
+            if taken:
+                self._waiting.sleep(handle, deadline)
         finally:
-            done: list[Errand] = []
+            # Whatever came in between: what was taken over and not given back would be heard by nobody.
             try:
-                with self._lock:
-                    try:
-                        self._stop_watching(handle, done)
-                    except BaseException:
-                        self._cut_short()
-                        raise
+                if taken:
+                    self._stop_waiting(handle, done)
             finally:
                 deliver(done)
 
-    def _stop_watching(self, handle: WorkerHandle, done: list[Errand]) -> None:
-        handle.watched = False
-        if handle.gone:
-            handle.close()
-            return
-        if handle.channel.fileno() in self._crew.handlers:
-            # Read first: listened to before, it would wake the I/O thread for what we are about to read.
-            self._crew.hear_worker(handle, done)
-        # In this order: a task that came before the worker was idle again is seen here, one that came later finds it
-        # idle.
-        self._backlog.absorb()
-        self._dispatcher.feed()
-        if handle.line or handle.sealed or handle.stopping or not self._direct:
-            self._interest.listen(handle)
-        if self.config.queue_size is not None:
-            self._space.notify_all()
-        if handle.ending or self._backlog.queued:
-            self._wake()  # the I/O thread has to start another worker, or to wait for this one's end
+    def _stop_waiting(self, handle: WorkerHandle, done: list[Errand]) -> None:
+        with self._lock:
+            try:
+                if self._waiting.give_back(handle, done):
+                    self._wake()
+                if self.config.queue_size is not None:
+                    self._space.notify_all()
+            except BaseException:
+                self._cut_short()
+                raise
 
     def is_running(self, task: Task) -> bool:
         """Say whether `task` is at the head of a worker's line."""

@@ -18,7 +18,7 @@ from ringfence.ipc import guest_messages as g
 from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, UnregisteredType
-from ringfence.ipc.patience import LOOK, Patience
+from ringfence.ipc.patience import Patience
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.worker.guest_state import CURRENT, Active, Call, Settings
 
@@ -446,9 +446,8 @@ class Talk(Active):
         """Read one message. Return it if it is a call, else act on it; None too when there is no host any more."""
         try:
             # While a call runs a look would take the interpreter from it.
-            patience = self._patience
-            if patience is not None and not self._running and patience.wants_to_look():
-                patience.learn(self._channel.look(LOOK))
+            if self._patience is not None and not self._running:
+                self._patience.look(self._channel)
             message: _Message = self.codec.unpack(self._channel.recv())
         except MemoryError:
             # Whose it was stands in what did not fit: nobody can be answered, and nothing read after it.

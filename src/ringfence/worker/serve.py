@@ -22,7 +22,7 @@ from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, NotSerializable
 from ringfence.ipc.large import lay_out
-from ringfence.ipc.patience import LOOK, Patience
+from ringfence.ipc.patience import Patience
 from ringfence.sandbox.denials import Refusals, private_folders
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.sandbox.memory import bytes_of
@@ -123,13 +123,8 @@ class Worker:
                     os.sched_yield()
                     return
                 # One at a time: whoever waits for the answer may have the next one ready in no time.
-                if (
-                    self._patience is not None
-                    and len(message[1]) == 1
-                    and not self._waiting
-                    and self._patience.wants_to_look()
-                ):
-                    self._patience.learn(self._channel.look(LOOK))
+                if self._patience is not None and len(message[1]) == 1 and not self._waiting:
+                    self._patience.look(self._channel)
             elif tag == m.FUNCTION:
                 self._unread[message[1]] = message[2]
             elif tag == m.MODULES:

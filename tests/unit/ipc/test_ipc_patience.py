@@ -39,6 +39,21 @@ def test_one_message_in_time_is_enough_to_look_again() -> None:
     assert looks(patience, 64 + 100, came=True) >= 100
 
 
+def test_looking_is_learnt_from() -> None:
+    """Each look says what came of it, and the next waits follow from that."""
+    near, far = pipe()
+    patience = Patience()
+    with near, far:
+        assert not patience.look(near)  # the first wait: there is none
+        far.send(b"x")
+        assert [patience.look(near) for _ in range(3)] == [True] * 3
+        near.recv()
+        assert not patience.look(near)
+        far.send(b"x")
+        assert not patience.look(near)  # none again, after one in vain
+        assert patience.look(near)
+
+
 def test_a_look_sees_what_is_there_and_reads_nothing() -> None:
     """Bytes of the peer, and the end of the stream."""
     near, far = pipe()
@@ -51,7 +66,7 @@ def test_a_look_sees_what_is_there_and_reads_nothing() -> None:
 
 
 def test_a_look_ends_by_itself() -> None:
-    """Where nothing comes, after the time that it was given, asleep at no moment."""
+    """Where nothing comes, after the time that it was given."""
     near, far = pipe()
     with near, far:
         began = time.process_time()
