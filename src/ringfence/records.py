@@ -55,8 +55,10 @@ def _record(*, slots: bool, frozen: bool = False, kw_only: bool = False, init: b
 
 
 def _made(cls: type, *, frozen: bool, kw_only: bool, init: bool) -> type:
-    assert cls.__bases__ == (object,)
     body = dict(cls.__dict__)
+    # What no record has needed yet is refused, rather than done otherwise than by dataclasses.
+    assert cls.__bases__ == (object,)
+    assert not body.keys() & {"__eq__", "__hash__"}
     fields = []
     for name in cls.__annotations__:
         given = body.pop(name, _NONE)
@@ -66,16 +68,14 @@ def _made(cls: type, *, frozen: bool, kw_only: bool, init: bool) -> type:
     for name in ("__dict__", "__weakref__"):
         body.pop(name, None)
     names = tuple(one.name for one in fields)
-    explicit_hash = "__hash__" in body
     body["__slots__"] = names
     body["__match_args__"] = () if kw_only else names
     for name in ("__dataclass_fields__", "__dataclass_params__"):
         body[name] = _Lazily(name, fields, {"frozen": frozen, "kw_only": kw_only, "init": init})
     body.setdefault("__repr__", _repr_of(tuple(one.name for one in fields if one.repr)))
-    body.setdefault("__eq__", _eq_of(tuple(one.name for one in fields if one.compare)))
-    if not explicit_hash:
-        body["__hash__"] = _hash_of(tuple(one.name for one in fields if one.hash)) if frozen else None
-    body.setdefault("__replace__", _replace)
+    body["__eq__"] = _eq_of(tuple(one.name for one in fields if one.compare))
+    body["__hash__"] = _hash_of(tuple(one.name for one in fields if one.hash)) if frozen else None
+    body["__replace__"] = _replace
     if frozen:
         body["__setattr__"], body["__delattr__"] = _refuse_set, _refuse_delete
     made: Any = type(cls.__name__, cls.__bases__, body)
@@ -84,9 +84,8 @@ def _made(cls: type, *, frozen: bool, kw_only: bool, init: bool) -> type:
     setters = tuple(made.__dict__[name].__set__ for name in names)
     if init:
         made.__init__ = _init_of(made, fields, setters, kw_only=kw_only)
-    if "__reduce__" not in body:
-        made.__getstate__ = _getstate
-        made.__setstate__ = _setstate_of(setters)
+    made.__getstate__ = _getstate
+    made.__setstate__ = _setstate_of(setters)
     return made  # type: ignore[no-any-return]
 
 
