@@ -52,7 +52,7 @@ def _block(
     figure: Figure, lines: Sequence[Line], parameters: Mapping[str, Any], verdicts: Sequence[Verdict]
 ) -> list[str]:
     title = figure.title.format(**parameters)
-    aim = f"{'aim':<9}".rstrip() if any(verdict.figure is figure for verdict in verdicts) else ""
+    aim = "aim" if any(verdict.figure is figure for verdict in verdicts) else ""
     parts = [f"  {title:<46}{'median':>12}{'min - max':>25}{'ratio':>8}   {aim}".rstrip()]
     base = lines[0].median(figure.key)
     for line in lines:

@@ -1,6 +1,6 @@
 """Memory that two processes pass to each other as a file descriptor, beside their messages.
 
-Two kinds, both memfds that cannot grow. A *sealed* one is written by its maker and can never change again. A
+Three kinds, all memfds that cannot grow. A *sealed* one is written by its maker and can never change again. A
 *lease* is made by the supervisor and lent to a worker, which fills it; the supervisor copies it and takes the memory
 back, or seals it before it maps it: a mapping that a hostile worker can still write would change under the reader's
 eyes. A worker that keeps the descriptor of a lease keeps nothing but that, once the memory has been taken back.

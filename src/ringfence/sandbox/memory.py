@@ -1,4 +1,7 @@
-"""Copies of large buffers, in huge pages where the kernel has them: page faults would cost more than the copying."""
+"""Copies of large buffers, in huge pages where the kernel has them: page faults would cost more than the copying.
+
+It stands here only because foreign calls do.
+"""
 
 import mmap
 from typing import Final

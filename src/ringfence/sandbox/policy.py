@@ -42,7 +42,6 @@ _BY_PATH: Final = (
 )  # fmt: skip
 
 
-
 @final
 @dataclass(frozen=True, slots=True)
 class Policy:
