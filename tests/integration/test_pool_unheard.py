@@ -129,8 +129,11 @@ def test_an_idle_pool_uses_no_processor(pool: Pool) -> None:
         with open(f"/proc/{of}/status") as file:
             return sum(int(line.split()[1]) for line in file if "ctxt_switches" in line)
 
-    time.sleep(0.05)
     thread = pool._supervisor.thread.native_id or 0
-    before = switches(pid), switches(thread)
-    time.sleep(0.3)
-    assert (switches(pid), switches(thread)) == before
+
+    def asleep() -> bool:
+        before = switches(pid), switches(thread)
+        time.sleep(0.3)
+        return (switches(pid), switches(thread)) == before
+
+    wait_until(asleep, what="the sleep of both")

@@ -149,14 +149,12 @@ def test_idle_workers_are_killed(pool: Pool) -> None:
 )
 def test_a_time_limit(pool: Pool, task: Callable[[], object]) -> None:
     """mpire loses the slot, deadpool hangs, billiard and pebble need seconds more; others have no limit at all."""
-    started = time.monotonic()
     futures = [pool.options(timeout=0.2).submit(task) for _ in range(2)]
-    assert all(isinstance(future.exception(30), TaskTimeout) for future in futures)
-    assert time.monotonic() - started < 20
-    pids = set(pool.reports())
-    # Both slots are there again.
-    assert outcomes([pool.submit(tasks.nap, 0.01) for _ in range(4)]) == (4, 0, 0)
-    assert len(set(pool.reports()) | pids) >= 1
+    assert all(isinstance(future.exception(20), TaskTimeout) for future in futures)
+    # Both slots are there again: two tasks run side by side.
+    futures = [pool.submit(tasks.nap, 60) for _ in range(2)]
+    wait_until(lambda: len(pool.reports()) == 2 and all(future.running() for future in futures))
+    assert all(future.cancel() for future in futures)
 
 
 def test_a_grandchild_ends_with_its_task() -> None:
