@@ -45,11 +45,12 @@ def odd_value(chance, depth=0):
     if kind == 5:
         return "x" * chance.choice((0, 1, 31, 32, 255, 256, 3000))
     if kind == 6:
-        return os.urandom(chance.choice((0, 1, 15, 16, 255, 256, 3000)))
+        return chance.randbytes(chance.choice((0, 1, 15, 16, 255, 256, 3000)))
     if kind == 7:
         return {odd_key(chance): odd_value(chance, depth + 1) for _ in range(chance.randrange(4))}
     if kind == 8 and chance.random() < 0.05:
-        return _packer().ExtType(chance.randrange(-1, 16) & 127, os.urandom(chance.choice((0, 1, 4, 8, 9, 12, 40))))
+        body = chance.randbytes(chance.choice((0, 1, 4, 8, 9, 12, 40)))
+        return _packer().ExtType(chance.randrange(-1, 16) & 127, body)
     return [odd_value(chance, depth + 1) for _ in range(chance.randrange(5))]
 
 
