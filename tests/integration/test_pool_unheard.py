@@ -2,10 +2,13 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import os
+import select
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,6 +45,8 @@ def started(pool: Pool, function: Callable[..., Any] = tasks.square, argument: i
         if unheard(pool):
             return future
         future.cancel()
+        for _ in range(3):  # a worker that is listened to, as a new one is, stays so until somebody waits for it
+            pool.submit(function, 0).result(30)
     raise AssertionError("somebody always listens")
 
 
@@ -55,6 +60,19 @@ def called_back(future: Any) -> None:
     called = threading.Event()
     future.add_done_callback(lambda _: called.set())
     assert called.wait(30)
+
+
+def answered(pool: Pool) -> Any:
+    """Return the future of a task that has been answered, which nobody has heard."""
+    for _ in range(100):
+        future = started(pool)
+        handle = pool._supervisor._interest.unheard
+        if handle is not None:
+            while unheard(pool) and not select.select([handle.channel], [], [], 0.01)[0]:
+                pass
+            if unheard(pool):
+                return future
+    raise AssertionError("somebody always listens")
 
 
 async def awaited(future: Any) -> None:
@@ -82,6 +100,55 @@ def test_whoever_looks_at_a_future_is_told(pool: Pool, look: Callable[[Any], obj
     look(future)
     assert future._state == "FINISHED"
     assert not unheard(pool)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda future: future.done(),
+        lambda future: not future.running(),
+        lambda future: concurrent.futures.wait([future], 0).done,
+        lambda future: list(concurrent.futures.as_completed([future], 0)),
+        lambda future: "finished" in repr(future),
+        lambda future: future.result(0) == 25,
+    ],
+    ids=["done", "running", "wait", "as_completed", "repr", "result"],
+)
+def test_whoever_looks_once_sees_what_has_come(pool: Pool, look: Callable[[Any], object]) -> None:
+    """A task that has been answered is done, also for who asks a single time."""
+    assert look(answered(pool))
+
+
+def test_a_result_that_is_kept_does_not_keep_its_pool() -> None:
+    """What a future needed while its task was under way is let go of with the outcome."""
+    pool = Pool(1, profile="trusted")
+    for _ in range(3):
+        pool.submit(tasks.square, 3).result(30)
+    futures = [started(pool), started(pool)]
+    assert [future.result(30) for future in futures] == [25, 25]
+    pool.shutdown()
+    gone = weakref.ref(pool._supervisor)
+    del pool
+    gc.collect()
+    assert gone() is None
+    assert futures[0].result() == 25
+
+
+def test_a_pool_ends_though_somebody_else_reads_the_last_answer() -> None:
+    """The I/O thread sleeps while another one waits for a task, and has to hear that this was the last."""
+    pool = Pool(1, profile="trusted")
+    pool.submit(tasks.square, 3).result(30)
+    future = pool.submit(time.sleep, 0.3)
+    thread = threading.Thread(target=future.result)
+    thread.start()
+    (handle,) = pool._supervisor._crew.workers.values()
+    wait_until(lambda: handle.watched)
+    pool.shutdown(wait=False)
+    thread.join(30)
+    pool._supervisor.thread.join(10)
+    ended = not pool._supervisor.thread.is_alive()
+    pool.kill_workers()
+    assert ended
 
 
 def test_the_next_task_does_not_wait_for_one_that_nobody_looks_at(pool: Pool) -> None:

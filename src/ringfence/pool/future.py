@@ -63,9 +63,13 @@ class PoolFuture(Future[Any]):
                 condition = self._made_condition
                 if condition is None:
                     condition = self._made_condition = threading.Condition()
-            if self._unheard is not None:
-                self._unheard()
+            self._listen()
         return condition
+
+    def _listen(self) -> None:
+        listen = self._unheard
+        if listen is not None:
+            listen()
 
     def cancel(self) -> bool:
         """Cancel the task, running or not. False only if it is done already (or is being delivered)."""
@@ -82,15 +86,14 @@ class PoolFuture(Future[Any]):
 
     def running(self) -> bool:
         """Say whether the task has reached the head of a worker's line."""
+        self._listen()
         owner = self._owner
-        if self._unheard is not None:
-            self._unheard()
         return owner is not None and owner[0].is_running(owner[1])
 
     def done(self) -> bool:
         """Say whether the task has its outcome, or was cancelled."""
-        if self._unheard is not None and self._state not in _DONE:
-            self._unheard()
+        if self._state not in _DONE:
+            self._listen()
         return self._state in _DONE
 
     def result(self, timeout: float | None = None) -> Any:
@@ -134,6 +137,8 @@ class PoolFuture(Future[Any]):
         self._result = value
         self._exception = error
         self._state = FINISHED
+        if self._unheard is not None:
+            self._unheard = None  # it leads to the pool, which whoever keeps a result need not keep
         condition = self._made_condition
         if condition is not None:
             with condition:
@@ -152,6 +157,8 @@ class PoolFuture(Future[Any]):
             return
         # Told before any callback runs: one that raises, or waits for us itself, must keep nobody waiting.
         self._state = CANCELLED_AND_NOTIFIED
+        if self._unheard is not None:
+            self._unheard = None
         condition = self._made_condition
         if condition is not None:
             with condition:

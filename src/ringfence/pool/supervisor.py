@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from ringfence.errors import RingfenceError
 from ringfence.pool.backlog import Backlog
@@ -45,6 +45,7 @@ _TURN: Final = 32
 # handles them: woken for each, it would take the interpreter lock from the threads that submit, and back, each time.
 _BUSY: Final = 16
 _COALESCE: Final = 300e-6
+_T = TypeVar("_T")
 
 
 class Supervisor:
@@ -170,11 +171,24 @@ class Supervisor:
         self._interrupted = self._refuses = True
         self._wake()
 
+    def _change(self, step: Callable[[list[Errand]], _T]) -> _T:
+        """Take a step under the lock, and deliver what comes of it; one that is cut short is the pool's last."""
+        done: list[Errand] = []
+        try:
+            with self._lock:
+                try:
+                    return step(done)
+                except BaseException:
+                    self._cut_short()
+                    raise
+        finally:
+            deliver(done)  # also what ^C has come between
+
     def _send(self) -> None:
         """Send what is in the inbox to workers that have room; what needs a new worker is for the I/O thread."""
         interest = self._interest
         if self._dispatcher.send_alone():
-            if interest.unheard is not None:
+            if interest.unheard is not None and interest.unheard.line:
                 interest.unheard.line[0].future._unheard = self._attend
             return
         interest.attend()
@@ -187,18 +201,18 @@ class Supervisor:
             self._wake()
 
     def _attend(self) -> None:
-        """Somebody looks at a future whose worker may be unheard: from here on the I/O thread listens."""
+        """Somebody looks at a future whose worker may be unheard: take in what has come, and listen from here on."""
         if self._interest.unheard is None:
             return
         if self._lock._is_owned():  # type: ignore[attr-defined]
             self._wake()  # a finalizer or a signal handler, in the middle of something
             return
-        with self._lock:
-            try:
-                self._interest.attend()
-            except BaseException:
-                self._cut_short()
-                raise
+        self._change(self._hear_unheard)
+
+    def _hear_unheard(self, done: list[Errand]) -> None:
+        handle, self._interest.unheard = self._interest.unheard, None
+        if handle is not None and not handle.channel.closed:
+            self._give_back(handle, done)
 
     def _await_space(self, wait: bool) -> bool:
         bound = self.config.queue_size
@@ -245,24 +259,14 @@ class Supervisor:
             self._deferred.append(task)
             self._wake()
             return False
-        done: list[Errand] = []
-        cancelled = False
-        try:
-            with self._lock:
-                try:
-                    cancelled = self._cancel(task, kill, done)
-                except BaseException:
-                    self._cut_short()
-                    raise
-        finally:
-            deliver(done)  # also what ^C has come between
-        return cancelled or task.future.cancelled()
+        return self._change(lambda done: self._cancel(task, kill, done)) or task.future.cancelled()
 
     def _cancel(self, task: Task, kill: bool, done: list[Errand]) -> bool:
         self._backlog.absorb()
         handle = task.handle
         if kill and handle is not None and handle.line and handle.line[0] is task:
             self._crew.hear_worker(handle, done)  # it may have been answered by now
+            self._wake()  # it may have been the last one that a closed pool waits for
         if task.future._owner is None:
             return False
         handle = task.handle
@@ -323,13 +327,16 @@ class Supervisor:
     def _stop_waiting(self, handle: WorkerHandle, done: list[Errand]) -> None:
         with self._lock:
             try:
-                if self._waiting.give_back(handle, done):
-                    self._wake()
-                if self.config.queue_size is not None:
-                    self._space.notify_all()
+                self._give_back(handle, done)
             except BaseException:
                 self._cut_short()
                 raise
+
+    def _give_back(self, handle: WorkerHandle, done: list[Errand]) -> None:
+        if self._waiting.give_back(handle, done) or self._closing:
+            self._wake()  # it has something to do; or this was the last answer that a closed pool waits for
+        if self.config.queue_size is not None:
+            self._space.notify_all()
 
     def is_running(self, task: Task) -> bool:
         """Say whether `task` is at the head of a worker's line."""
@@ -356,20 +363,11 @@ class Supervisor:
 
     def shut_down(self, *, cancel: bool = False, kill: bool = False) -> None:
         """Take no more tasks. `cancel`: those that have not started end cancelled. `kill`: workers die now."""
-        done: list[Errand] = []
-        try:
-            with self._lock:
-                if self._finished or self._owner_pid != os.getpid():
-                    return
-                try:
-                    self._close(cancel, kill, done)
-                except BaseException:
-                    self._cut_short()
-                    raise
-        finally:
-            deliver(done)
+        self._change(lambda done: self._close(cancel, kill, done))
 
     def _close(self, cancel: bool, kill: bool, done: list[Errand]) -> None:
+        if self._finished or self._owner_pid != os.getpid():
+            return
         self._closing = self._refuses = True
         self._backlog.absorb()
         if cancel or kill:
@@ -452,12 +450,16 @@ class Supervisor:
             os.eventfd_write(self._waker, 1)
 
     def _under_lock(self, handle: WorkerHandle, step: Callable[[], BaseException | None]) -> BaseException | None:
-        with self._lock:
-            error = step()
-            self._interest.listen(handle)  # it may have been sent something that the pipe has no room for
-            if self._crew.answers.lending.next_time() < self._dispatcher.wakes_at:
-                self._wake()
-            return error
+        try:
+            with self._lock:
+                error = step()
+                self._interest.listen(handle)  # it may have been sent something that the pipe has no room for
+                if self._crew.answers.lending.next_time() < self._dispatcher.wakes_at:
+                    self._wake()
+                return error
+        except BaseException:
+            self._cut_short()  # its worker waits for what this step would have sent
+            raise
 
     # The I/O thread
 
