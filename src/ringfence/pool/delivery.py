@@ -161,22 +161,29 @@ def fresh_output(handle: "WorkerHandle") -> list[Errand]:
 
 
 def deliver(done: list[Errand]) -> None:
-    """Run deliveries in order and forget each: nothing of a result may stay alive here."""
-    done.reverse()
+    """Run deliveries in order and forget each: nothing of a result may stay alive here.
+
+    ^C may come between any two steps of this: what has not been told by then is told before it goes on.
+    """
+    in_turn = False
     interrupt: BaseException | None = None
     while done:
-        news = done.pop()
         try:
-            news.run()
+            if not in_turn:
+                done.reverse()
+                in_turn = True
+            while done:
+                done[-1].run()
+                done.pop()
         except BaseException as error:  # noqa: BLE001
             # A callback's SystemExit in the I/O thread is not ours to act on. ^C in the main thread is the user's: it
             # waits until everybody has got what is theirs.
-            if threading.current_thread() is threading.main_thread():
-                interrupt = error
-                if not news.is_told:
-                    done.append(news)
-            else:
+            ours = threading.current_thread() is not threading.main_thread()
+            if ours:
                 _log.exception("a future's callback raised")
-        del news
+            else:
+                interrupt = error
+            if done and (ours or done[-1].is_told):
+                done.pop()
     if interrupt is not None:
         raise interrupt
