@@ -62,7 +62,11 @@ class Results(itertools.chain[T]):
 
     @classmethod
     def of(cls, chunks: Generator[Iterable[Any], None, None]) -> "Results[Any]":
-        """Return the results in `chunks`, which is closed when nobody holds them any more."""
+        """Return the results in `chunks`, which is closed when nobody holds them any more.
+
+        What comes first holds none: a generator that has not begun has nothing that would be done when it is closed.
+        """
+        next(chunks)
         made: Results[Any] = cls.from_iterable(chunks)  # type: ignore[assignment]  # typeshed says: a chain
         made._chunks = chunks
         return made
@@ -191,6 +195,7 @@ class Mapper:
 
     def _in_order(self) -> Generator[Iterable[Any], None, None]:
         try:
+            yield ()
             while self._chunks:
                 yield from self._results(self._chunks.popleft())
             self._finish()
@@ -199,6 +204,7 @@ class Mapper:
 
     def _as_they_come(self) -> Generator[Iterable[Any], None, None]:
         try:
+            yield ()
             while self._chunks:
                 yield from self._results(self._take_done())
             self._finish()

@@ -185,6 +185,20 @@ def test_results_that_nobody_holds_any_more_are_cancelled() -> None:
     assert all(future.cancelled() for _, future in pool.chunks[1:])
 
 
+@pytest.mark.parametrize("method", ["ordered", "unordered"])
+@pytest.mark.parametrize("close", [True, False])
+def test_results_that_nobody_has_asked_for_are_cancelled(method: str, close: bool) -> None:
+    """Closed or dropped before the first one was taken."""
+    pool = Pool(at_once=False)
+    results = getattr(mapper(pool, str, range(100), chunksize=1), method)()
+    if close:
+        results.close()
+        assert list(results) == []
+    del results
+    assert pool.chunks
+    assert all(future.cancelled() for _, future in pool.chunks)
+
+
 def test_chunks_grow_while_items_are_quick() -> None:
     """Without a fixed size, quick items travel in growing chunks."""
     pool = Pool()
