@@ -1,6 +1,8 @@
 """Memory that stays with a worker from task to task: used again, never seen by others, never changed under anybody."""
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,7 +10,7 @@ import pool_tasks as tasks
 import pytest
 from waiting import wait_until
 
-from ringfence import Pool
+from ringfence import BrokenPool, Limits, Pool
 from ringfence.pool import kept, lending
 from ringfence.pool.handle import WorkerHandle
 
@@ -215,6 +217,59 @@ def test_a_worker_of_one_task_keeps_nothing() -> None:
     with Pool(1, isolation="call") as pool:
         assert pool.submit(tasks.identity, bytes(MIB)).result(30) == bytes(MIB)
         assert kept._count == 0
+
+
+@pytest.mark.parametrize("size", [20 * MIB, 30 * MIB], ids=["kept", "for one task"])
+def test_a_worker_hoards_no_arguments(size: int) -> None:
+    """What it may still hold of them counts, as nobody sees whether it lets go: it is replaced after so much."""
+
+    def lying(data: bytes) -> int:
+        worker, _number = tasks.worker_and_task()
+        worker._lent.is_free = lambda: False
+        return len(data)
+
+    with Pool(1, limits=Limits(memory="64MiB")) as pool:
+        worker = pool.submit(tasks.worker_id).result(30)
+        for _ in range(6):
+            assert pool.submit(lying, bytes(size)).result(30) == size
+        assert pool.submit(tasks.worker_id).result(30) != worker
+
+
+def test_an_interrupt_before_arguments_are_sent_leaves_nobody_waiting() -> None:
+    """^C in the thread that was about to take the lock for it: the worker would wait for them for ever."""
+    mine = threading.current_thread()
+
+    class Interrupted:
+        def __init__(self, lock: Any) -> None:
+            self.lock = lock
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.lock, name)
+
+        def __enter__(self) -> object:
+            if threading.current_thread() is mine:
+                raise KeyboardInterrupt
+            return self.lock.__enter__()
+
+        def __exit__(self, *error: object) -> None:
+            self.lock.__exit__(*error)
+
+    pool = Pool(1, profile="trusted")
+    future = pool.submit(time.sleep, 600)
+    wait_until(future.running)
+    supervisor = pool._supervisor
+    lock = supervisor._lock
+    supervisor._lock = Interrupted(lock)  # type: ignore[assignment]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            supervisor._under_lock(workers(pool)[0], lambda: None)
+    finally:
+        supervisor._lock = lock
+    try:
+        assert isinstance(future.exception(10), BrokenPool)
+    finally:
+        pool.kill_workers()
+        pool.shutdown()
 
 
 def ending(deed: Callable[[], None]) -> Callable[[bytes], None]:

@@ -218,6 +218,8 @@ class Answers:
         assert task.parcel is not None
         if isinstance(task.parcel, Parcel):
             kept = self.lending.there(handle, task.parcel.size, free=free)
+            if kept is None:
+                handle.lent += task.parcel.size  # nobody sees whether it lets go of that
             done.append(Filling(task.id, task.parcel, kept, functools.partial(self._bring_later, handle)))
             return
         try:

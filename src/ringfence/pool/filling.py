@@ -49,6 +49,9 @@ class Filling(Errand):
             if self._target is None:
                 self._fd = self._load.open()
             else:
+                if self._fd >= 0:
+                    # New: what there is no memory for is an error here, where our write to the mapping would kill us.
+                    os.posix_fallocate(self._fd, 0, self._message[3])
                 self._load.copy_to(self._target)
             message, fds = self._message, () if self._fd < 0 else (self._fd,)
         except (OSError, MemoryError) as error:

@@ -6,8 +6,8 @@ two memfds, one for arguments and one for results, as long as it is used; the pr
 What must stay true: a memfd is only ever lent to one worker, and what is written to it is for that worker's eyes. It is
 written when the task starts there, not before. The worker says whether it still uses what the arguments were read
 from; if it lies, its own tasks suffer. What it wrote as a result is copied before it is looked at, and the size is
-sealed, so that nothing it does meanwhile can be felt here. It may hold on to the memory that we let go of: that of
-results counts as lent until the worker ends, that of arguments as its tasks', as far as it is mapped.
+sealed, so that nothing it does meanwhile can be felt here. Let go of, a memfd counts as lent until the worker ends: it
+may hold the memory still.
 """
 
 import mmap

@@ -35,9 +35,7 @@ class Lending:
             held = self._make(size, writable=False)
             if held is None:
                 return None
-            if handle.there is not None:
-                handle.baseline_rss -= handle.there.capacity
-                handle.there.close()
+            self._drop_there(handle)
             handle.there = held
             handle.baseline_rss += held.capacity
         self._note(handle)
@@ -101,11 +99,15 @@ class Lending:
 
     def _drop(self, handle: WorkerHandle) -> None:
         self._used.pop(handle, None)
-        if handle.there is not None:
-            handle.baseline_rss -= handle.there.capacity
-            handle.there.close()
-            handle.there = None
+        self._drop_there(handle)
         self._drop_back(handle)
+
+    def _drop_there(self, handle: WorkerHandle) -> None:
+        held, handle.there = handle.there, None
+        if held is not None:
+            handle.baseline_rss -= held.capacity
+            handle.lent += held.capacity  # as below
+            held.close()
 
     def _drop_back(self, handle: WorkerHandle) -> None:
         held, handle.back = handle.back, None

@@ -153,3 +153,14 @@ def test_the_descriptor_goes_along_once() -> None:
     assert sent == [([m.BUFFER, 1, load.size, held.capacity], 1), ([m.BUFFER, 2, load.size], 0)]
     assert len(os.listdir("/proc/self/fd")) == before - 1
     held.close()
+
+
+def test_what_is_written_to_has_its_pages() -> None:
+    """A write to a mapping that finds no memory would kill this process; asked for before, it is an error."""
+    blocks: list[int] = []
+    load = Parcel(Shipment(None, b"p", (), (memoryview(b"x" * 1000),)))
+    held = Kept.make(MIB, None, writable=False)
+    assert held is not None
+    Filling(1, load, held, lambda _, fds: blocks.extend(os.fstat(fd).st_blocks for fd in fds)).run()
+    assert blocks[0] * 512 >= held.capacity
+    held.close()
