@@ -58,6 +58,25 @@ def test_later_workers_have_it_from_their_zygote() -> None:
         wait_until(lambda: pool.submit(eval, loaded).result(60), what="the zygote's import of dill")
 
 
+def test_no_worker_pays_for_what_its_zygote_has_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of its private memory comes on top of what it has from its start."""
+    monkeypatch.delitem(sys.modules, "dill", raising=False)  # or zygotes would import it at once
+    limit = "__import__('resource').getrlimit(__import__('resource').RLIMIT_DATA)[0]"
+    asked = f"('dill' in __import__('sys').modules, {limit})"
+    found: dict[bool, int] = {}
+    with Pool(1, isolation="call") as pool:
+
+        def ask() -> bool:
+            late, limit = pool.submit(eval, asked).result(60)
+            found.setdefault(late, limit)
+            return bool(late)
+
+        wait_until(ask, what="the zygote's import of dill")
+    if False not in found:
+        pytest.skip("it was imported before the first worker started")
+    assert found[True] > found[False]
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_the_place_of_temporary_files_does_not_depend_on_when_a_worker_started(late: bool) -> None:
     """tempfile says what it says in a worker that was forked with dill in it: its folder, or that it has none."""

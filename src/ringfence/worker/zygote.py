@@ -201,6 +201,7 @@ class _Zygote:
             later.import_dill()
         except Exception:  # noqa: BLE001  # no memory, no descriptor: a worker that needs it tries for itself
             return
+        self._prepared.memory.clear()  # to be measured anew: a worker's limit is for what comes on top
         gc.unfreeze()
         gc.collect()
         gc.freeze()
