@@ -181,10 +181,11 @@ class CgroupTree:
         return "populated 1" in _read(path or self.path, "cgroup.events").splitlines()
 
     def out_of_memory_kills(self, path: str | None = None) -> int:
-        """Return how many processes of a group the kernel killed for memory; 0 without the controller."""
+        """Return how many processes of a group the kernel killed for memory; 0 where that cannot be read: without the
+        controller, or without a descriptor left."""
         try:
             events = _read(path or self.path, "memory.events")
-        except FileNotFoundError:
+        except OSError:
             return 0
         return sum(int(line.split()[1]) for line in events.splitlines() if line.startswith("oom_kill "))
 
@@ -299,7 +300,10 @@ def set_limits(path: str, limits: CgroupLimits, controllers: tuple[str, ...]) ->
 
 
 def remove_group(path: str, *, seconds: float = 1.0) -> bool:
-    """Kill what is left in a group and below it, and remove the groups; return whether all are gone."""
+    """Kill what is left in a group and below it, and remove the groups; return whether all are gone.
+
+    Where the host is short of something, it is tried again until the `seconds` are over.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -307,6 +311,9 @@ def remove_group(path: str, *, seconds: float = 1.0) -> bool:
         except FileNotFoundError:
             if not os.path.isdir(path):
                 return True
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
         if _remove_folders(path):
             return True
         if time.monotonic() >= deadline:
@@ -325,7 +332,7 @@ def _remove_folders(path: str) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
-        if error.errno == errno.EBUSY:
+        if error.errno == errno.EBUSY or error.errno in PASSING:
             return False
         raise
     return True

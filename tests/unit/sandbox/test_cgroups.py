@@ -171,3 +171,21 @@ def test_a_group_that_cannot_be_made_for_a_moment_is_no_answer(
 
 def _fail(number: int, path: str) -> None:
     raise OSError(number, os.strerror(number), path)
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_removal_waits_for_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, lasting: bool) -> None:
+    """A supervisor without a descriptor left tries again, for a while, and goes on."""
+    folder, refused = tmp_path / "pool", []
+    (folder / "zygote").mkdir(parents=True)
+
+    def lacking(*_: object) -> None:
+        refused.append(1)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) if lasting or len(refused) < 5 else FileNotFoundError
+
+    scandir = os.scandir
+    monkeypatch.setattr(cgroups, "_write", lacking)
+    monkeypatch.setattr(os, "scandir", lambda path: lacking() if lasting or len(refused) < 5 else scandir(path))
+    assert cgroups.remove_group(str(folder), seconds=0.05 if lasting else 10.0) is not lasting
+    assert folder.exists() is lasting
+    assert len(refused) >= 5
