@@ -103,7 +103,9 @@ class Torment(threading.Thread):
         self._in(0.02, lambda: resource.prlimit(pid, resource.RLIMIT_AS, before) and None)
 
     def no_descriptors(self) -> None:
-        """Leave the supervisor no descriptor for a while."""
+        """Leave the supervisor no descriptor for a while: one shortage at a time, as a pool says that it is broken when
+        it has not been able to start any worker for a second."""
+        self._worker()
         most = max(map(int, os.listdir("/proc/self/fd")))
         resource.setrlimit(resource.RLIMIT_NOFILE, (most + self.random.randint(0, 4), self._hard))
         self._in(0.1, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (self._soft, self._hard)))
