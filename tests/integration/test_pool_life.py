@@ -503,6 +503,19 @@ def test_interpreter_exit_without_shutdown_finishes() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (7, "worked\n", "")
 
 
+def test_a_program_without_a_stdout_has_workers_that_leave_in_peace() -> None:
+    """They have none either, and nothing to flush."""
+    ended = program("""
+        import os
+        os.close(1)
+        from ringfence import Pool
+        with Pool(1, profile="trusted", stdout="inherit") as pool:
+            assert pool.submit(pow, 2, 3).result() == 8
+        os._exit(0)
+    """)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_sys_exit_in_the_main_thread_with_idle_workers_ends_at_once() -> None:
     """Idle workers do not hold up the exit."""
     started = time.monotonic()

@@ -79,5 +79,6 @@ def _work(kit: Kit) -> int:
     channel.send(codec.pack([m.STARTED]))
     worker.serve()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    if sys.stdout is not None:  # it was closed already where the host started
+        sys.stdout.flush()
     return 0
