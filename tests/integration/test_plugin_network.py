@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from scenario_plugins import write_plugin
+from waiting import wait_until
 
 from ringfence import (
     Capabilities,
@@ -87,9 +88,14 @@ def test_a_plugin_reaches_what_it_declared_and_was_granted(tmp_path: Path, port:
         with pytest.raises(CapabilityDenied, match=f"needs net:request=127.0.0.2:{port}"):
             handle.call("process", ["127.0.0.2", port])
         assert handle.call("swallow", ["metadata.example.com", 80]) == "CapabilityDenied"
-        events = runtime.audit.events("client")
-    told = [(e.operation, e.target, e.allowed) for e in events if e.operation in ("connect", "look up")]
-    assert told == [
+
+        def told() -> list[tuple[str, str, bool]]:
+            events = runtime.audit.events("client")
+            return [(e.operation, e.target, e.allowed) for e in events if e.operation in ("connect", "look up")]
+
+        # The pool's thread records what the broker tells it: moments after the worker has its answer.
+        wait_until(lambda: len(told()) >= 3, what="the record of three requests")
+    assert told() == [
         ("connect", f"127.0.0.1:{port}", True),
         ("connect", f"127.0.0.2:{port}", False),
         ("look up", "metadata.example.com:80", False),
