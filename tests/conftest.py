@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -114,50 +114,59 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(feature, ...): skip where sandbox.features.probe() lacks one")
 
 
+@pytest.fixture(scope="session")
+def copies() -> Iterator[tuple[Path, Path, Path]]:
+    """The folders of `open_to_everyone`, without NumPy."""
+    with open_to_everyone() as found:
+        yield found
+
+
 @pytest.fixture
-def as_user(tmp_path: Path) -> Iterator[AsUser]:
+def as_user(request: pytest.FixtureRequest) -> Iterator[AsUser]:
     """Run programs as an ordinary user; skipped unless we are root and that user has an interpreter like ours."""
     if os.geteuid() != 0:
         pytest.skip("not root: every test runs as an ordinary user already")
+    source, tests, libraries = request.getfixturevalue("copies")
     home = Path("/var/tmp") / f"ringfence-tests-{os.getpid()}"  # tmp_path is root's alone
     home.mkdir(mode=0o777)
     os.chown(home, NOBODY, NOBODY)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     try:
-        with open_to_everyone() as (source, tests, libraries):
-            path = os.pathsep.join(map(str, (source, libraries)))
-            for python in (sys.executable, f"/usr/bin/python{version}"):
-                user = AsUser(python, path, home, tests)
-                try:
-                    if user.run("-c", "import pytest, ringfence.pool.opening").returncode == 0:
-                        break
-                except OSError:
-                    continue
-            else:
-                pytest.skip(f"uid {NOBODY} can run no Python {version} with what these tests import")
-            yield user
+        path = os.pathsep.join(map(str, (source, libraries)))
+        for python in (sys.executable, f"/usr/bin/python{version}"):
+            user = AsUser(python, path, home, tests)
+            try:
+                if user.run("-c", "import pytest, ringfence.pool.opening").returncode == 0:
+                    break
+            except OSError:
+                continue
+        else:
+            pytest.skip(f"uid {NOBODY} can run no Python {version} with what these tests import")
+        yield user
     finally:
         shutil.rmtree(home)
 
 
 @pytest.fixture(scope="session")
-def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+def starter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     """Start programs in any standing of `levels`; skipped where no interpreter is one that every user can run."""
-    with _starter(tmp_path_factory, numpy=False) as found:
+    folders = request.getfixturevalue("copies") if os.geteuid() == 0 else None
+    with _starter(tmp_path_factory, folders) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def starter_with_numpy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     """The same, for what needs NumPy as well."""
-    with _starter(tmp_path_factory, numpy=True) as found:
-        yield found
+    with ExitStack() as stack:
+        folders = stack.enter_context(open_to_everyone(numpy=True)) if os.geteuid() == 0 else None
+        yield stack.enter_context(_starter(tmp_path_factory, folders))
 
 
 @contextmanager
-def _starter(factory: pytest.TempPathFactory, *, numpy: bool) -> Iterator[Starter]:
+def _starter(factory: pytest.TempPathFactory, folders: tuple[Path, Path, Path] | None) -> Iterator[Starter]:
     tests = Path(__file__).parent
-    if os.geteuid() != 0:
+    if folders is None:
         path = os.pathsep.join(entry for entry in sys.path if entry)
         yield Starter(sys.executable, path, factory.mktemp("standings"), tests)
         return
@@ -165,17 +174,17 @@ def _starter(factory: pytest.TempPathFactory, *, numpy: bool) -> Iterator[Starte
     home.chmod(0o755)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     try:
-        with open_to_everyone(numpy=numpy) as (source, copies, libraries):
-            path = os.pathsep.join(map(str, (source, libraries)))
-            for python in (sys.executable, f"/usr/bin/python{version}"):
-                found = Starter(python, path, home, copies)
-                try:
-                    if found.run(STANDINGS[1], "-c", "import pytest, ringfence.pool.opening").returncode == 0:
-                        break
-                except OSError:
-                    continue
-            else:
-                pytest.skip(f"uid {NOBODY} can run no Python {version} with what these tests import")
-            yield found
+        source, tests, libraries = folders
+        path = os.pathsep.join(map(str, (source, libraries)))
+        for python in (sys.executable, f"/usr/bin/python{version}"):
+            found = Starter(python, path, home, tests)
+            try:
+                if found.run(STANDINGS[1], "-c", "import pytest, ringfence.pool.opening").returncode == 0:
+                    break
+            except OSError:
+                continue
+        else:
+            pytest.skip(f"uid {NOBODY} can run no Python {version} with what these tests import")
+        yield found
     finally:
         shutil.rmtree(home)

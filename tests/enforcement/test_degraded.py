@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from jail import RUNTIME, Caller, Outcome, Sender, in_process
-from ordinary_user import open_to_everyone
 
 from ringfence.sandbox import _syscalls
 from ringfence.sandbox.bpf import ALLOW, Branch, Condition, assemble, errno_action
@@ -148,7 +147,7 @@ def _is_open(fd: int) -> bool:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes its own capabilities, as root")
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
-def test_root_without_admin_rights_is_locked_in(tmp_path: Path) -> None:
+def test_root_without_admin_rights_is_locked_in(copies: tuple[Path, Path, Path]) -> None:
     """Root in a container, without CAP_SYS_ADMIN: no namespaces, another user, Landlock and seccomp."""
     python = _python_for_everyone()
     code = (
@@ -165,19 +164,19 @@ def test_root_without_admin_rights_is_locked_in(tmp_path: Path) -> None:
         "assert caller.run(socket.socket, demands=demands).errno == 1\n"
         "assert caller.run(lambda: os.listdir('/'), demands=demands).errno == 13\n"
     )
-    with open_to_everyone() as (source, tests, _):
-        done = subprocess.run(
-            ["setpriv", "--bounding-set=-sys_admin", python, "-c", code, str(source), str(tests / "enforcement")],
-            capture_output=True,
-            check=False,
-            env={"PATH": "/usr/bin:/bin"},
-        )
+    source, tests, _ = copies
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_admin", python, "-c", code, str(source), str(tests / "enforcement")],
+        capture_output=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin"},
+    )
     assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, as root")
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
-def test_an_ordinary_user_is_locked_in() -> None:
+def test_an_ordinary_user_is_locked_in(copies: tuple[Path, Path, Path]) -> None:
     """A process that was started as an ordinary user, not one that used to be root."""
     python = _python_for_everyone()
     code = (
@@ -194,13 +193,13 @@ def test_an_ordinary_user_is_locked_in() -> None:
         "assert caller.run(lambda: os.listdir('/')).errno == 13\n"
     )
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
-    with open_to_everyone() as (source, tests, _):
-        done = subprocess.run(
-            [*user, python, "-c", code, str(source), str(tests / "enforcement")],
-            capture_output=True,
-            check=False,
-            env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
-        )
+    source, tests, _ = copies
+    done = subprocess.run(
+        [*user, python, "-c", code, str(source), str(tests / "enforcement")],
+        capture_output=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
     assert done.returncode == 0, done.stderr.decode()
 
 
