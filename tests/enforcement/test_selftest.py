@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -75,6 +76,8 @@ def test_an_attempt_that_is_killed_from_outside_is_repeated(caller: Caller, kill
         caller.become()
         trials = Trials(enforce.prepare(plan), Codec(), selftest.batches(probes))
         left = kills
+        # Those to be killed do nothing until then: else one may be done before.
+        os.register_at_fork(after_in_child=lambda: time.sleep(60 if left else 0))
         while (pid := trials.start()) is not None:
             if left:
                 left -= 1
