@@ -24,6 +24,7 @@ import try_persistence  # noqa: F401
 import try_process  # noqa: F401
 import try_procfs  # noqa: F401
 import try_protocol  # noqa: F401
+import try_signals  # noqa: F401
 import try_terminal  # noqa: F401
 from breakout import Facts, one
 

@@ -17,6 +17,7 @@ import try_persistence
 import try_process  # noqa: F401
 import try_procfs  # noqa: F401
 import try_protocol
+import try_signals  # noqa: F401
 import try_terminal  # noqa: F401
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from plugin_cli import Cli
+from watched import Watched
 from web_server import Hello, serving
 
 from ringfence.pool import broker_lookup
@@ -65,3 +66,12 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The commands, in an empty folder."""
     tmp_path.chmod(0o755)
     return Cli(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    """Stopped in the end."""
+    made = Watched(tmp_path)
+    yield made
+    if made.watcher is not None:
+        made.watcher.stop()

@@ -11,81 +11,18 @@ from typing import Any
 
 import pytest
 from waiting import wait_until
+from watched import QUICK, Watched, by_rename, plugin_of
 
 from ringfence.plugins import kernel_watch
-from ringfence.plugins.backoff import BackoffConfig
-from ringfence.plugins.errors import ReloadFailed, WatchError
-from ringfence.plugins.reload_driver import ReloadAttempt, ReloadKind, ReloadOutcome
+from ringfence.plugins.errors import WatchError
 from ringfence.plugins.watch_config import WatchConfig
 from ringfence.plugins.watch_events import Created, Modified, Removed, Renamed, WatchEvent
 from ringfence.plugins.watcher import PluginWatcher
-
-# Short, but longer than any save takes; the times themselves are tested with a clock of the test's own.
-QUICK = WatchConfig(debounce=0.15, backoff=BackoffConfig.linear(0.01, 0.01, 2))
-
-
-def plugin_of(path: Path) -> str | None:
-    """The folder below plugins/ is the plugin."""
-    parts = path.parts
-    at = parts.index("plugins") if "plugins" in parts else len(parts)
-    return parts[at + 1] if len(parts) > at + 2 else None
-
-
-class Watched:
-    """A folder with a plugin, and what a watcher says of it."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        self.root = tmp_path / "plugins"
-        self.plugin = self.root / "example"
-        (self.plugin / "sub").mkdir(parents=True)
-        self.main = self.plugin / "main.py"
-        self.main.write_text("version = 1\n")
-        (self.plugin / "sub" / "part.py").write_text("part = 1\n")
-        (self.plugin / "plugin.toml").write_text('name = "example"\n')
-        self.events: list[WatchEvent] = []
-        self.watcher: PluginWatcher | None = None
-
-    def watch(self, config: WatchConfig = QUICK, *roots: Path) -> PluginWatcher:
-        """Start to watch, and be sure that the kernel reports."""
-        self.watcher = PluginWatcher(config, plugin_of=plugin_of)
-        self.watcher.on_change(self.events.append)
-        return self.watcher.watch_all(roots or [self.root]).start()
-
-    def wait_for(self, *expected: WatchEvent) -> None:
-        """Wait until these have been told, then for a sign that no other was, and forget them."""
-        wait_until(lambda: len(self.events) >= len(expected), what=f"{expected} (so far {self.events})")
-        self.expect_only(*expected)
-
-    def expect_only(self, *expected: WatchEvent) -> None:
-        """Make a change that must be told after all before it; nothing else may have been told but `expected`."""
-        # In a group of its own, so that it does not hold up or join what came before.
-        sign = self.root / "sign.py"
-        by_rename(sign, "x")
-        wait_until(lambda: any(event.path == sign for event in self.events), what="the sign")
-        told = [event for event in self.events if event.path != sign]
-        assert sorted(map(repr, told)) == sorted(map(repr, expected))
-        self.events.clear()
-
-
-@pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
-    """Stopped in the end."""
-    made = Watched(tmp_path)
-    yield made
-    if made.watcher is not None:
-        made.watcher.stop()
 
 
 def in_place(path: Path, text: str) -> None:
     """As most programs do."""
     path.write_text(text)
-
-
-def by_rename(path: Path, text: str) -> None:
-    """Write beside it, rename over it."""
-    temporary = path.with_name(f".{path.name}.a1b2c3")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def by_rename_of_the_same_kind(path: Path, text: str) -> None:
@@ -481,125 +418,6 @@ def test_a_failing_kernel_watch_is_begun_anew(watched: Watched, monkeypatch: pyt
     watched.main.write_text("version = 22\n")
     watched.wait_for(Modified(watched.main))
     assert not failures
-
-
-class Runtime:
-    """Reloads by reading the plugin's main file; a file that does not compile has a diagnostic."""
-
-    def __init__(self, main: Path) -> None:
-        self.main = main
-        self.version = main.read_text()
-        self.calls: list[str] = []
-
-    def reload_plugin(self, name: str, kind: ReloadKind = ReloadKind.FULL) -> str:
-        """Read the file."""
-        self.calls.append(f"reload {name} {kind}")
-        self.version = self.main.read_text()
-        return self.version
-
-    def validate_plugin_source(self, name: str) -> list[str]:
-        """An exclamation mark is no syntax."""
-        self.calls.append(f"validate {name}")
-        return ["invalid syntax"] if "!" in self.main.read_text() else []
-
-    def restart_plugin(self, name: str) -> None:
-        """Never asked for."""
-        raise AssertionError("nothing here asks for a restart")
-
-
-def test_saves_reload_the_plugin(watched: Watched) -> None:
-    """Source is validated first, a manifest is reloaded in full, a sub-module counts, broken source changes nothing."""
-    runtime = Runtime(watched.main)
-    attempts: list[ReloadAttempt] = []
-    told: list[tuple[Any, ...]] = []
-    watched.watcher = watcher = PluginWatcher(QUICK, runtime, plugin_of=plugin_of)
-    watcher.on_before_reload(lambda name: told.append(("before", name))).on_retry(
-        lambda name, number: told.append(("retry", name, number))
-    ).on_after_reload(lambda name, attempt: attempts.append(attempt))
-    watcher.watch(watched.root).start()
-
-    watched.main.write_text("version = 2\n")
-    wait_until(lambda: len(attempts) == 1)
-    assert attempts[0].ok and attempts[0].result == runtime.version == "version = 2\n"
-    assert runtime.calls == ["validate example", "reload example source"]
-
-    (watched.plugin / "sub" / "part.py").write_text("part = 2\n")
-    wait_until(lambda: len(attempts) == 2)
-    runtime.calls.clear()
-    (watched.plugin / "plugin.toml").write_text('name = "example"\nversion = "2.0.0"\n')
-    wait_until(lambda: len(attempts) == 3)
-    assert runtime.calls == ["reload example full"]
-
-    told.clear()
-    watched.main.write_text("version = !\n")
-    wait_until(lambda: len(attempts) == 6)
-    assert runtime.version == "version = 2\n"
-    assert [attempt.outcome for attempt in attempts[3:]] == [ReloadOutcome.FAILED] * 3
-    assert all(isinstance(attempt.error, ReloadFailed) for attempt in attempts[3:])
-    assert told == [
-        ("before", "example"),
-        ("retry", "example", 1),
-        ("before", "example"),
-        ("retry", "example", 2),
-        ("before", "example"),
-    ]
-
-    watched.main.write_text("version = 4\n")
-    wait_until(lambda: len(attempts) == 7)
-    assert runtime.version == "version = 4\n"
-    health = watcher.health("example")
-    assert (health.attempts, health.successes, health.failures, health.retries) == (7, 4, 3, 2)
-    assert len(watcher.history()) == 7
-
-
-def test_a_before_hook_aborts_and_records_are_told(watched: Watched) -> None:
-    """The runtime is not asked, and the audit trail has it."""
-    runtime = Runtime(watched.main)
-    records: list[ReloadAttempt] = []
-
-    def refuse(name: str) -> None:
-        raise RuntimeError("not now")
-
-    watched.watcher = PluginWatcher(QUICK, runtime, plugin_of=plugin_of)
-    watched.watcher.on_before_reload(refuse).on_attempt(records.append).watch(watched.root).start()
-    watched.main.write_text("version = 2\n")
-    wait_until(lambda: records)
-    assert records[0].outcome is ReloadOutcome.ABORTED
-    assert runtime.calls == []
-
-
-def test_no_reload_without_auto_reload(watched: Watched) -> None:
-    """Changes are told, and that is all."""
-    runtime = Runtime(watched.main)
-    watched.watcher = PluginWatcher(QUICK.with_auto_reload(False), runtime, plugin_of=plugin_of)
-    watched.watcher.on_change(watched.events.append)
-    watched.watcher.watch(watched.root).start()
-    watched.main.write_text("version = 2\n")
-    watched.wait_for(Modified(watched.main))
-    assert runtime.calls == []
-    assert watched.watcher.history() == ()
-    assert watched.watcher.health().attempts == 0
-
-
-def test_stop_does_not_wait_for_ever(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
-    """A handler that hangs is left behind, the log says so, and nothing more is told by that run."""
-    entered, release = threading.Event(), threading.Event()
-    watched.watcher = PluginWatcher(QUICK, plugin_of=plugin_of)
-
-    @watched.watcher.on_change
-    def hang(event: WatchEvent) -> None:
-        watched.events.append(event)
-        entered.set()
-        assert release.wait(30)
-
-    watched.watcher.watch(watched.root).start()
-    watched.main.write_text("22")
-    (watched.plugin / "sub" / "part.py").write_text("22")
-    assert entered.wait(30)
-    watched.watcher.stop(timeout=0.05)
-    assert "still busy" in caplog.text
-    release.set()
-    assert len(watched.events) == 1
 
 
 def test_the_documented_watcher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

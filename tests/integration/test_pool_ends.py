@@ -1,0 +1,330 @@
+"""A pool's end: shutdown, kills, the end of the program, ^C, forks of the caller."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
+
+import pool_tasks as tasks
+import pytest
+from waiting import wait_until
+
+from ringfence import (
+    BrokenPool,
+    Pool,
+    PoolClosed,
+)
+
+pytestmark = pytest.mark.as_user
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    """A pool of one worker under the default profile."""
+    with Pool(1) as made:
+        yield made
+
+
+def program(text: str, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+    """Run a program in an interpreter of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)], capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+# Shutdown
+
+
+def test_shutdown_waits_for_what_was_accepted() -> None:
+    """With wait=True all tasks are done when it returns, and every process is gone."""
+    pool = Pool(2)
+    futures = [pool.submit(tasks.nap, 0.05, n) for n in range(10)]
+    pool.shutdown()
+    assert all(future.done() for future in futures)
+    assert [future.result() for future in futures] == list(range(10))
+    assert pool.statistics().workers == 0
+
+
+def test_shutdown_without_waiting_still_finishes() -> None:
+    """With wait=False it returns at once; accepted tasks run to their end."""
+    pool = Pool(1)
+    future = pool.submit(tasks.nap, 0.2, "done")
+    pool.shutdown(wait=False)
+    with pytest.raises(PoolClosed, match="cannot schedule new futures after shutdown"):
+        pool.submit(tasks.square, 2)
+    assert future.result(30) == "done"
+    pool.shutdown()
+
+
+def test_shutdown_may_cancel_what_has_not_started() -> None:
+    """With cancel_futures, waiting tasks end cancelled and running ones end well."""
+    with Pool(1) as pool:
+        pool.submit(tasks.square, 1).result()
+        futures = [pool.submit(tasks.nap, 0.3, n) for n in range(20)]
+        pool.shutdown(cancel_futures=True)
+    assert all(future.done() for future in futures)
+    assert sum(future.cancelled() for future in futures) >= 15
+    assert all(future.cancelled() or future.exception() is None for future in futures)
+
+
+def test_shutdown_twice_is_harmless(pool: Pool) -> None:
+    """So is leaving a `with` block after a shutdown inside it."""
+    pool.shutdown()
+    pool.shutdown(wait=False, cancel_futures=True)
+    pool.kill_workers()
+
+
+@pytest.mark.parametrize("method", ["kill_workers", "terminate_workers"])
+def test_kill_workers_ends_everything_now(pool: Pool, method: str) -> None:
+    """Running tasks fail, waiting ones are cancelled, nothing new is taken (as in CPython 3.14)."""
+    running = pool.submit(tasks.spin)
+    wait_until(running.running)
+    waiting = [pool.submit(tasks.square, n) for n in range(5)]
+    getattr(pool, method)()
+    assert isinstance(running.exception(30), BrokenPool)
+    for future in waiting:
+        assert future.cancelled() or isinstance(future.exception(30), BrokenPool)
+    with pytest.raises((PoolClosed, BrokenPool)):
+        pool.submit(tasks.square, 2)
+
+
+def test_a_pool_that_was_never_used_ends() -> None:
+    """Leaving at once is no problem, ten times over."""
+    for _ in range(10):
+        with Pool(2):
+            pass
+
+
+def test_a_forgotten_pool_goes_away() -> None:
+    """Without shutdown, a pool that nobody holds finishes its tasks and ends its processes and its thread."""
+    pool = Pool(1)
+    future = pool.submit(tasks.nap, 0.2, "finished")
+    gone = weakref.ref(pool)
+    del pool
+    gc.collect()
+    assert gone() is None
+    assert future.result(30) == "finished"
+
+
+def test_references_are_dropped() -> None:
+    """Arguments and results are not kept alive by the pool, by reference counts alone."""
+
+    class Payload:
+        def method(self) -> int:
+            return 1
+
+    with Pool(1) as pool:
+        argument = Payload()
+        gone = weakref.ref(argument)
+        pool.submit(argument.method).result()
+        del argument
+        wait_until(lambda: gone() is None)
+
+
+def test_interpreter_exit_without_shutdown_finishes() -> None:
+    """A program that just ends lets its tasks finish, prints nothing, and leaves with its own exit code."""
+    ended = program("""
+        from ringfence import Pool
+        import time, sys
+        pool = Pool(2, profile="trusted", stdout="inherit")
+        def work():
+            time.sleep(0.3)
+            print("worked", flush=True)
+        pool.submit(work)
+        sys.exit(7)
+    """)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (7, "worked\n", "")
+
+
+def test_a_program_without_a_stdout_has_workers_that_leave_in_peace() -> None:
+    """They have none either, and nothing to flush."""
+    ended = program("""
+        import os
+        os.close(1)
+        from ringfence import Pool
+        with Pool(1, profile="trusted", stdout="inherit") as pool:
+            assert pool.submit(pow, 2, 3).result() == 8
+        os._exit(0)
+    """)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_sys_exit_in_the_main_thread_with_idle_workers_ends_at_once() -> None:
+    """Idle workers do not hold up the exit."""
+    started = time.monotonic()
+    ended = program("""
+        from ringfence import Pool
+        pool = Pool(2)
+        print(pool.submit(pow, 2, 3).result())
+    """)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "8\n", "")
+    assert time.monotonic() - started < 20
+
+
+def test_one_ctrl_c_ends_a_with_block() -> None:
+    """SIGINT to the whole foreground group ends the program in one key press, with one traceback: its own."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent("""
+                from ringfence import Pool
+                import time
+                with Pool(2) as pool:
+                    pool.submit(pow, 2, 3).result()
+                    futures = [pool.submit(time.sleep, 600) for _ in range(10)]
+                    print("waiting", flush=True)
+                    futures[0].result()
+            """),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert err.count("Traceback") == 1
+    assert "KeyboardInterrupt" in err
+
+
+# Forks
+
+
+def test_a_task_that_comes_when_all_is_over_is_refused() -> None:
+    """Put in when the pool has just ended, and moved on by somebody who asks for numbers: refused, not kept."""
+    pool = Pool(1, profile="trusted")
+    supervisor = pool._supervisor
+
+    class Late(deque):  # type: ignore[type-arg]
+        def append(self, task: object) -> None:
+            pool.kill_workers()
+            supervisor.thread.join()
+            super().append(task)
+            pool.statistics()
+
+    supervisor._backlog.inbox = Late()
+    with pytest.raises((PoolClosed, BrokenPool)):
+        pool.submit(tasks.square, 1)
+    numbers = pool.statistics()
+    assert (numbers.submitted, numbers.queued) == (0, 0)
+    pool.shutdown()
+
+
+def test_a_forgotten_pool_takes_no_task_from_a_finalizer() -> None:
+    """Its finalizer comes first, then __del__ of what held it: a task from there is refused, and not lost."""
+    said: list[object] = []
+
+    class Last:
+        def __init__(self, pool: Pool) -> None:
+            self.pool, self.me = pool, self
+
+        def __del__(self) -> None:
+            try:
+                said.append(self.pool.submit(tasks.square, 2))
+            except PoolClosed as error:
+                said.append(error)
+
+    Last(Pool(1, profile="trusted"))
+    gc.collect()
+    assert [type(thing) for thing in said] == [PoolClosed]
+
+
+def test_shutdown_waits_again_after_ctrl_c() -> None:
+    """^C cuts a shutdown short; the next one, and the interpreter's exit, waits for the pool all the same."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        pool = Pool(1, profile="trusted")
+        future = pool.submit(tasks.nap, 1.5, "done")
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.shutdown()
+        assert not future.done()
+        pool.shutdown()
+        assert future.done()
+        assert future.result() == "done"
+        assert pool.statistics().workers == 0
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_forked_child_is_told_that_the_pool_is_not_its_own(pool: Pool) -> None:
+    """In a child of fork, submit raises PoolClosed; shutdown and exit do not hang; the parent's pool goes on."""
+    pool.submit(tasks.square, 1).result()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            pool.submit(tasks.square, 2)
+        except PoolClosed:
+            pool.shutdown()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert pool.submit(tasks.square, 3).result(30) == 9
+
+
+def test_a_forked_child_can_make_a_pool_of_its_own(pool: Pool) -> None:
+    """fork and then Pool works, beside the parent's."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with Pool(1) as own:
+                code = 0 if own.submit(tasks.square, 4).result(30) == 16 else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert pool.submit(tasks.square, 3).result(30) == 9
+
+
+def test_a_forked_child_does_not_keep_workers_alive() -> None:
+    """When the parent is killed, its workers go, although a forked child of it lives on."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent("""
+                import os, sys, time
+                from ringfence import Pool
+                pool = Pool(1)
+                pool.submit(pow, 2, 3).result()
+                (pid,) = pool.reports()
+                child = os.fork()
+                if child == 0:
+                    time.sleep(30)
+                    os._exit(0)
+                print(pid, child, flush=True)
+                time.sleep(60)
+            """),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        worker, child = map(int, process.stdout.readline().split())
+        process.kill()
+        process.wait()
+        try:
+            wait_until(lambda: not os.path.exists(f"/proc/{worker}"), 10, "the worker's end")
+        finally:
+            os.kill(child, signal.SIGKILL)
