@@ -241,25 +241,40 @@ def test_a_forgotten_pool_takes_no_task_from_a_finalizer() -> None:
     assert [type(thing) for thing in said] == [PoolClosed]
 
 
-def test_shutdown_waits_again_after_ctrl_c() -> None:
+def test_shutdown_waits_again_after_ctrl_c(tmp_path: Path) -> None:
     """^C cuts a shutdown short; the next one, and the interpreter's exit, waits for the pool all the same."""
+    main, go = threading.main_thread(), tmp_path / "go"
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def wait_for_file(path: str) -> str:
+        while not os.path.exists(path):
+            time.sleep(0.005)
+        return "done"
+
+    def interrupt_the_wait() -> None:
+        wait_until(lambda: pool._supervisor._ended._cond._waiters)  # type: ignore[attr-defined]
+        assert main.ident is not None
+        signal.pthread_kill(main.ident, signal.SIGUSR1)
+
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         pool = Pool(1, profile="trusted")
-        future = pool.submit(tasks.nap, 1.5, "done")
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        future = pool.submit(wait_for_file, str(go))
+        other = threading.Thread(target=interrupt_the_wait)
+        other.start()
         with pytest.raises(KeyboardInterrupt):
             pool.shutdown()
+        other.join()
         assert not future.done()
+        go.touch()
         pool.shutdown()
         assert future.done()
         assert future.result() == "done"
         assert pool.statistics().workers == 0
     finally:
+        go.touch()
         signal.signal(signal.SIGUSR1, before)
 
 

@@ -184,16 +184,19 @@ def map_kept(fd: int, size: int, *, writable: bool) -> mmap.mmap:
 
 def _create(size: int) -> int:
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    made: list[int] = []
     try:
-        fd = os.memfd_create("ringfence", flags | _MFD_NOEXEC_SEAL)
-    except OSError:
-        fd = os.memfd_create("ringfence", flags)
-    try:
-        os.ftruncate(fd, size)
+        # Made and noted in one step of the interpreter: ^C comes between two, and would leave it open.
+        try:
+            made.extend(map(os.memfd_create, ("ringfence",), (flags | _MFD_NOEXEC_SEAL,)))
+        except OSError:
+            made.extend(map(os.memfd_create, ("ringfence",), (flags,)))
+        os.ftruncate(made[0], size)
     except BaseException:
-        os.close(fd)
+        for fd in made:
+            os.close(fd)
         raise
-    return fd
+    return made[0]
 
 
 def _write_at(fd: int, offset: int, data: memoryview) -> None:

@@ -99,13 +99,14 @@ class Answers:
                 handle.reading = False
                 large.discard()
             return
+        output = None if counts is None else self._output(handle, *counts)
+        # First: ^C may come between any two lines, and whoever has no owner any more must be about to be told.
+        done.append(Delivery(task.future, value, error, output, self._config.on_output, large))
         self._backlog.close(task)
         if error is None:
             self._counters.completed += 1
         else:
             self._counters.failed += 1
-        output = None if counts is None else self._output(handle, *counts)
-        done.append(Delivery(task.future, value, error, output, self._config.on_output, large))
 
     def _output(self, handle: WorkerHandle, out: int, err: int) -> Output | None:
         """Return what the task printed: up to where its worker says, as far as that is after the task before it."""
@@ -204,10 +205,10 @@ class Answers:
         """End a task with `error`, and with what its dead worker `handle` had printed."""
         if task.future._owner is None:
             return
+        output = handle.take_output(None) if handle is not None else None
+        done.append(Delivery(task.future, None, error, output, self._config.on_output))  # first, as in `take`
         self._backlog.close(task)
         self._counters.failed += 1
-        output = handle.take_output(None) if handle is not None else None
-        done.append(Delivery(task.future, None, error, output, self._config.on_output))
 
     def send_arguments(self, handle: WorkerHandle, free: bool, done: list[Errand]) -> None:
         """Send the arguments of the task at the head in a memfd; `free`: the one the worker keeps may be used again."""

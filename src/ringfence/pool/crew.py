@@ -470,6 +470,8 @@ class Crew:
         for handle in list(self.workers.values()):
             for task in handle.line:
                 self.answers.fail(task, self.broken or BrokenPool("the pool failed"), done)
+            self._dispatcher.leave(handle)
+            handle.line.clear()  # nobody takes its channel over any more
             handle.kill()
             if handle.watched:
                 handle.gone = True

@@ -27,14 +27,21 @@ class Filling(Errand):
     def __init__(
         self, task: int, load: Parcel, kept: Kept | None, send: Callable[[list[Any], Sequence[int]], None]
     ) -> None:
+        self._fd = -1
         self._message = [m.BUFFER, task, load.size]
         self._load = load
         # Here, under the lock: its worker may end meanwhile.
         self._target = None if kept is None else kept.view(load.size)
-        self._fd = -1 if kept is None else kept.take_fd()
-        if kept is not None and self._fd >= 0:
-            self._message.append(kept.capacity)
+        if kept is not None:
+            self._fd = kept.take_fd()
+            if self._fd >= 0:
+                self._message.append(kept.capacity)
         self._send = send
+
+    def __del__(self) -> None:
+        """Close its descriptor where it was never run: ^C may come before anybody knows of it."""
+        if self._fd >= 0:
+            os.close(self._fd)
 
     @property
     def is_long(self) -> bool:
@@ -61,5 +68,6 @@ class Filling(Errand):
                 self._send(message, fds)
             finally:
                 self._target = None
-                if self._fd >= 0:
-                    os.close(self._fd)
+                fd, self._fd = self._fd, -1
+                if fd >= 0:
+                    os.close(fd)

@@ -12,7 +12,6 @@ from ringfence.pool.task import Output
 __all__ = ["Keeper", "PoolFuture"]
 
 _DONE: Final = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
-_making: Final = threading.Lock()
 
 
 class Keeper(Protocol):
@@ -59,10 +58,9 @@ class PoolFuture(Future[Any]):
     def _condition(self) -> threading.Condition:  # type: ignore[override]  # an attribute in Future
         condition = self._made_condition
         if condition is None:
-            with _making:
-                condition = self._made_condition
-                if condition is None:
-                    condition = self._made_condition = threading.Condition()
+            # The first one counts, whoever makes it. No lock: a finalizer that runs while one is made may wait for
+            # another future, and a forked child lacks the thread that would have the lock.
+            condition = vars(self).setdefault("_made_condition", threading.Condition())
             self._listen()
         return condition
 

@@ -136,9 +136,9 @@ class Hearing:
                     task = line.popleft()
                     future = task.future
                     if future._owner is not None:
+                        done.append(Delivery(future, message[2]))  # first: ^C may come between any two lines
                         self._backlog.close(task)
                         self._counters.completed += 1
-                        done.append(Delivery(future, message[2]))
                     answered += 1
                 else:
                     answered += self._heard(handle, handle.conversation.hear(message), len(body), done)

@@ -71,9 +71,13 @@ class Kept:
                 return None
             _total += capacity
             _count += 1
+        fd = -1
         try:
-            return cls(*buffers.create_kept(capacity, writable=writable), capacity)
+            fd, mapping = buffers.create_kept(capacity, writable=writable)
+            return cls(fd, mapping, capacity)
         except BaseException:
+            if fd >= 0:
+                os.close(fd)
             _release(capacity)
             raise
 

@@ -45,6 +45,7 @@ _TURN: Final = 32
 # handles them: woken for each, it would take the interpreter lock from the threads that submit, and back, each time.
 _BUSY: Final = 16
 _COALESCE: Final = 300e-6
+_INTERRUPTED: Final = "the pool was interrupted in the middle of a change; make a new one"
 _T = TypeVar("_T")
 
 
@@ -246,6 +247,8 @@ class Supervisor:
             raise PoolClosed(f"this pool belongs to process {self._owner_pid}, which forked this one; make a new pool")
         if self._crew.broken is not None:
             raise BrokenPool(f"the pool is broken: {self._crew.broken}") from self._crew.broken
+        if self._interrupted:  # and the I/O thread has not got as far as to say so
+            raise BrokenPool(_INTERRUPTED)
         if self.exiting:
             # CPython's own class and words: whoever reads them on stderr then, atexit's last resort, finds them.
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
@@ -498,7 +501,7 @@ class Supervisor:
     def _turn(self, done: list[Errand]) -> bool:
         """Start what is missing, wait for an event, handle it; False at the end. `done`: what is not delivered yet."""
         if self._interrupted:
-            self._fail(BrokenPool("the pool was interrupted in the middle of a change; make a new one"), done)
+            self._fail(BrokenPool(_INTERRUPTED), done)
             return False
         with self._lock:
             self._backlog.absorb()

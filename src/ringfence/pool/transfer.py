@@ -60,10 +60,15 @@ class Lease:
 
     def __init__(self, task: int, size: int, kept: Kept | None = None) -> None:
         """Create it, `size` bytes long, or use `kept`. Raises OSError."""
+        self.fd = -1
         self.task = task
         self.size = size
         self._kept = None if kept is None else kept.view(size)
         self.fd = buffers.create_lease(size) if kept is None else -1
+
+    def __del__(self) -> None:
+        """Close it where nobody got it: ^C may come before it is noted."""
+        self.close()
 
     @property
     def is_kept(self) -> bool:

@@ -1,0 +1,102 @@
+"""^C comes at the worst of moments: whoever waits is told, and nothing stays open."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pool_tasks as tasks
+import pytest
+from waiting import wait_until
+
+from ringfence import BrokenPool, Pool
+from ringfence.ipc import buffers
+from ringfence.pool.backlog import Backlog
+from ringfence.pool.filling import Filling
+from ringfence.pool.kept import Kept
+from ringfence.pool.serialise import Shipment
+from ringfence.pool.transfer import Lease, Parcel
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_pool_that_was_cut_short_takes_no_task() -> None:
+    """Before its I/O thread has said that it is broken, too: a task taken in then would have no outcome."""
+    with Pool(1) as pool:
+        pool.submit(tasks.square, 1).result(30)
+        supervisor = pool._supervisor
+
+        class Inbox(deque[Any]):
+            """Where tasks are put; ^C comes just after the first."""
+
+            def append(self, task: Any) -> None:
+                super().append(task)
+                supervisor._cut_short()
+
+        supervisor._backlog.inbox = Inbox()
+        with supervisor._lock:
+            for _ in range(2):
+                with pytest.raises(BrokenPool, match="interrupted"):
+                    pool.submit(tasks.square, 2)
+            assert not supervisor._backlog.inbox
+
+
+def test_nothing_is_held_by_a_pool_that_was_cut_short() -> None:
+    """What a worker held then has an outcome, and counts no more."""
+    with Pool(1) as pool:
+        pool.submit(tasks.square, 1).result(30)
+        future = pool.submit(tasks.nap, 60)
+        wait_until(future.running)
+        pool._supervisor._cut_short()
+        assert isinstance(future.exception(30), BrokenPool)
+        pool.shutdown()
+        numbers = pool.statistics()
+        assert (numbers.workers, numbers.idle, numbers.held) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("task", [tasks.square, tasks.fail], ids=["a result", "an error"])
+def test_ctrl_c_while_a_task_is_settled(task: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has taken a task's outcome tells it, or somebody else does."""
+    plain = Backlog.close
+    main = threading.main_thread()
+
+    def interrupted(self: Backlog, task: Any) -> None:
+        plain(self, task)
+        if threading.current_thread() is main:
+            raise KeyboardInterrupt
+
+    with Pool(1) as pool:
+        pool.submit(tasks.square, 1).result(30)
+        monkeypatch.setattr(Backlog, "close", interrupted)
+        future = pool.submit(task, 3) if task is tasks.square else pool.submit(task, ValueError, 3)
+        with pytest.raises(KeyboardInterrupt):
+            future.result()
+        monkeypatch.undo()
+        assert future.done()
+        assert future.result() == 9 if task is tasks.square else isinstance(future.exception(), ValueError)
+
+
+def test_ctrl_c_while_a_memfd_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds it by then closes it, whether or not anybody has got that."""
+    before = _descriptors()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            buffers.create_lease(4096)
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "__init__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Kept.make(1 << 16, None, writable=True)
+    kept = Kept.make(1 << 16, None, writable=False)
+    assert kept is not None
+    Filling(1, Parcel(Shipment(None, bytes(9), ())), kept, lambda message, fds: None)
+    Lease(1, 4096)
+    kept.close()
+    assert _descriptors() == before

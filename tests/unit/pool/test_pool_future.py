@@ -1,0 +1,80 @@
+"""The condition that a future waits on: made late, once, and without a lock that could be held."""
+
+import gc
+import os
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from ringfence.pool import future as futures
+from ringfence.pool.future import PoolFuture
+
+
+def make_with(make: Callable[[], threading.Condition], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have futures make their conditions so."""
+    monkeypatch.setattr(futures, "threading", SimpleNamespace(Condition=make))
+
+
+def test_a_finalizer_may_wait_while_a_condition_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage is collected anywhere; what its finalizer does with another future must not wait for us."""
+    seen: list[bool] = []
+
+    def collecting() -> threading.Condition:
+        monkeypatch.undo()
+        with pytest.raises(TimeoutError):
+            PoolFuture().result(0)
+        seen.append(True)
+        return threading.Condition()
+
+    make_with(collecting, monkeypatch)
+    thread = threading.Thread(target=lambda: PoolFuture().add_done_callback(print), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert seen == [True]
+
+
+def test_a_forked_child_may_wait_whatever_others_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread was making a condition at the fork: the child has no such thread, and makes its own."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow() -> threading.Condition:
+        if threading.current_thread() is maker:
+            inside.set()
+            go_on.wait(10)
+        return threading.Condition()
+
+    maker = threading.Thread(target=lambda: PoolFuture().add_done_callback(print))
+    make_with(slow, monkeypatch)
+    maker.start()
+    inside.wait(10)
+    gc.disable()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            waiter = threading.Thread(target=lambda: PoolFuture().add_done_callback(print), daemon=True)
+            waiter.start()
+            waiter.join(5)
+            os._exit(int(waiter.is_alive()))
+        finally:
+            os._exit(9)
+    gc.enable()
+    go_on.set()
+    maker.join()
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_everybody_waits_on_one_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that are made at once the first one counts, for both."""
+    future = PoolFuture()
+    first: list[threading.Condition] = []
+
+    def second() -> threading.Condition:
+        monkeypatch.undo()
+        first.append(future._condition)
+        return threading.Condition()
+
+    make_with(second, monkeypatch)
+    assert future._condition is first[0]
+    assert future._condition is first[0]
