@@ -1,7 +1,8 @@
 """One pool's life, run again and again with one system call failing: a program of its own, which prints JSON lines.
 
 Usage: python failing_calls.py count | sweep ROLES ERRNOS|turns [PART/PARTS] | sample SEED NUMBER
-       | one ROLE CALL AT ERRNO; with --nursery, zygotes come from a nursery.
+       | one ROLE CALL AT ERRNO; with --nursery, zygotes come from a nursery. With --seen=FILE, what has been tried
+without a finding is noted there, and not tried again: a long sweep may be cut short and taken up.
 """
 
 import errno
@@ -196,7 +197,9 @@ def main() -> None:
         for (role, call), times in sorted(ended.made.items()):
             print(f"{role} {call} {times}")
         return
-    faults = chosen(ended.made, how, *which)
+    seen = next((Path(word.partition("=")[2]) for word in sys.argv if word.startswith("--seen=")), Path(os.devnull))
+    tried = set(seen.read_text().splitlines()) if seen.exists() else set()
+    faults = [fault for fault in chosen(ended.made, how, *which) if str(fault) not in tried]
     missed = bad = 0
     began = time.monotonic()
     for number, fault in enumerate(faults):
@@ -206,6 +209,9 @@ def main() -> None:
         missed += not ended.injected
         wrong = findings(fault, ended)
         bad += bool(wrong)
+        if not wrong:
+            with seen.open("a") as file:
+                file.write(f"{fault}\n")
         if wrong or how == "one":
             report = {"fault": str(fault), "seconds": round(ended.seconds, 2), "wrong": wrong,
                       "told": ended.report.get("told"), "printed": ended.printed[-3000:]}  # fmt: skip

@@ -168,20 +168,25 @@ def torment(count: int, seed: int, workers: int, pause: float) -> Counter[str]:
     short = failures["MemoryError"] + failures["MemoryExceeded"] + failures["OSError"] + failures["FilesExceeded"]
     assert len(failed) - short <= thread.harmed
     assert thread.done["starve"] or not short
-    assert thread.done["kill"] > 0
     return thread.done + failures + Counter(tasks=count, ok=count - len(failed), failed=len(failed))
 
 
 def test_torment() -> None:
     """Some thousand tasks."""
-    torment(2500, seed=1, workers=3, pause=0.02)
+    assert torment(2500, seed=1, workers=3, pause=0.02)["ok"] > 0
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_hundred_thousand_tasks_in_torment() -> None:
     """All of them."""
-    print(torment(100_000, seed=2, workers=4, pause=0.01))
+    done = torment(100_000, seed=2, workers=4, pause=0.01)
+    print(done)
+    assert done["kill"] > 0
+
+
+def _names(*folders: str) -> list[str]:
+    return [name for folder in folders for name in os.listdir(folder)]
 
 
 def _state(family: set[int]) -> dict[str, int]:
@@ -192,7 +197,7 @@ def _state(family: set[int]) -> dict[str, int]:
         "threads": threading.active_count(),
         "rss": int(status.partition("VmRSS:")[2].split()[0]),
         "processes": len(family),
-        "files": len([name for folder in ("/tmp", "/dev/shm") for name in os.listdir(folder) if "ringfence" in name]),
+        "files": len([name for name in _names("/tmp", "/dev/shm") if "ringfence" in name and str(os.getpid()) in name]),
         "temporary": len(os.listdir(tempfile.gettempdir())),
     }
 
@@ -209,7 +214,7 @@ def test_nothing_grows_in_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     rounds, first = 0, {}
     total: Counter[str] = Counter()
     while time.monotonic() < until:
-        total += torment(5000, seed=100 + rounds, workers=2 + rounds % 3, pause=0.01)
+        total += torment(20_000, seed=100 + rounds, workers=2 + rounds % 3, pause=0.01)
         rounds += 1
         now = _state({pid for pid in descendants(os.getpid()) if is_alive(pid)})
         print(rounds, now, flush=True)
@@ -224,3 +229,4 @@ def test_nothing_grows_in_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert now["rss"] <= first["rss"] + 20_000
     print(total)
     assert rounds >= 5
+    assert total["kill"] > rounds
