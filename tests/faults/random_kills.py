@@ -24,7 +24,7 @@ from ringfence.plugins.store import PluginStore
 from ringfence.sandbox.cgroups import CgroupTree, find_own_cgroup
 from ringfence.sandbox.features import probe
 
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Seconds in which all has to be gone; a machine with more to do than processors is given more.
 _GRACE = 1.0
 # A program has to get as far as its deed in so many seconds: the next start is clean.
@@ -174,10 +174,13 @@ def _traces(pid: int, folder: Path) -> list[str]:
 
 @contextmanager
 def _group_of_our_own() -> Iterator[None]:
-    """Be in a control group that nobody else has, where that is allowed: others who start pools would tidy up."""
+    """Be in a control group that nobody else has, where that is allowed: others who start pools would tidy up.
+
+    Its name is that of a supervisor's: should we be killed, whoever starts a pool next removes it with all below.
+    """
     own = find_own_cgroup()
     try:
-        tree = CgroupTree(own.path, f"random-kills-{os.getpid()}") if own is not None else None
+        tree = CgroupTree(own.path) if own is not None else None
         if tree is not None:
             tree.attach(os.getpid())
     except OSError:
@@ -203,6 +206,7 @@ def rounds(seed: int, number: int, folder: Path) -> Iterator[str]:
         pid = os.fork()
         if pid == 0:
             try:
+                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # should we be killed ourselves
                 os.close(heard)
                 _program(deed, folder, go)
             except BaseException:  # it must not go on as the test

@@ -4,7 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pool_tasks as tasks
 import pytest
+from waiting import descendants, wait_until, wait_until_gone
+
+from ringfence import Pool
+from ringfence.sandbox.cgroups import find_own_cgroup
 
 PROGRAM = Path(__file__).parent / "random_kills.py"
 
@@ -20,6 +25,30 @@ def killed(seed: int, number: int, folder: Path, seconds: float) -> str:
 def test_kills_at_random_moments(tmp_path: Path) -> None:
     """Within a second no process, file, group or lock of it is left, and the next start is clean."""
     assert killed(5, 9, tmp_path, 100).startswith("9 kills, 0 findings")
+
+
+@pytest.mark.needs("cgroup")
+def test_the_killer_is_killed(tmp_path: Path) -> None:
+    """What it started ends with it; its control group, with a dead owner's name, goes when a pool starts next."""
+    feature = find_own_cgroup()
+    if not feature.writable:
+        pytest.skip("no control group may be made here")
+    command = [sys.executable, str(PROGRAM), "7", "100000", str(tmp_path)]
+    program = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def groups() -> list[Path]:
+        return list(Path(feature.path).glob(f"ringfence-{program.pid}-*"))
+
+    with program:
+        wait_until(lambda: groups() and list(groups()[0].glob("ringfence-*")))
+        family = descendants(program.pid)
+        program.kill()
+        wait_until_gone(family)
+    assert family
+    assert groups()
+    with Pool(1) as pool:
+        assert pool.submit(tasks.square, 3).result(30) == 9
+        assert not groups()
 
 
 @pytest.mark.soak
