@@ -11,6 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 
 import pool_tasks as tasks
 import pytest
