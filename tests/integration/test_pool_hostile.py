@@ -210,6 +210,7 @@ def asking_often(*message: Any) -> Callable[..., None]:
     "message",
     [
         pytest.param((m.NEED_BUFFER, "task"), id="arguments"),
+        pytest.param((m.FREE,), id="to say that its memory is free"),
         pytest.param((m.NEED_LEASE, "task", 1000), id="a lease"),
         pytest.param((m.NEED_LEASE, "task", 1 << 40), id="a lease that is refused"),
     ],

@@ -55,6 +55,7 @@ NEED_BUFFER: Final = 36
 SYNCED: Final = 37
 STARTED: Final = 38
 REFUSED: Final = 39
+FREE: Final = 40
 
 # The fields after the tag; `object` means any value the codec accepts.
 FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
@@ -74,7 +75,9 @@ FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     START: ((dict,), 1),
     MODULES: ((list,), 1),
     FUNCTION: ((int, bytes), 2),
-    TASKS: ((list,), 1),  # [[task, function, payload, flags], ...]
+    # [[task, function, payload, flags], ...]; with BUFFERED, a payload that is a number: the arguments lie in the memfd
+    # that the worker keeps, so many bytes.
+    TASKS: ((list,), 1),
     # Task, bytes[, bytes of the whole memfd, which the worker keeps for later tasks]; fd: the memfd. Without one, and
     # with more than 0 bytes: in the memfd that it keeps. 0 bytes: there is none.
     LEASE: ((int, int, int), 2),  # for the result
@@ -91,6 +94,7 @@ FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     NEED_BUFFER: ((int, int), 1),  # task[, whether the memfd that it keeps may be written over]
     SYNCED: ((), 0),
     REFUSED: ((int, list, int), 3),  # task, [[capability, operation, target, needs], ...], how many more there were
+    FREE: ((), 0),  # the task that is answered next had large arguments; where they lie may be written over
     STARTED: ((), 0),  # the initializer has run: from here on, answers
 }
 
@@ -117,7 +121,7 @@ MAX_SAID: Final = 160 * 1024
 
 # Task flags, in TASKS.
 CHUNK: Final = 1  # the payload is a list of arguments, one for each call; the answer is [values, failure or None]
-BUFFERED: Final = 2  # the payload is in a sealed memfd, to be asked for with NEED_BUFFER
+BUFFERED: Final = 2  # the payload is in a memfd: asked for with NEED_BUFFER, or kept (see TASKS)
 PLAIN: Final = 4  # the payload is the list of positional arguments itself, all of them plain
 SESSION: Final = 8  # the function's first argument is a socket, to be asked for with NEED_BUFFER
 SPREAD: Final = 64  # with CHUNK: each of them is a tuple of arguments

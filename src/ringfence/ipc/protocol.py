@@ -45,6 +45,7 @@ WORKER: Final[_Table] = {
         m.NEED_BUFFER: "serving",
         m.SYNCED: "serving",
         m.REFUSED: "serving",
+        m.FREE: "serving",
     },
     "failed": {},
 }

@@ -234,6 +234,13 @@ class Answers:
         finally:
             os.close(fd)
 
+    def freed(self, handle: WorkerHandle) -> None:
+        """The task at the head is about to be answered, and nothing uses its arguments any more."""
+        if not handle.line or not handle.line[0].flags & m.BUFFERED:
+            raise RemoteProtocolError("FREE without large arguments")
+        self._only_once(handle, handle.line[0], m.FREE)
+        handle.free = handle.there is not None
+
     def _bring_later(self, handle: WorkerHandle, message: list[Any], fds: Sequence[int]) -> None:
         self._under_lock(handle, lambda: self._bring(handle, message, fds))
 

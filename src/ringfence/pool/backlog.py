@@ -38,6 +38,10 @@ class Backlog:
     def take_only(self) -> None:
         """Take the first task out of the inbox, which went to a worker at once."""
         self.inbox.popleft()
+        self.pass_by()
+
+    def pass_by(self) -> None:
+        """Count a task that goes to a worker without ever having been here."""
         self.open += 1
         self.submitted += 1
 

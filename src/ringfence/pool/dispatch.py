@@ -93,6 +93,27 @@ class Dispatcher:
                 self._looks = [look for look in self._looks if look[2].number in self.members]
                 heapq.heapify(self._looks)
 
+    # A worker that gets its next task in another way
+
+    def reserve(self, handle: WorkerHandle) -> bool:
+        """Give an idle worker no work until `begin` or `release`; False if it is not idle, or no more may work."""
+        return self._has_slot() and self._idle.pop(handle.number, None) is not None
+
+    def is_reserved(self, handle: WorkerHandle) -> bool:
+        """Say whether a worker that was reserved lives, and is so still."""
+        if handle.number not in self.members or handle.number in self._idle:
+            return False
+        return not (handle.line or handle.sealed or handle.stopping or handle.doom)
+
+    def begin(self, handle: WorkerHandle, task: Task) -> None:
+        """Send a reserved worker its task."""
+        self._assign(handle, [task])
+
+    def release(self, handle: WorkerHandle) -> None:
+        """A reserved worker idles again: tasks may have come meanwhile."""
+        self._idle[handle.number] = handle
+        self._wake()
+
     # Tasks go out
 
     def top_up(self) -> None:

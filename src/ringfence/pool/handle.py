@@ -57,6 +57,7 @@ class WorkerHandle:
         "early",
         "ending",
         "exit_code",
+        "free",
         "functions",
         "gone",
         "head_since",
@@ -152,6 +153,8 @@ class WorkerHandle:
         # What it keeps, for arguments on their way there, and for results on their way back.
         self.there: Kept | None = None
         self.back: Kept | None = None
+        # Whether, as it said, no task before uses what is in the former: so it may be written to as soon as it idles.
+        self.free = False
         # The memfd it was lent for the result of the task at the head.
         self.lease: Lease | None = None
         # Whether a large answer of its is still being read, and of how many bytes the lease is that waits for that.

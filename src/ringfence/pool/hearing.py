@@ -173,6 +173,8 @@ class Hearing:
             handle.sealed = False
             handle.late_at = math.inf
             self._dispatcher.go_on(handle)
+        elif tag == m.FREE:
+            self._answers.freed(handle)
         else:
             if not handle.line or message[1] != handle.line[0].id:
                 raise RemoteProtocolError(f"an answer to task {message[1]}, which it is not running")

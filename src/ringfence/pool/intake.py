@@ -1,5 +1,6 @@
 """How calls become tasks: the function and its arguments made fit to travel, and handed to the supervisor."""
 
+import functools
 import itertools
 import os
 import time
@@ -12,6 +13,7 @@ from ringfence.ipc.limits import MAX_FRAME
 from ringfence.pool.errors import BrokenPool, PoolClosed, QueueFull
 from ringfence.pool.future import PoolFuture
 from ringfence.pool.mapping import Mapper, Sent
+from ringfence.pool.placing import Place
 from ringfence.pool.serialise import Serialiser, Shipment, plain_size
 from ringfence.pool.session import OnOutput, Session
 from ringfence.pool.task import Task, TaskOptions
@@ -48,6 +50,7 @@ class Intake:
         if self._supervisor.config.sessions:
             raise ValueError("a pool with isolation='session' takes sessions only: use open_session")
         future = PoolFuture()
+        place = None
         try:
             if not kwargs and 0 <= (size := plain_size(args)) < LARGE:
                 known = self._serialiser.function(fn)
@@ -57,15 +60,25 @@ class Intake:
                     return future
             shipment = self._serialiser.task(fn, args, kwargs)
             self._check_size(shipment)
-            task = Task.of(next(_task_ids), future, shipment, self.options, 0)
+            if shipment.buffers and self._supervisor.may_place:
+                place = Place()
+            task = Task.of(next(_task_ids), future, shipment, self.options, 0, room=self._room(place))
         except _REFUSALS:
             raise
         except Exception as error:  # noqa: BLE001  # the contract: errors of pickling arrive through the future
             self._supervisor.refuse_when_closed()
             future.set_exception(error)
             return future
-        self._accept(task, wait=wait)
-        return future
+        else:
+            if place is None or not self._supervisor.placing.use(place, task):
+                self._accept(task, wait=wait)
+            return future
+        finally:
+            if place is not None and place.handle is not None:
+                self._supervisor.placing.give_back(place)
+
+    def _room(self, place: Place | None) -> Callable[[int], memoryview | None] | None:
+        return None if place is None else functools.partial(self._supervisor.placing.reserve, place)
 
     def _hand_in_chunk(self, function: Callable[..., Any], items: Sequence[Any], *, spread: bool, brief: bool) -> Sent:
         future = PoolFuture()

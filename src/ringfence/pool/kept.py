@@ -4,10 +4,10 @@ Making the pages of a 64 MiB memfd, and freeing them, takes five times as long a
 two memfds, one for arguments and one for results, as long as it is used; the process bounds them all together.
 
 What must stay true: a memfd is only ever lent to one worker, and what is written to it is for that worker's eyes. It is
-written when the task starts there, not before. The worker says whether it still uses what the arguments were read
-from; if it lies, its own tasks suffer. What it wrote as a result is copied before it is looked at, and the size is
-sealed, so that nothing it does meanwhile can be felt here. Let go of, a memfd counts as lent until the worker ends: it
-may hold the memory still.
+written when the task starts there, or while it is handed in and the worker idles (pool/placing.py), not before. The
+worker says whether it still uses what the arguments were read from; if it lies, its own tasks suffer. What it wrote as
+a result is copied before it is looked at, and the size is sealed, so that nothing it does meanwhile can be felt here.
+Let go of, a memfd counts as lent until the worker ends: it may hold the memory still.
 """
 
 import mmap

@@ -38,8 +38,17 @@ class Lending:
             self._drop_there(handle)
             handle.there = held
             handle.baseline_rss += held.capacity
-        self._note(handle)
+        self.filled(handle)
         return held
+
+    def vacant(self, size: int) -> list[WorkerHandle]:
+        """Return the workers whose memory has room for arguments of `size` bytes, and is free, as they said."""
+        return [each for each in self._used if each.free and each.there is not None and each.there.capacity >= size]
+
+    def filled(self, handle: WorkerHandle) -> None:
+        """Arguments are being copied into what `handle` keeps."""
+        handle.free = False
+        self._note(handle)
 
     def back(self, handle: WorkerHandle, size: int) -> Kept | None:
         """Return what `handle` keeps for a result of `size` bytes, as `there` does for arguments."""
@@ -104,6 +113,7 @@ class Lending:
 
     def _drop_there(self, handle: WorkerHandle) -> None:
         held, handle.there = handle.there, None
+        handle.free = False
         if held is not None:
             handle.baseline_rss -= held.capacity
             handle.lent += held.capacity  # as below

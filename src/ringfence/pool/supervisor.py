@@ -25,6 +25,7 @@ from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.interest import Interest
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
+from ringfence.pool.placing import Placing
 from ringfence.pool.statistics import Counters, Statistics
 from ringfence.pool.task import Task, owed_by
 from ringfence.pool.waiting import Waiting
@@ -82,6 +83,9 @@ class Supervisor:
         self._crew = Crew(
             config, self._backlog, self._dispatcher, monitor, self._counters, self._poller, zygote, self._network,
             self._interest, self._under_lock,
+        )
+        self.placing = Placing(
+            self._change, self._admit, self._backlog, self._dispatcher, self._crew.answers.lending, self._interest
         )
         self._waiting = Waiting(config, self._backlog, self._dispatcher, self._crew, self._interest)
         # Set once each, never unset.
@@ -141,6 +145,15 @@ class Supervisor:
             dispatcher.wakes_at = 0.0
             self._wake()
         return True
+
+    @property
+    def may_place(self) -> bool:
+        """Whether to ask `placing` for an idle worker's memory; read without the lock."""
+        return self._dispatcher.idle > 0 and not self._refuses and not self._lock._is_owned()  # type: ignore[attr-defined]
+
+    def _admit(self, task: Task) -> None:
+        self._check_open()
+        task.future._owner = (self, task)
 
     def _send_some(self) -> None:
         """Send from a stream of tasks, in the thread that submits it.

@@ -1,6 +1,7 @@
 """A task: one accepted piece of work, from its submission to its one outcome."""
 
 import gc
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ringfence.ipc import messages as m
@@ -46,7 +47,7 @@ class Task:
         id_: int,
         future: "PoolFuture",
         function: Function | None,
-        payload: bytes | list[Any],
+        payload: bytes | list[Any] | int,
         size: int,
         options: TaskOptions,
         flags: int,
@@ -55,7 +56,8 @@ class Task:
         self.future = future
         # None: the function is in the payload.
         self.function = function
-        # A pickle, or with PLAIN the arguments themselves; `size` is about how many bytes it takes in a message.
+        # A pickle, or with PLAIN the arguments themselves; `size` is about how many bytes it takes in a message. (A
+        # number only while pool/placing.py sends it.)
         self.payload = payload
         self.size = size
         self.options = options
@@ -80,15 +82,16 @@ class Task:
         options: TaskOptions,
         flags: int,
         count: int | None = None,
+        room: Callable[[int], memoryview | None] | None = None,
     ) -> "Task":
         """Make a task of a shipment (of `count` items).
 
-        Its large buffers are copied now, before the caller can change them.
+        Its large buffers are copied now, before the caller can change them: into memory that `room` gives, if any.
         """
         payload, size = shipment.payload, len(shipment.payload)
         parcel = None
         if shipment.buffers or size >= transfer.LARGE:
-            parcel = transfer.Parcel(shipment)
+            parcel = transfer.Parcel(shipment, room)
             payload, size, flags = b"", 0, flags | m.BUFFERED
         made = cls(id_, future, shipment.function, payload, size, options, flags)
         made.count = count

@@ -1,7 +1,7 @@
 """Large arguments and results, which travel in memfds beside the messages: the supervisor's side."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -28,16 +28,23 @@ class Parcel:
 
     __slots__ = ("_pieces", "size")
 
-    def __init__(self, shipment: Shipment) -> None:
-        pieces = [memoryview(shipment.payload)]
-        sizes = [len(shipment.payload)]
-        for view in shipment.buffers:
-            # What was bytes is so again in the worker: there its memory is the worker's own.
-            immutable = type(view.obj) is bytes
-            pieces.append(view if immutable else private_copy(view))
-            sizes.append(view.nbytes | (parcel.AS_BYTES if immutable else 0))
-        header, offsets, self.size = parcel.layout(sizes)
-        self._pieces = ((0, memoryview(header)), *zip(offsets, pieces, strict=True))
+    def __init__(self, shipment: Shipment, room: Callable[[int], memoryview | None] | None = None) -> None:
+        """`room` may give memory for so many bytes, which stays as it is then: all of it is copied there."""
+        # What was bytes is so again in the worker: there its memory is the worker's own.
+        immutable = [type(view.obj) is bytes for view in shipment.buffers]
+        sizes = [
+            view.nbytes | parcel.AS_BYTES * is_bytes for view, is_bytes in zip(shipment.buffers, immutable, strict=True)
+        ]
+        header, offsets, self.size = parcel.layout([len(shipment.payload), *sizes])
+        pieces = [memoryview(header), memoryview(shipment.payload), *shipment.buffers]
+        target = None if room is None else room(self.size)
+        if target is None:
+            keep = (True, True, *immutable)
+            pieces = [view if kept else private_copy(view) for view, kept in zip(pieces, keep, strict=True)]
+        self._pieces = tuple(zip((0, *offsets), pieces, strict=True))
+        if target is not None:
+            self.copy_to(target)
+            self._pieces = ((0, target),)
 
     def open(self) -> int:
         """Return a sealed memfd with everything; the caller closes it. Raises OSError."""

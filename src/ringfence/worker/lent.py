@@ -16,6 +16,8 @@ class Lent:
     def __init__(self) -> None:
         self._there: mmap.mmap | None = None
         self._back: mmap.mmap | None = None
+        # Whether a task has had arguments in the former since we last said that it is free.
+        self._used = False
         # A child that a task forks may read its arguments for as long as it likes.
         os.register_at_fork(after_in_parent=self._leave)
 
@@ -24,8 +26,20 @@ class Lent:
         if fd is not None:
             self._there = None  # what still uses it keeps it
             self._there = buffers.map_kept(fd, message[3], writable=False)
+        return self.kept(message[2])
+
+    def kept(self, size: int) -> memoryview:
+        """Return a task's arguments, the first `size` bytes of what we keep."""
         assert self._there is not None
-        return memoryview(self._there)[: message[2]]
+        self._used = True
+        return memoryview(self._there)[:size]
+
+    def frees(self) -> bool:
+        """Say, once, that the task which had arguments here has left nothing that uses them."""
+        if self._used and self.is_free():
+            self._used = False
+            return True
+        return False
 
     def is_free(self) -> bool:
         """Whether nothing uses the arguments of the tasks before: no array that a task has kept lies there."""
@@ -44,7 +58,8 @@ class Lent:
         self._there = self._back = None
 
     def _leave(self) -> None:
-        self._there = None
+        if self._used:
+            self._there = None
 
 
 class _Holder:

@@ -110,6 +110,7 @@ class Worker:
         self._baseline = Baseline()
         self._counting = _counting(self._limits, self._baseline)
         self._lent = Lent()
+        self._free = codec.pack([m.FREE])
 
     def serve(self) -> None:
         """Run tasks until STOP arrives, the only one is answered, or the supervisor is gone (ChannelClosed)."""
@@ -177,7 +178,10 @@ class Worker:
             if self._overheard is not None and (told := self._overheard.take(self._uncaught)):
                 self._send([m.REFUSED, task, *told])
             self._uncaught = None
-            self._channel.send(answer)
+            if self._lent.frees():
+                self._channel.write_many_nowait([self._free, answer])  # at once: whoever reads the first has the second
+            else:
+                self._channel.send(answer)
         return True
 
     def _answer(self, task: int, function: int, payload: Any, flags: int) -> bytes:
@@ -208,7 +212,7 @@ class Worker:
                 args, kwargs = _loads(payload)
                 args = (self._fetch(task), *args)
             else:
-                arguments = _loads(self._fetch_mapped(task) if flags & m.BUFFERED else payload)
+                arguments = _loads(self._mapped(task, payload) if flags & m.BUFFERED else payload)
                 if not function:  # one of a kind: it travels with its arguments
                     callable_, arguments = arguments
                 if flags & m.CHUNK:
@@ -330,8 +334,10 @@ class Worker:
             raise EOFError(_NO_ARGUMENTS)
         return fd
 
-    def _fetch_mapped(self, task: int) -> memoryview:
-        """Ask for the task's arguments, which lie in a memfd, and return them as a read-only view."""
+    def _mapped(self, task: int, payload: Any) -> memoryview:
+        """Return the task's arguments, which lie in a memfd, as a read-only view; ask for them, unless we have them."""
+        if type(payload) is int:
+            return self._lent.kept(payload)
         self._send([m.NEED_BUFFER, task, int(self._lent.is_free())])
         message, fd = self._await(m.BUFFER)
         try:
