@@ -2,6 +2,7 @@
 
 import errno
 import json
+import marshal
 import os
 import pickle
 import subprocess
@@ -112,7 +113,7 @@ def test_what_a_zygote_answers_is_known_here() -> None:
         assert features.learn(told) == asked == probe()
         assert features.learn(told[:-1]) is None
         with pytest.raises(OSError, match="while this kernel was probed") as caught:
-            features.learn(b'{"errno": 11, "why": "short"}')
+            features.learn(marshal.dumps({"errno": 11, "why": "short"}))
         assert caught.value.errno == errno.EAGAIN
         assert probe() == asked
     finally:
