@@ -120,6 +120,14 @@ def test_a_zygote_starts_before_the_rest_is_imported() -> None:
     }  # fmt: skip
 
 
+def test_a_zygote_is_told_what_to_be_before_the_rest_is_imported() -> None:
+    """Nothing is imported on the way to that message which only errors, or what is not shipped with us, need."""
+    loaded = imported_by(
+        "import ringfence.pool.opening; from ringfence.sandbox.profiles import load_profile; load_profile('untrusted')"
+    )
+    assert not loaded & {"concurrent.futures.process", "json", "multiprocessing", "pickletools", "tempfile", "tomllib"}
+
+
 def test_a_pool_imports_no_command_line() -> None:
     """Whoever uses a pool does not pay for typer and rich, nor for dill, dataclasses and inspect before their time."""
     loaded = imported_by("from ringfence import Pool; Pool(1).shutdown()")

@@ -7,7 +7,6 @@ A function that a worker can import travels by name, once per worker. Everything
 import io
 import itertools
 import pickle
-import pickletools
 import sys
 import types
 import weakref
@@ -305,6 +304,8 @@ def _dill_dumps(value: object, first: Exception) -> tuple[bytes, tuple[Module, .
 
 def _referenced(payload: bytes) -> set[str]:
     """Return the modules that a pickle's globals come from."""
+    import pickletools  # here: builtins and what every worker has do not need it
+
     found: set[str] = set()
     memo: dict[int, str | None] = {}
     strings: list[str | None] = []

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 from ringfence.errors import RingfenceError
 from ringfence.pool.backlog import Backlog
+from ringfence.pool.breakdown import become_process_pools
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.crew import Crew
 from ringfence.pool.delivery import Cancellation, Errand, deliver
@@ -91,6 +92,7 @@ class Supervisor:
         # Set once each, never unset.
         self._closing = False
         self._finished = False
+        self._is_new = True  # the I/O thread has not waited for anything yet
         self._over = False  # the I/O thread has looked into the queue for the last time
         self.exiting = False
         self._forked = False
@@ -543,6 +545,9 @@ class Supervisor:
         if done:
             self._hand_out(done)
             return True
+        if self._is_new:
+            self._is_new = False
+            become_process_pools()  # while the zygote gets ready
         timeout = None if wakes_at == _FOREVER else min(_LONGEST, max(0.0, wakes_at - time.monotonic()))
         events = self._poller.poll(timeout)
         with self._lock:

@@ -16,6 +16,7 @@ from ringfence import errors as root
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import RemoteProtocolError
 from ringfence.pool import errors
+from ringfence.pool.breakdown import become_process_pools
 from ringfence.pool.outcome import (
     EXCEEDED,
     crash,
@@ -336,6 +337,7 @@ def test_every_error_is_a_ringfence_error_and_survives_pickling(cls: type[Except
 
 def test_the_families_of_the_standard_library() -> None:
     """What old code catches, it still catches."""
+    become_process_pools()
     assert issubclass(errors.WorkerCrashed, BrokenProcessPool)
     assert issubclass(errors.BrokenPool, BrokenProcessPool)
     assert issubclass(errors.TaskTimeout, TimeoutError)

@@ -12,8 +12,10 @@ from ringfence.sandbox.plain_toml import read_plain
 
 _SHIPPED = sorted((Path(ringfence.__file__).parent / "configs").glob("*.toml"))
 # Pieces that lines are made of, sound and not; glued together they are TOML, nearly so, or nothing at all.
-_PIECES = ("a", "b_c", "0", "12", "01", "=", " ", "\t", '"', '"x y"', '"\\n"', "[", "]", "[t]", "[[t]]", ",", "#", "true",
-           "\n", "\r", "\r\n", "\x0b", "\u00a0", "é", "'", "a = 1\n", 'b = "x"\n', "c = [\n", '"x",\n', "]\n", "[t]\n")  # fmt: skip
+_PIECES = (
+    "a", "b_c", "0", "12", "01", "=", " ", "\t", '"', '"x y"', '"\\n"', "[", "]", "[t]", "[[t]]", ",", "#", "true",
+    "\n", "\r", "\r\n", "\x0b", "\u00a0", "é", "'", "a = 1\n", 'b = "x"\n', "c = [\n", '"x",\n', "]\n", "[t]\n",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("path", _SHIPPED, ids=lambda path: path.stem)
@@ -33,8 +35,8 @@ def test_nothing_is_read_otherwise_than_by_tomllib(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a = 1.5", "a = true", "a = '1'", 'a = "\\u0041"', "a.b = 1", "a = [1]", "[a.b]", "a = 1 # one", "a = [", "a = 1\na = 2",
-     "a-b = 1", "a = 1_000"],
+    ["a = 1.5", "a = true", "a = '1'", 'a = "\\u0041"', "a.b = 1", "a = [1]", "[a.b]", "a = 1 # one", "a = [",
+     "a = 1\na = 2", "a-b = 1", "a = 1_000"],
 )  # fmt: skip
 def test_what_is_not_plain_is_left_to_tomllib(text: str) -> None:
     """What takes more than lines of texts and numbers is not read."""

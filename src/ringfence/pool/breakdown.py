@@ -1,0 +1,63 @@
+"""Errors that are BrokenProcessPools, without the import of that class until a pool has time for it.
+
+Its module imports multiprocessing: a tenth of all that is done for a pool's first result.
+"""
+
+import os
+import sys
+import threading
+from concurrent.futures import BrokenExecutor
+from typing import TYPE_CHECKING, Any
+
+from ringfence.errors import RingfenceError
+
+if TYPE_CHECKING:
+    from concurrent.futures.process import BrokenProcessPool as _Broken
+else:
+    _Broken = BrokenExecutor
+
+__all__ = ["Breakdown", "become_process_pools"]
+
+# Held while it is imported: in a child forked meanwhile, nobody would ever finish the import.
+_importing = threading.Lock()
+# For each fork under way, whether it holds that.
+_holds: list[bool] = []
+
+
+class Breakdown(RingfenceError, _Broken):
+    """A BrokenProcessPool, as soon as there is an instance or a pool."""
+
+    def __new__(cls, *args: Any, **_: Any) -> "Breakdown":
+        """Make one, and it a BrokenProcessPool."""
+        become_process_pools()
+        return super().__new__(cls, *args)
+
+
+def become_process_pools() -> None:
+    """Let Breakdown derive from BrokenProcessPool, if it does not yet. A pool's thread calls this when it first waits.
+
+    Without a descriptor or memory for the import it stays a BrokenExecutor, until the next instance.
+    """
+    if BrokenExecutor not in Breakdown.__bases__:
+        return
+    with _importing:
+        try:
+            from concurrent.futures.process import BrokenProcessPool
+        except (ImportError, OSError, MemoryError):
+            return
+        Breakdown.__bases__ = (RingfenceError, BrokenProcessPool)
+
+
+def _let_finish() -> None:
+    # Not for ever: the import may wait for a module that the forking thread is just importing.
+    _holds.append(_importing.acquire(timeout=1.0))
+
+
+def _go_on() -> None:
+    if _holds.pop():
+        _importing.release()
+
+
+os.register_at_fork(before=_let_finish, after_in_parent=_go_on, after_in_child=_go_on)
+if "concurrent.futures.process" in sys.modules:  # then it costs nothing
+    become_process_pools()

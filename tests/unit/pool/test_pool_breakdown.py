@@ -1,0 +1,75 @@
+"""The errors of broken pools become BrokenProcessPools in time, whatever is in the way."""
+
+import subprocess
+import sys
+
+_EARLY = """
+import sys
+from ringfence.pool import errors
+assert "concurrent.futures.process" not in sys.modules
+made = {made}
+from concurrent.futures.process import BrokenProcessPool
+assert isinstance(made, BrokenProcessPool) and isinstance(made, errors.RingfenceError), type(made).__mro__
+assert issubclass(errors.WorkerCrashed, BrokenProcessPool) and issubclass(errors.BrokenPool, BrokenProcessPool)
+"""
+_NO_DESCRIPTOR = """
+import os, resource, sys
+from concurrent.futures import BrokenExecutor
+from ringfence.pool import errors
+held = os.open("/", os.O_RDONLY)
+resource.setrlimit(resource.RLIMIT_NOFILE, (held, 64))
+early = errors.BrokenPool("early")
+assert isinstance(early, BrokenExecutor), type(early).__mro__
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+late = errors.WorkerCrashed("late")
+from concurrent.futures.process import BrokenProcessPool
+assert isinstance(early, BrokenProcessPool) and isinstance(late, BrokenProcessPool)
+"""
+_FORK = """
+import os, sys, threading, time
+from ringfence.pool.breakdown import become_process_pools
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "concurrent.futures.process":
+            importing.set()
+            time.sleep(0.2)
+
+importing = threading.Event()
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=become_process_pools)
+thread.start()
+importing.wait()
+pid = os.fork()
+if pid == 0:
+    import concurrent.futures.process
+    os._exit(0)
+thread.join()
+end = time.monotonic() + 20
+while os.waitpid(pid, os.WNOHANG) == (0, 0):
+    if time.monotonic() > end:
+        os.kill(pid, 9)
+        sys.exit("the child waits for an import that nobody goes on with")
+    time.sleep(0.01)
+"""
+
+
+def _run(program: str) -> None:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_instance_is_a_broken_process_pool() -> None:
+    """Whoever catches BrokenProcessPool catches ours, however early it was made."""
+    _run(_EARLY.format(made="errors.BrokenPool('why')"))
+    _run(_EARLY.format(made="errors.ProtocolViolation('why')"))
+
+
+def test_without_a_descriptor_the_error_is_said_all_the_same() -> None:
+    """Where the import fails, the error is a BrokenExecutor, and a BrokenProcessPool as soon as it can be."""
+    _run(_NO_DESCRIPTOR)
+
+
+def test_a_fork_waits_for_the_import() -> None:
+    """A child forked while a pool's thread imports can import the same."""
+    _run(_FORK)
