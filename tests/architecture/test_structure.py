@@ -71,11 +71,12 @@ def test_the_face_is_complete() -> None:
         ringfence.no_such_name  # noqa: B018
 
 
-def imported_by(statement: str) -> set[str]:
-    """Return the modules that a fresh interpreter has after a statement."""
-    program = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
+def imported_by(statement: str, *flags: str) -> set[str]:
+    """Return the modules that a fresh interpreter, started with `flags`, has after a statement."""
+    path = f"sys.path[:] = {sys.path!r}; " if flags else ""
+    program = f"import sys; {path}before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, *flags, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     return set(ended.stdout.split())
 
@@ -126,6 +127,15 @@ def test_a_zygote_is_told_what_to_be_before_the_rest_is_imported() -> None:
         "import ringfence.pool.opening; from ringfence.sandbox.profiles import load_profile; load_profile('untrusted')"
     )
     assert not loaded & {"concurrent.futures.process", "json", "multiprocessing", "pickletools", "tempfile", "tomllib"}
+
+
+def test_a_zygote_imports_what_its_first_workers_need() -> None:
+    """The rest comes in a lull: what formats tracebacks, what is done after forks, what is slow for its enums."""
+    loaded = imported_by("from ringfence.worker.zygote import main", "-I", "-S")
+    assert not loaded & {
+        "dill", "inspect", "json", "linecache", "logging", "pickle", "random", "socket", "subprocess", "tempfile",
+        "textwrap", "threading", "tokenize", "traceback", "weakref",
+    }  # fmt: skip
 
 
 def test_a_pool_imports_no_command_line() -> None:

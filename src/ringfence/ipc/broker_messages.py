@@ -1,6 +1,6 @@
 """What a worker asks of the broker in the supervisor, and what that answers: the words and their limits."""
 
-import socket
+import _socket
 from typing import Any, Final, NamedTuple
 
 from ringfence.ipc.errors import RemoteProtocolError
@@ -51,7 +51,7 @@ REQUEST_LIMITS: Final = WireLimits(max_frame=1024, max_depth=2, max_items=64, ma
 # An answer may list grants and addresses.
 ANSWER_LIMITS: Final = WireLimits(max_frame=64 * 1024, max_depth=8, max_items=8192, max_fds=16)
 
-_FAMILIES: Final = (0, int(socket.AF_INET), int(socket.AF_INET6))
+_FAMILIES: Final = (0, _socket.AF_INET, _socket.AF_INET6)
 _MOST_ID: Final = 2**31
 
 

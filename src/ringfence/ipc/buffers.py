@@ -16,7 +16,7 @@ import fcntl
 import mmap
 import os
 import sys
-import weakref
+from _weakrefset import WeakSet  # weakref's own
 from collections.abc import Iterable
 
 from ringfence.ipc.errors import RemoteProtocolError
@@ -47,7 +47,7 @@ _MFD_NOEXEC_SEAL = 0x0008
 # as the caller likes: beyond this many, buffers are copied instead, so that results never use up the
 # descriptors (1,024).
 _MAX_TRACKED = 32
-_tracked: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
+_tracked: WeakSet[mmap.mmap] = WeakSet()
 
 
 def available() -> bool:

@@ -1,9 +1,9 @@
 """One end of a duplex stream of frames over a socket pair."""
 
+import _socket  # not socket: making enums of its constants takes longer than a zygote's first fork
 import errno
 import os
 import select
-import socket
 import struct
 import time
 from collections import deque
@@ -28,10 +28,9 @@ _BULK_READ_SIZE = 256 * 1024
 # allocation.
 _WRITE_SIZE = 64 * 1024
 
-# Plain integers: the flags of the socket module take a microsecond to be combined.
-_SEND_NOW = int(socket.MSG_NOSIGNAL) | int(socket.MSG_DONTWAIT)
-_RECEIVE_NOW = int(socket.MSG_DONTWAIT)
-_PEEK = int(socket.MSG_PEEK)
+_SEND_NOW = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
+_RECEIVE_NOW = _socket.MSG_DONTWAIT
+_PEEK = _socket.MSG_PEEK
 
 # Seconds from one look for something to read to the next, which takes 1 us: if it took as long as this, we have not had
 # the processor all the time, or not the interpreter.
@@ -99,7 +98,7 @@ class Channel:
         # The same fd as a socket object, for what read() and write() cannot do. Made now, because the
         # constructor asks the kernel for a name that a locked-in worker may not ask for. It never owns the
         # fd.
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
         # Whatever the program's socket.setdefaulttimeout() says.
         # Never O_NONBLOCK: what must not wait says so call by call, and wait_readable() waits in a read, which the
         # kernel wakes sooner than a poll().
@@ -108,7 +107,7 @@ class Channel:
         except BaseException:
             self._socket.detach()  # the fd is the caller's still
             raise
-        self._flags = 0 if blocking else socket.MSG_DONTWAIT
+        self._flags = 0 if blocking else _socket.MSG_DONTWAIT
         self._poll: select.poll | None = None  # made for the first look()
 
     def __enter__(self) -> "Channel":
@@ -162,7 +161,7 @@ class Channel:
     def shutdown(self) -> None:
         """End the stream in both directions, which wakes whoever waits for it; close() still has to follow."""
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(_socket.SHUT_RDWR)
         except OSError:
             pass  # the peer is gone, and nobody waits any more
 
@@ -308,7 +307,7 @@ class Channel:
     def _set_receive_timeout(self, seconds: float) -> None:
         # As struct timeval; zero: none (socket(7)).
         value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, value)
 
     def read_ready(self) -> list[bytes]:
         """Read once, without waiting, and return the frames that are complete now, perhaps none.
@@ -367,12 +366,12 @@ class Channel:
     def _read_with_fds(self, size: int) -> bytes:
         """Read like os.read(), and keep the file descriptors that came along."""
         limit = self._limits.max_fds
-        data, control, flags, _ = self._socket.recvmsg(size, room_for(limit), socket.MSG_CMSG_CLOEXEC | self._flags)
-        if not control and not flags & socket.MSG_CTRUNC:
+        data, control, flags, _ = self._socket.recvmsg(size, room_for(limit), _socket.MSG_CMSG_CLOEXEC | self._flags)
+        if not control and not flags & _socket.MSG_CTRUNC:
             return data
         arrived = fds_of(control)
         self._fds += arrived
-        if flags & socket.MSG_CTRUNC or len(self._fds) > limit:
+        if flags & _socket.MSG_CTRUNC or len(self._fds) > limit:
             self._decoder.error = RemoteProtocolError(f"more than {limit} file descriptors at a time")
             waiting = len(self._fds)
             self._close_fds()
@@ -386,7 +385,7 @@ class Channel:
     def _stay_readable(self) -> None:
         # From here on poll() reports the end of the stream, and the peer cannot write.
         try:
-            self._socket.shutdown(socket.SHUT_RD)
+            self._socket.shutdown(_socket.SHUT_RD)
         except OSError:
             pass  # The peer is gone: then the fd is readable anyway.
 
@@ -412,7 +411,7 @@ class Channel:
             raise ChannelClosed("an interrupted write left the stream in doubt")
         self._in_doubt = True
         try:
-            return self._socket.sendmsg(buffers, control_of(fds), socket.MSG_NOSIGNAL | self._flags)
+            return self._socket.sendmsg(buffers, control_of(fds), _socket.MSG_NOSIGNAL | self._flags)
         except OSError as error:
             self._write_failed(error)
             raise
@@ -491,14 +490,17 @@ def pipe_fds() -> tuple[int, int]:
     # Imported here: workers, which make no pipes, need the rest of this module early.
     from fcntl import F_DUPFD_CLOEXEC, fcntl
 
-    near, far = socket.socketpair()
-    with near, far:
+    near, far = _socket.socketpair()
+    try:
         first = fcntl(near, F_DUPFD_CLOEXEC, 3)
         try:
             return first, fcntl(far, F_DUPFD_CLOEXEC, 3)
         except BaseException:
             os.close(first)
             raise
+    finally:
+        near.close()
+        far.close()
 
 
 def pipe(limits: WireLimits = DEFAULT_LIMITS, *, accept_fds: bool = False) -> tuple[Channel, Channel]:

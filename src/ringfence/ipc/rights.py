@@ -1,7 +1,7 @@
 """File descriptors as the control messages of a socket (SCM_RIGHTS)."""
 
+import _socket
 import os
-import socket
 from collections.abc import Iterable, Sequence
 
 __all__ = ["control_of", "duplicate", "fds_of", "refuse_from_peer", "room_for"]
@@ -16,9 +16,9 @@ def refuse_from_peer(fd: int) -> None:
     One that nobody takes is closed by whoever reads past it or closes the socket: by us, and closing what a hostile
     peer has made may take as long as that likes (a TCP connection that lingers).
     """
-    ours = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+    ours = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
     try:
-        ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+        ours.setsockopt(_socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
     except OSError:
         pass  # an older kernel: what lingers is refused to workers as well
     finally:
@@ -27,7 +27,7 @@ def refuse_from_peer(fd: int) -> None:
 
 def room_for(count: int) -> int:
     """Return the bytes of control messages that `count` descriptors need."""
-    return socket.CMSG_SPACE(count * _INT_SIZE)
+    return _socket.CMSG_SPACE(count * _INT_SIZE)
 
 
 def control_of(fds: Sequence[int]) -> list[tuple[int, int, memoryview]]:
@@ -37,14 +37,14 @@ def control_of(fds: Sequence[int]) -> list[tuple[int, int, memoryview]]:
     numbers = memoryview(bytearray(len(fds) * _INT_SIZE)).cast("i")
     for index, fd in enumerate(fds):
         numbers[index] = fd
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
+    return [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)]
 
 
 def fds_of(control: Iterable[tuple[int, int, bytes]]) -> list[int]:
     """Return the descriptors in what recvmsg() returned; they are the caller's to close."""
     fds: list[int] = []
     for level, kind, payload in control:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             # A cut message may end inside a number that stands for nothing.
             whole = len(payload) // _INT_SIZE * _INT_SIZE
             fds += memoryview(payload)[:whole].cast("i").tolist()

@@ -4,12 +4,12 @@ import os
 from typing import Final, final
 
 from ringfence.ipc.channel import Channel, pipe, pipe_fds
-from ringfence.pool.process import HOLD_BACK, Process, start_interpreter
+from ringfence.pool.process import Process, start_interpreter
 
 __all__ = ["Started", "ignite"]
 
 # A zygote collects no garbage: that would take a tenth of its start, and copy what its workers share.
-_SERVE: Final = HOLD_BACK + "from ringfence.worker.zygote import main; main(int(sys.argv[1]))"
+_SERVE: Final = "from ringfence.worker.zygote import main; main(int(sys.argv[1]))"
 _PROGRAM: Final = f"import gc, sys; gc.disable(); sys.path[:] = sys.argv[2:]; {_SERVE}"
 # First it asks the kernel what it offers, in a child that answers while the zygote goes on importing.
 _ASKING: Final = (

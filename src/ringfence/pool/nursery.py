@@ -20,14 +20,14 @@ from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, DeadlineExceeded, RemoteProtocolError
 from ringfence.ipc.protocol import NURSERY, Conversation
 from ringfence.pool import outcome
-from ringfence.pool.process import HOLD_BACK, ByPidfd, start_interpreter
+from ringfence.pool.process import ByPidfd, start_interpreter
 
 __all__ = ["Birth", "Hold", "NurseryLost", "ask", "hold"]
 
 _log = logging.getLogger("ringfence.pool")
 
 _PROGRAM = (
-    f"import sys; sys.path[:] = sys.argv[2:]; {HOLD_BACK}"
+    "import sys; sys.path[:] = sys.argv[2:]; "
     "from ringfence.worker.nursery import main; main(int(sys.argv[1]))"
 )
 

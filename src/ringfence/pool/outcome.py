@@ -4,10 +4,10 @@ Nothing here runs foreign code. A builtin exception is built again from plain ar
 of a fixed table; everything else becomes a RemoteError.
 """
 
+import _socket
 import builtins
 import pickle
 import signal as signals
-import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -71,7 +71,7 @@ _KNOWN: Final[Mapping[tuple[str, str], type[BaseException]]] = {
     **{("builtins", name): value for name, value in _BUILTINS.items()},
     **{
         (cls.__module__, cls.__qualname__): cls
-        for cls in (pickle.PicklingError, pickle.UnpicklingError, socket.gaierror)
+        for cls in (pickle.PicklingError, pickle.UnpicklingError, _socket.gaierror)
     },
 }
 _FIELDS: Final[Mapping[str, type]] = {

@@ -8,16 +8,13 @@ import signal
 import stat
 import subprocess
 import sys
-from typing import Final, Protocol
+from typing import Protocol
 
 from ringfence.pool.library import library_paths
 
-__all__ = ["HOLD_BACK", "ByPidfd", "Process", "open_stdin", "start_interpreter"]
+__all__ = ["ByPidfd", "Process", "open_stdin", "start_interpreter"]
 
 _log = logging.getLogger("ringfence.pool")
-
-HOLD_BACK: Final = "from ringfence.worker.forks import hold_back; hold_back(); "
-"""What programs begin with, once modules are found, whose processes will have one thread and fork."""
 
 # Nothing of the caller's environment: it may hold secrets. A pool of processes wants one thread per process from the
 # numeric libraries, and malloc arenas cost address space, which is limited.

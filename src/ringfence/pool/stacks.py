@@ -26,8 +26,8 @@ _MOST_THREADS: Final = 16
 _MOST_FRAMES: Final = 40
 _MOST_TEXT: Final = 300
 
-_THREAD: Final = re.compile(r"(?:Current thread|Thread) 0x[0-9a-f]{1,16}\b.*:")
-_FRAME: Final = re.compile(r'  File "(.*)", line (\d{1,9}|\?\?\?)(?: in (.*))?')
+_THREAD: Final = r"(?:Current thread|Thread) 0x[0-9a-f]{1,16}\b.*:"
+_FRAME: Final = r'  File "(.*)", line (\d{1,9}|\?\?\?)(?: in (.*))?'
 # The main thread comes last, and begins in the program that every zygote is started with.
 _BOTTOM: Final = b'  File "<string>", line 1 in <module>\n'
 _CUT: Final = b"\n  ...\n"
@@ -55,9 +55,9 @@ def read_stacks(data: bytes) -> list[list[Frame]]:
     """
     stacks: list[list[Frame]] = []
     for line in data[:_MOST_BYTES].decode("utf-8", "backslashreplace").split("\n"):
-        if _THREAD.fullmatch(line):
+        if re.fullmatch(_THREAD, line):
             stacks.append([])
-        elif stacks and (found := _FRAME.fullmatch(line)) and len(stacks[-1]) < _MOST_FRAMES:
+        elif stacks and (found := re.fullmatch(_FRAME, line)) and len(stacks[-1]) < _MOST_FRAMES:
             frame = Frame(_shown(found[1]), int(found[2]) if found[2].isdigit() else 0, _shown(found[3] or "?"))
             if not (frame.file.startswith(_OURS) or frame == ("<string>", 1, "<module>")):
                 stacks[-1].append(frame)

@@ -5,15 +5,15 @@ it takes tasks back. Whoever reads a byte has it, and nobody else. (An eventfd w
 would share one open file description: a worker that makes it blocking could stop the supervisor.)
 """
 
+import _socket
 import errno
-import socket
 
 from ringfence.ipc.rights import refuse_from_peer
 
 __all__ = ["Tokens"]
 
 # Per call, whatever a worker may have set on the description that it shares with our copy of its end.
-_NOW = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_NOW = _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL
 
 
 class Tokens:
@@ -23,7 +23,7 @@ class Tokens:
 
     def __init__(self) -> None:
         """Make the pair. Raises OSError."""
-        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._ours, self._theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         # For the worker, which shares the description: a token that is not there must not be waited for.
         self._theirs.setblocking(False)
         # Nothing is ever read from our end.
@@ -52,7 +52,7 @@ class Tokens:
         taken = 0
         while taken < count:
             try:
-                got = len(self._theirs.recv(count - taken, socket.MSG_DONTWAIT))
+                got = len(self._theirs.recv(count - taken, _socket.MSG_DONTWAIT))
             except (BlockingIOError, ConnectionError):
                 break
             if not got:

@@ -25,9 +25,9 @@ __all__ = [
 ]
 
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_NAME: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}", re.ASCII)
+_NAME: Final = rf"(?a:(?:{_LABEL}\.)*{_LABEL})"
 # A last label that any resolver may take for a number: 127.1, 0x7f.1, 2130706433. No top-level domain is one.
-_NUMBER: Final = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)", re.ASCII)
+_NUMBER: Final = r"(?:[0-9]+|0x[0-9a-f]*)"
 # RFC 1035: 253 characters without the trailing dot.
 _LONGEST_NAME: Final = 253
 
@@ -58,9 +58,9 @@ def read_name(text: str) -> str:
         except UnicodeError:
             raise PolicyError(f"{text!r} is not a host name") from None
     name = name.lower().removesuffix(".")
-    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+    if len(name) > _LONGEST_NAME or not re.fullmatch(_NAME, name):
         raise PolicyError(f"{text!r} is not a host name or address; an IPv6 address goes in brackets")
-    if _NUMBER.fullmatch(name.rpartition(".")[2]):
+    if re.fullmatch(_NUMBER, name.rpartition(".")[2]):
         raise PolicyError(f"{text!r} is neither a name nor an address written as four decimal numbers")
     return name
 

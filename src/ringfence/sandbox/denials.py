@@ -13,7 +13,7 @@ import errno
 import itertools
 import os
 import sys
-import threading
+from _thread import _local as thread_local
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import CodeType
@@ -55,7 +55,7 @@ _NO_FOLDER: Final = "without a path it brings a folder only at level private: gr
 _UNKNOWN: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
 
 
-class _Memory(threading.local):
+class _Memory(thread_local):
     """The last sensitive events of each thread."""
 
     def __init__(self) -> None:

@@ -8,7 +8,11 @@ from typing import Final, NamedTuple
 from ringfence.sandbox.capabilities import Capability, Grant
 from ringfence.sandbox.operations import Event, Need, path_of, text_of
 
-__all__ = ["named_path", "unmask"]
+__all__ = ["compile_patterns", "named_path", "unmask"]
+
+
+# Patterns are compiled where they are first used, and kept by `re`: to compile all of them takes a millisecond, which
+# every zygote's start would wait for.
 
 
 class _Disguise(NamedTuple):
@@ -20,7 +24,7 @@ class _Disguise(NamedTuple):
 
     module: str
     kind: str
-    text: re.Pattern[str]
+    text: str
     operation: str
     needs: Callable[[re.Match[str], Iterable[Event]], list[Need]]
 
@@ -31,7 +35,7 @@ def unmask(error: BaseException, events: Iterable[Event]) -> tuple[str, list[Nee
     kinds = {(cls.__module__, cls.__name__) for cls in type(error).__mro__}
     text = _text(error)
     for disguise in _DISGUISES:
-        if (disguise.module, disguise.kind) in kinds and (match := disguise.text.search(text)) is not None:
+        if (disguise.module, disguise.kind) in kinds and (match := re.search(disguise.text, text)) is not None:
             return match.expand(disguise.operation), disguise.needs(match, known)
     return None
 
@@ -39,17 +43,22 @@ def unmask(error: BaseException, events: Iterable[Event]) -> tuple[str, list[Nee
 def named_path(error: BaseException) -> str | None:
     """Return the absolute path that an error's text names as one that could not be opened, or None."""
     text = _text(error)
-    match = _PATH.search(text) if _COMPLAINT.search(text) else None
+    match = re.search(_PATH, text) if re.search(_COMPLAINT, text) else None
     return None if match is None else match[1] or match[2]
 
 
+def compile_patterns() -> None:
+    """Compile every pattern, for processes to be forked."""
+    for pattern in (_COMPLAINT, _PATH, *(disguise.text for disguise in _DISGUISES)):
+        re.compile(pattern)
+
+
 # What libraries in C say of a file that they could not open.
-_COMPLAINT: Final = re.compile(
-    r"permission denied|operation not permitted|no such file|"
-    r"(failed|unable|cannot|can't|could ?n[o']t) (to )?(be )?(open|load|read|find|access|stat|map|create)",
-    re.IGNORECASE,
+_COMPLAINT: Final = (
+    r"(?i)permission denied|operation not permitted|no such file|"
+    r"(failed|unable|cannot|can't|could ?n[o']t) (to )?(be )?(open|load|read|find|access|stat|map|create)"
 )
-_PATH: Final = re.compile(r"""['"](/[^'"\0\n]{1,4096})['"]|(?<![\w./:])(/[\w.+@%~-]+(?:/[\w.+@%~-]+)*)""")
+_PATH: Final = r"""['"](/[^'"\0\n]{1,4096})['"]|(?<![\w./:])(/[\w.+@%~-]+(?:/[\w.+@%~-]+)*)"""
 _LONGEST: Final = 64 * 1024
 
 
@@ -115,41 +124,41 @@ def _asks_for(path: str) -> Callable[[re.Match[str], Iterable[Event]], list[Need
 
 _DISGUISES: Final = (
     _Disguise(
-        "sqlite3", "OperationalError", re.compile(r"unable to open database"), "sqlite3.connect", _opens_database
+        "sqlite3", "OperationalError", r"unable to open database", "sqlite3.connect", _opens_database
     ),
     _Disguise(
-        "sqlite3", "OperationalError", re.compile(r"readonly database|disk I/O error"), "sqlite3.connect",
+        "sqlite3", "OperationalError", r"readonly database|disk I/O error", "sqlite3.connect",
         _changes_database,
     ),
     _Disguise(
-        "builtins", "OSError", re.compile(r"^(/[^:\n]+): (?:cannot open shared object|failed to map|cannot read)"
-                                          r"(?!.*from shared object: Operation not permitted)"),
+        "builtins", "OSError", r"^(/[^:\n]+): (?:cannot open shared object|failed to map|cannot read)"
+        r"(?!.*from shared object: Operation not permitted)",
         "ctypes.CDLL", _loads,
     ),
     _Disguise(
-        "builtins", "ImportError", re.compile(r"^(/[^:\n]+): (?:cannot open shared object|cannot read)"), "import",
+        "builtins", "ImportError", r"^(/[^:\n]+): (?:cannot open shared object|cannot read)", "import",
         _loads,
     ),
     _Disguise(
-        "builtins", "OSError", re.compile(r"^(/[^:\n]+): failed to map segment.*not permitted"), "ctypes.CDLL", _maps
+        "builtins", "OSError", r"^(/[^:\n]+): failed to map segment.*not permitted", "ctypes.CDLL", _maps
     ),
     _Disguise(
-        "builtins", "ImportError", re.compile(r"^(/[^:\n]+): failed to map segment.*not permitted"), "import", _maps
+        "builtins", "ImportError", r"^(/[^:\n]+): failed to map segment.*not permitted", "import", _maps
     ),
     _Disguise(
-        "builtins", "FileNotFoundError", re.compile(r"No usable temporary directory found"), "tempfile",
+        "builtins", "FileNotFoundError", r"No usable temporary directory found", "tempfile",
         _makes_temporary,
     ),
     _Disguise(
-        "builtins", "KeyError", re.compile(r"(getpw(?:uid|nam))\(\): \w+ not found: '?(\w+)"), r"pwd.\1",
+        "builtins", "KeyError", r"(getpw(?:uid|nam))\(\): \w+ not found: '?(\w+)", r"pwd.\1",
         _asks_for("/etc/passwd"),
     ),
     _Disguise(
-        "builtins", "KeyError", re.compile(r"(getgr(?:gid|nam))\(\): \w+ not found: '?(\w+)"), r"grp.\1",
+        "builtins", "KeyError", r"(getgr(?:gid|nam))\(\): \w+ not found: '?(\w+)", r"grp.\1",
         _asks_for("/etc/group"),
     ),
     _Disguise(
-        "builtins", "ValueError", re.compile(r"^not allowed to raise maximum limit"), "resource.setrlimit",
+        "builtins", "ValueError", r"^not allowed to raise maximum limit", "resource.setrlimit",
         lambda _match, _events: [Need(
             Grant(Capability.PROCESS_EXEC), None, never=True,
             note="a worker does not change its own ceilings; pass `Limits` to whoever starts it",

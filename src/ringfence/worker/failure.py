@@ -5,7 +5,7 @@ unpickles one. Everything in it comes from foreign code (`__str__` may raise, lo
 once, bounded, and replaced by a placeholder when it cannot be had.
 """
 
-import traceback
+from collections import deque
 from typing import Any
 
 from ringfence.ipc import messages as m
@@ -19,6 +19,8 @@ MAX_TEXT = 64 * 1024
 _MAX_ARGS = 16
 _MAX_ARG = 4096
 _MAX_GROUP = 32
+# Of a traceback, the innermost.
+_MOST_FRAMES = 40
 
 
 def record(
@@ -118,10 +120,26 @@ def _denied(error: CapabilityDenied) -> list[Any]:
 
 def _formatted(error: BaseException) -> str:
     try:
-        lines = traceback.format_exception(error, limit=-40)
+        try:
+            from traceback import format_exception  # here: no zygote needs it before its first fork
+        except (ImportError, OSError, MemoryError):  # the task left no descriptor, or no memory
+            lines = _outline(error)
+        else:
+            lines = format_exception(error, limit=-_MOST_FRAMES)
         return _text("".join(lines), MAX_TEXT)
     except BaseException as inner:  # noqa: BLE001  # as above
         return f"<no traceback: formatting raised {type(inner).__name__}>"
+
+
+def _outline(error: BaseException) -> list[str]:
+    """Return a traceback without lines of source, which could not be read either."""
+    frames: deque[str] = deque(maxlen=_MOST_FRAMES)
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        frames.append(f'  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_name}\n')
+        trace = trace.tb_next
+    return ["Traceback (most recent call last):\n", *frames, f"{type(error).__qualname__}: {error}\n"]
 
 
 def _notes(error: BaseException) -> list[str]:

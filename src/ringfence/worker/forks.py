@@ -15,7 +15,7 @@ _held: list[dict[str, Callable[[], object]]] = []
 
 
 def hold_back() -> None:
-    """Import what registers such functions, and keep these back. To be called first of all, in a single thread.
+    """Import what registers such functions, and keep these back. To be called in a single thread, before other imports.
 
     What was imported before, or registers itself later, is not held back.
     """

@@ -5,9 +5,9 @@ the work touches. So all that is alike in every worker lies ready, over descript
 its own ones there.
 """
 
+import _socket
 import faulthandler
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, final
@@ -63,7 +63,7 @@ def _places(count: int) -> list[int]:
     """Return descriptors of sockets that lead nowhere."""
     made = []
     for _ in range(count):
-        near, far = socket.socketpair()
+        near, far = _socket.socketpair()
         far.close()
         made.append(near.detach())
     return made

@@ -1,8 +1,9 @@
-"""Leaves the import of dill to later: to a lull in the zygote's work, or to the worker that needs it before.
+"""Leaves what the first task may do without to later: to a lull in the zygote's work, or to the worker that needs it.
 
-What travelled by value needs dill, whose import takes longer than all else that a zygote does before its first fork.
-It asks two things that a process has no answer to behind the private root, or locked in: where temporary files go, and
-which types the files have that open() makes of /dev/null. So both are answered here as they would have been at first.
+Most tasks need none of it: threading, logging and random, what formats tracebacks, and dill, for what travelled by
+value, whose import takes longer than all else that a zygote does before its first fork. Dill asks two things that a
+process has no answer to behind the private root, or locked in: where temporary files go, and which types the files have
+that open() makes of /dev/null. So both are answered here as they would have been at first.
 """
 
 import builtins
@@ -15,9 +16,14 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any, Final
 
-__all__ = ["import_dill", "is_missing", "put_off"]
+from ringfence.sandbox.disguises import compile_patterns
+from ringfence.worker.forks import hold_back
+
+__all__ = ["import_rest", "is_missing", "put_off"]
 
 _DILL: Final = "dill"
+# What tasks import, and what is wanted when they fail.
+_COMMON: Final = ("pickle", "socket", "traceback", "typing")
 # Where dill would put the sessions that nobody saves here.
 _TEMPORARY: Final = "/tmp"
 
@@ -33,9 +39,12 @@ def is_missing() -> bool:
     return _DILL not in sys.modules
 
 
-def import_dill() -> None:
-    """Import it."""
-    import_module(_DILL)
+def import_rest() -> None:
+    """Import all that was put off: workers forked from here on share it, instead of each having its own."""
+    hold_back()
+    for name in (*_COMMON, _DILL):
+        import_module(name)
+    compile_patterns()
 
 
 class _Finder:

@@ -11,7 +11,6 @@ from ringfence.sandbox import enforce
 from ringfence.worker import failure
 from ringfence.worker.forks import give_back
 from ringfence.worker.kit import Kit
-from ringfence.worker.network import Network
 from ringfence.worker.seeds import reseed
 from ringfence.worker.serve import settle
 
@@ -48,6 +47,8 @@ def _run(kit: Kit, fds: dict[str, int]) -> int:
     worker = kit.worker
     # While sockets can still be had.
     if "broker" in fds:
+        from ringfence.worker.network import Network  # the zygote has it, with `network_sockets`
+
         worker.network = Network(fds["broker"])
         kept = (*kept, fds["broker"], *worker.network.descriptors)
     try:

@@ -5,7 +5,6 @@ that the function needs; here they are imported as if they had been found on dis
 `__file__`, and `linecache` finds their lines for tracebacks.
 """
 
-import linecache
 import sys
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import CodeType
@@ -21,6 +20,8 @@ class _Loader(SourceFileLoader):
         self._source = source
 
     def get_code(self, fullname: str) -> CodeType:
+        import linecache  # here: most workers are sent no module
+
         # Where the file can be seen and not read, linecache would ask no loader for it. None: never look at the file.
         lines = self._source.splitlines(keepends=True)
         linecache.cache[self.path] = (len(self._source), None, lines, self.path)

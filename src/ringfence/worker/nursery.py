@@ -19,12 +19,12 @@ from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
 from ringfence.sandbox.descriptors import close_all_but
 from ringfence.sandbox.errors import EnforcementError
-from ringfence.worker import failure, zygote
+from ringfence.worker import failure, later, zygote
 
 __all__ = ["main"]
 
-# What zygotes and the workers of plugins import besides this module's own imports.
-_SHARED = ("dill", "ringfence.worker.guest")
+# What the workers of plugins import.
+_GUEST = "ringfence.worker.guest"
 
 
 def main(fd: int) -> None:
@@ -36,8 +36,8 @@ def main(fd: int) -> None:
     nursery = _Nursery(channel, codec)
     try:
         channel.send(codec.pack([m.HELLO, m.PROTOCOL_VERSION, os.getpid()]))
-        for name in _SHARED:
-            import_module(name)
+        later.import_rest()
+        import_module(_GUEST)
         # Zygotes collect and freeze again, and need not look at what is here.
         gc.collect()
         gc.freeze()

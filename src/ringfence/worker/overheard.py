@@ -2,7 +2,7 @@
 
 import os
 import sys
-import threading
+from _thread import _local as thread_local
 from typing import Any, Final
 
 from ringfence.ipc.messages import MAX_REFUSALS
@@ -16,7 +16,7 @@ __all__ = ["Overheard"]
 _LONGEST: Final = 1024
 
 
-class _Thread(threading.local):
+class _Thread(thread_local):
     """Whether what happens in a thread is our own doing."""
 
     def __init__(self) -> None:

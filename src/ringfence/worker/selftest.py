@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import time
+from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Sequence
 from fcntl import F_GETFD, fcntl
 from typing import Any, Final, NoReturn
@@ -147,14 +148,13 @@ def _host_name(outside: str) -> int:
 
 def _thread() -> int:
     """Return 0 when a thread ran."""
-    import threading  # the zygote may have no use for it
-
-    thread = threading.Thread(target=int)
+    done = allocate_lock()
+    done.acquire()
     try:
-        thread.start()
+        start_new_thread(done.release, ())
     except RuntimeError:
         return -1
-    thread.join()
+    done.acquire()
     return 0
 
 

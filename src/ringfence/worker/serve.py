@@ -5,11 +5,11 @@ out again when it wants tasks back that have not started: the kernel hands each 
 twice and none is forgotten. A task without a token is not ours any more and is dropped.
 """
 
+import _pickle
 import gc
 import itertools
 import mmap
 import os
-import pickle
 import sys
 import time
 from collections import deque
@@ -29,13 +29,13 @@ from ringfence.sandbox.memory import bytes_of
 from ringfence.worker import failure, tracebacks
 from ringfence.worker.lent import Lent
 from ringfence.worker.modules import ShippedModules
-from ringfence.worker.network import Network
 from ringfence.worker.output import Streams
 from ringfence.worker.overheard import Overheard
 from ringfence.worker.reached import Baseline, find_limit
 
 if TYPE_CHECKING:
     from ringfence.worker.counting import Counting
+    from ringfence.worker.network import Network
 
 __all__ = ["Worker", "settle"]
 
@@ -48,6 +48,9 @@ LARGE = 128 * 1024
 _OWN_FRAMES: Final = 44
 # What takes more than a look at an exception to notice.
 _COUNTED: Final = ("instructions", "fs_ops", "net_ops", "written")
+
+# Of pickles, the highest; pickle says so, but a zygote that has only the part in C starts sooner.
+_PROTOCOL: Final = 5
 
 _NO_ARGUMENTS: Final = "the supervisor could not hand over the arguments: no memory or file descriptors"
 
@@ -154,7 +157,7 @@ class Worker:
         for name, source, filename, is_package in first["modules"]:
             self._modules.add(name, source, filename, is_package)
         if first["initializer"] is not None:
-            function, args = pickle.loads(first["initializer"])
+            function, args = _pickle.loads(first["initializer"])
             function(*args)
 
     def _next(self) -> _TaskMessage:
@@ -231,7 +234,7 @@ class Worker:
     def _read_function(self, function: int) -> Callable[..., Any]:
         if not function:
             return _nothing
-        made: Callable[..., Any] = pickle.loads(self._unread[function])
+        made: Callable[..., Any] = _pickle.loads(self._unread[function])
         self._functions[function] = made
         del self._unread[function]
         return made
@@ -292,7 +295,7 @@ class Worker:
                 error = named
             return self._codec.pack([m.ERROR, task, failure.record(error, self._codec, kind="unserializable"), *counts])
         try:
-            pickled = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+            pickled = _pickle.dumps(value, _PROTOCOL)
         except BaseException as inner:  # noqa: BLE001  # __reduce__ of foreign code: anything may come
             return self._failed(task, inner)
         if len(pickled) < LARGE:
@@ -394,9 +397,9 @@ def _is_large_buffer(value: Any) -> bool:
 def _loads(payload: Any) -> Any:
     """Unpickle arguments: plain bytes, or a parcel of a pickle and its buffers (a view of a mapped memfd)."""
     if type(payload) is bytes:
-        return pickle.loads(payload)
+        return _pickle.loads(payload)
     body, *buffers = parcel.unpack(payload, bytes_of)
-    return pickle.loads(body, buffers=buffers)
+    return _pickle.loads(body, buffers=buffers)
 
 
 def _fill(fd: int, data: Any) -> None:

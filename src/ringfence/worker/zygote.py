@@ -5,10 +5,10 @@ supervisor sends (the trusted direction) and only reports: which worker got whic
 channel closes, however the supervisor died, it kills what it started and exits.
 """
 
+import _pickle
 import errno
 import gc
 import os
-import pickle
 import select
 import signal
 import sys
@@ -24,6 +24,7 @@ from ringfence.ipc.errors import ChannelClosed
 from ringfence.sandbox import enforce, features
 from ringfence.worker import failure, later
 from ringfence.worker import main as worker
+from ringfence.worker.forks import hold_back
 from ringfence.worker.kit import Kit
 from ringfence.worker.selftest import Trials
 
@@ -55,9 +56,11 @@ def main(fd: int) -> None:
             return
         _, plan, settings = message
         if settings["whole"]:
-            later.import_dill()
+            later.import_rest()
         else:
             later.put_off()
+        if settings["preload"]:
+            hold_back()
         features.end_answering()
         for stdin in channel.take_fds():
             os.dup2(stdin, 0)
@@ -137,7 +140,7 @@ def _configure(
 ) -> Kit | None:
     """Carry out the plan's first half, and make ready what workers get; on failure say why and return None."""
     try:
-        prepared = enforce.prepare(pickle.loads(plan), farewell)
+        prepared = enforce.prepare(_pickle.loads(plan), farewell)
         for name in settings["preload"]:
             import_module(name)
         sys.prefix, sys.exec_prefix = settings["prefix"], settings["prefix"]
@@ -198,7 +201,7 @@ class _Zygote:
             return
         self._incomplete = False
         try:
-            later.import_dill()
+            later.import_rest()
         except Exception:  # noqa: BLE001  # no memory, no descriptor: a worker that needs it tries for itself
             return
         self._prepared.memory.clear()  # to be measured anew: a worker's limit is for what comes on top
