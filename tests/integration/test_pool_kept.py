@@ -1,5 +1,6 @@
 """Memory that stays with a worker from task to task: used again, never seen by others, never changed under anybody."""
 
+import errno
 import os
 import threading
 import time
@@ -303,3 +304,20 @@ def test_a_worker_that_lies_about_what_it_keeps_harms_its_own_tasks(pool: Pool) 
     pool.submit(lying, bytes(MIB)).result(30)
     error = pool.submit(len, bytes(MIB)).exception(30)
     assert isinstance(error, Exception)  # the pool lives: the fixture sees to it
+
+
+def test_a_result_is_read_from_memory_that_has_no_holes(pool: Pool) -> None:
+    """A page that is missing is made by whoever reads it; where there is no memory for one, that kills the reader."""
+
+    def punch() -> int | None:
+        worker, _number = tasks.worker_and_task()
+        try:
+            worker._lent._back.madvise(9, 0, 1 << 16)  # MADV_REMOVE of madvise(2)
+        except OSError as error:
+            return error.errno
+        return None
+
+    data = b"x" * MIB
+    assert pool.submit(tasks.identity, data).result(30) == data
+    assert pool.submit(punch).result(30) == errno.EPERM
+    assert pool.submit(tasks.identity, data).result(30) == data

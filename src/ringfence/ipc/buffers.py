@@ -32,13 +32,15 @@ __all__ = [
     "map_kept",
     "map_sealed",
     "read_lease",
+    "settle_kept",
 ]
 
 Buffer = bytes | bytearray | memoryview
 
 _FIXED_SIZE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _IMMUTABLE = _FIXED_SIZE | fcntl.F_SEAL_WRITE
-_F_SEAL_FUTURE_WRITE = 0x0010  # since Linux 5.1; mappings made before it may still be written to
+_F_SEAL_FUTURE_WRITE = 0x0010  # since Linux 5.1; mappings made before it may still be written to, but get no holes
+_FINAL = _F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL
 
 # Since Linux 6.3; a memfd that can be executed is a way around a noexec mount. Python has no name for it yet.
 _MFD_NOEXEC_SEAL = 0x0008
@@ -156,18 +158,33 @@ def claim_lease(fd: int, size: int) -> memoryview:
 def create_kept(size: int, *, writable: bool) -> tuple[int, mmap.mmap]:
     """Return a memfd of `size` bytes that stays with one peer, and our own mapping of it.
 
-    Its size is fixed, so no access to the mapping ever fails (SIGBUS). Unless it is `writable`, we alone can write to
-    it, through this mapping. The caller closes the fd. Raises OSError.
+    Its size is fixed. Unless it is `writable`, we alone can write to it, through this mapping; else `settle_kept` has
+    to come before we read. The caller closes the fd. Raises OSError.
     """
     fd = _create(size)
     try:
         mapping = mmap.mmap(fd, size)
-        seals = _FIXED_SIZE | fcntl.F_SEAL_SEAL | (0 if writable else _F_SEAL_FUTURE_WRITE)
+        seals = _FIXED_SIZE if writable else _FIXED_SIZE | _FINAL
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     except BaseException:
         os.close(fd)
         raise
     return fd, mapping
+
+
+def settle_kept(fd: int, size: int) -> None:
+    """See to it that every page of a kept memfd is there, and stays, once its peer has mapped it.
+
+    A page that is missing is made when it is read; where there is no memory for it, that kills the reader (SIGBUS). A
+    peer that writes through its mapping only may not make holes, once this is sealed. `fd` stays the caller's. Raises
+    OSError where there is no memory, and RemoteProtocolError when the peer has sealed it against that.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FINAL)
+    except OSError as error:
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _F_SEAL_FUTURE_WRITE == 0:
+            raise RemoteProtocolError("a kept buffer that its borrower has sealed") from error
+    os.posix_fallocate(fd, 0, size)
 
 
 def map_kept(fd: int, size: int, *, writable: bool) -> mmap.mmap:

@@ -6,8 +6,9 @@ two memfds, one for arguments and one for results, as long as it is used; the pr
 What must stay true: a memfd is only ever lent to one worker, and what is written to it is for that worker's eyes. It is
 written when the task starts there, or while it is handed in and the worker idles (pool/placing.py), not before. The
 worker says whether it still uses what the arguments were read from; if it lies, its own tasks suffer. What it wrote as
-a result is copied before it is looked at, and the size is sealed, so that nothing it does meanwhile can be felt here.
-Let go of, a memfd counts as lent until the worker ends: it may hold the memory still.
+a result is copied before it is looked at, and the size is sealed, so that nothing it does meanwhile can be felt here;
+nor can it make holes once `settle` was called, which comes before the first look. Let go of, a memfd counts as lent
+until the worker ends: it may hold the memory still.
 """
 
 import mmap
@@ -48,10 +49,12 @@ os.register_at_fork(after_in_child=_after_fork)
 class Kept:
     """One memfd that stays with one worker, for `capacity` bytes."""
 
-    __slots__ = ("_fd", "_mapping", "capacity")
+    __slots__ = ("_fd", "_mapping", "_unsettled", "capacity")
 
-    def __init__(self, fd: int, mapping: mmap.mmap, capacity: int) -> None:
+    def __init__(self, fd: int, mapping: mmap.mmap, capacity: int, unsettled: int = -1) -> None:
         self._fd = fd
+        # The same, until it has been settled. `_lock` guards it: the worker may end meanwhile.
+        self._unsettled = unsettled
         self._mapping: mmap.mmap | None = mapping
         self.capacity = capacity
 
@@ -74,7 +77,7 @@ class Kept:
         fd = -1
         try:
             fd, mapping = buffers.create_kept(capacity, writable=writable)
-            return cls(fd, mapping, capacity)
+            return cls(fd, mapping, capacity, os.dup(fd) if writable else -1)
         except BaseException:
             if fd >= 0:
                 os.close(fd)
@@ -91,13 +94,35 @@ class Kept:
         assert self._mapping is not None
         return memoryview(self._mapping)[:size]
 
+    def settle(self) -> None:
+        """Call before looking at what the worker wrote. Raises OSError, RemoteProtocolError: see settle_kept."""
+        fd = self._take_unsettled()
+        if fd < 0:
+            return
+        try:
+            buffers.settle_kept(fd, self.capacity)
+        except OSError:
+            with _lock:
+                if self._mapping is not None:
+                    self._unsettled, fd = fd, -1  # there may be memory the next time
+            raise
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _take_unsettled(self) -> int:
+        with _lock:
+            fd, self._unsettled = self._unsettled, -1
+        return fd
+
     def close(self) -> None:
         """Let go of it; whoever still has a view may use that. May be repeated."""
         if self._mapping is None:
             return
         self._mapping = None
-        if self._fd >= 0:
-            os.close(self.take_fd())
+        for fd in (self.take_fd(), self._take_unsettled()):
+            if fd >= 0:
+                os.close(fd)
         _release(self.capacity)
 
 

@@ -63,7 +63,7 @@ class Parcel:
 class Lease:
     """A memfd lent to a worker for one result: one that it keeps, or one for this result alone."""
 
-    __slots__ = ("_kept", "fd", "size", "task")
+    __slots__ = ("_kept", "_settle", "fd", "size", "task")
 
     def __init__(self, task: int, size: int, kept: Kept | None = None) -> None:
         """Create it, `size` bytes long, or use `kept`. Raises OSError."""
@@ -71,6 +71,7 @@ class Lease:
         self.task = task
         self.size = size
         self._kept = None if kept is None else kept.view(size)
+        self._settle = None if kept is None else kept.settle
         self.fd = buffers.create_lease(size) if kept is None else -1
 
     def __del__(self) -> None:
@@ -88,7 +89,8 @@ class Lease:
             size = form.get("size")
             if type(size) is not int or size != self.size:
                 raise RemoteProtocolError("a lease used for another size than was asked for")
-            if self._kept is not None:
+            if self._kept is not None and self._settle is not None:
+                self._settle()
                 return restore_kept(form, self._kept, codec, bytes_of)
             try:
                 value = restore(form, self.fd, self.size, codec)

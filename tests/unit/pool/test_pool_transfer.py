@@ -1,5 +1,6 @@
 """What travels in memfds, on our side: counted, and given back whatever happens."""
 
+import fcntl
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ import pytest
 
 from ringfence.ipc import buffers, parcel
 from ringfence.ipc import messages as m
+from ringfence.ipc.errors import RemoteProtocolError
 from ringfence.pool import kept
 from ringfence.pool.filling import Filling
 from ringfence.pool.kept import Kept
@@ -17,6 +19,7 @@ from ringfence.pool.serialise import Shipment
 from ringfence.pool.transfer import Parcel
 
 MIB = 1 << 20
+MADV_REMOVE = 9  # of madvise(2); Python has no name for it everywhere
 
 
 @pytest.fixture(autouse=True)
@@ -163,4 +166,55 @@ def test_what_is_written_to_has_its_pages() -> None:
     assert held is not None
     Filling(1, load, held, lambda _, fds: blocks.extend(os.fstat(fd).st_blocks for fd in fds)).run()
     assert blocks[0] * 512 >= held.capacity
+    held.close()
+
+
+def test_what_is_read_has_its_pages_and_keeps_them() -> None:
+    """Once its worker has mapped it: then a hole can neither be there nor be made, nor can more be mapped for that."""
+    held = Kept.make(MIB, None, writable=True)
+    assert held is not None
+    fd = held.take_fd()
+    theirs = buffers.map_kept(fd, held.capacity, writable=True)
+    theirs[:10] = b"x" * 10
+    assert os.fstat(fd).st_blocks * 512 < held.capacity
+    held.settle()
+    assert os.fstat(fd).st_blocks * 512 >= held.capacity
+    theirs[10:20] = b"y" * 10
+    assert bytes(held.view(20)) == b"x" * 10 + b"y" * 10
+    with pytest.raises(PermissionError):
+        theirs.madvise(MADV_REMOVE, 0, 4096)
+    held.settle()
+    held.close()
+    os.close(fd)
+
+
+def test_memory_that_its_worker_has_sealed_is_not_read() -> None:
+    """It could make holes there for ever."""
+    held = Kept.make(MIB, None, writable=True)
+    assert held is not None
+    fd = held.take_fd()
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)
+    with pytest.raises(RemoteProtocolError, match="sealed"):
+        held.settle()
+    held.close()
+    os.close(fd)
+
+
+def test_a_shortage_of_memory_is_told_and_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next result may be read again, and its pages are asked for again."""
+    held = Kept.make(MIB, None, writable=True)
+    assert held is not None
+    real = os.posix_fallocate
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with pytest.raises(OSError, match="no space"):
+        held.settle()
+    monkeypatch.setattr(os, "posix_fallocate", real)
+    held.settle()
+    fd = held.take_fd()
+    assert os.fstat(fd).st_blocks * 512 >= held.capacity
+    os.close(fd)
     held.close()
