@@ -4,28 +4,26 @@ This explains, it protects nothing: code in the worker can switch it off, and th
 
 A refusal is explained only when three things agree: the exception is of a kind the lock-down causes, it is known
 what was tried, and the capability which that takes is not granted for its target. An ordinary error in granted
-territory therefore stays what it is. What was tried is known because the very instruction that raised has announced
-it (Python's audit events), or called a C function that `unannounced` knows, or because the error is in the table of
-`disguises`. What is refused but not known in these ways gets a note that says so.
+territory therefore stays what it is. What was tried is known because it was announced (Python's audit events; `origins`
+says how an error is told to be an event's), or because a C function was called that `unannounced` knows, or because the
+error is in the table of `disguises`. What is refused but not known in these ways gets a note that says so.
 """
 
 import errno
 import itertools
 import os
 import sys
-from _thread import _local as thread_local
-from collections import deque
 from collections.abc import Callable, Iterable
 from types import CodeType
-from typing import Any, Final, final
+from typing import Final, final
 
+from ringfence.sandbox.announced import install_audit_hook, recent_events
 from ringfence.sandbox.callees import called_by, is_raised_in_python
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant, GrantLike
 from ringfence.sandbox.disguises import named_path, unmask
 from ringfence.sandbox.errors import CapabilityDenied, PolicyError
 from ringfence.sandbox.net_rules import needs_broker
 from ringfence.sandbox.operations import (
-    KEPT,
     KINDS,
     OWN_FOLDERS,
     PATHS,
@@ -38,70 +36,17 @@ from ringfence.sandbox.operations import (
     path_of,
     text_of,
 )
+from ringfence.sandbox.origins import innermost, is_of
 from ringfence.sandbox.unannounced import READERS, taken_by
 
-__all__ = ["Event", "Refusals", "install_audit_hook", "private_folders", "recent_events"]
+__all__ = ["Event", "Refusals", "private_folders"]
 
-# How many events a thread remembers. An exception may pass clean-up code (removing a temporary file, closing
-# a connection) on its way up, which announces operations of its own.
-_REMEMBERED: Final = 16
-# How many threads' memories are kept: an error may reach the main thread after its own is gone (executors, asyncio).
-_THREADS: Final = 16
 # How many members of an exception group are looked at.
 _MEMBERS: Final = 16
 # For relative paths and temporary files at the lesser levels.
 _NO_FOLDER: Final = "without a path it brings a folder only at level private: grant fs:write=FOLDER, and use that"
 # What the kernel answers where no grant opens a call: seccomp, Landlock.
 _UNKNOWN: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
-
-
-class _Memory(thread_local):
-    """The last sensitive events of each thread."""
-
-    def __init__(self) -> None:
-        self.events: deque[Event] = deque(maxlen=_REMEMBERED)
-        _memories.append(self.events)
-
-
-_memories: Final[deque[deque[Event]]] = deque(maxlen=_THREADS)
-_memory: Final = _Memory()
-_installed = False
-
-
-def install_audit_hook() -> None:
-    """Begin to remember sensitive operations, once per process; Python offers no way to end it.
-
-    Measured on CPython 3.11 to 3.13: `id` and the like, which announce themselves but are not sensitive, cost
-    0.2 µs more; `open` 1 to 3 µs more of its 8; code that announces nothing costs what it did.
-    """
-    global _installed
-    if _installed:
-        return
-    _installed = True
-    kept, memory, frame_at, make = KEPT.get, _memory, sys._getframe, Event
-
-    def remember(name: str, args: tuple[Any, ...]) -> None:
-        part = kept(name)
-        if part is not None:
-            try:
-                frame = frame_at(1)
-                memory.events.append(make(name, args[part], frame.f_code, frame.f_lasti))
-            except Exception:  # noqa: BLE001 - an error here would become the plugin's
-                pass
-
-    sys.addaudithook(remember)
-
-
-def recent_events() -> tuple[Event, ...]:
-    """Return this thread's last sensitive operations, the newest first."""
-    return tuple(reversed(_memory.events))
-
-
-def _all_events() -> tuple[Event, ...]:
-    """Return this thread's last operations, then those of the other threads."""
-    own = _memory.events
-    others = [each for events in tuple(_memories) if events is not own for each in reversed(tuple(events))]
-    return (*recent_events(), *others)
 
 
 @final
@@ -167,23 +112,24 @@ class Refusals:
             return error
         if self._silent or not isinstance(error, Exception):
             return None
-        known = _all_events() if events is None else tuple(events)
+        known = recent_events() if events is None else tuple(events)
         found = unmask(error, known)
         if found is not None:
             operation, needs = found
             return self._refusal(operation, needs)
         if not isinstance(error, OSError):
             return None
-        place = _innermost(error)
+        place = innermost(error)
         if error.errno is None:
             name = None if is_raised_in_python(*place) else named_path(error)
             return None if name is None else self._unseen(None, name)
-        for event in known:
-            if event.name in KINDS and _matches(event, error, place):
-                if error.errno in KINDS[event.name].errnos:
-                    return self.judge(event)
-                return self._hidden_behind(error, event)
-        return None if is_raised_in_python(*place) else self._unannounced(error, place)
+        matching = [event for event in known if event.name in KINDS and is_of(error, place, event)]
+        for event in matching:
+            refused = error.errno in KINDS[event.name].errnos
+            denied = self.judge(event) if refused else self._hidden_behind(error, event)
+            if denied is not None:
+                return denied
+        return None if matching or is_raised_in_python(*place) else self._unannounced(error, place)
 
     def hint(self, error: BaseException, events: Iterable[Event] | None = None) -> str | None:
         """Return a sentence worth adding to an exception that stays what it is, or `None`.
@@ -192,7 +138,7 @@ class Refusals:
         """
         if self._silent:
             return None
-        known = _all_events() if events is None else tuple(events)
+        known = recent_events() if events is None else tuple(events)
         if (denied := self.behind(error, known)) is not None:
             return "; ".join([f"the sandbox refused: {denied}", *getattr(denied, "__notes__", ())[:1]])
         return next((text for cause in _chain(error) if (text := self._suspect(cause, known)) is not None), None)
@@ -201,7 +147,7 @@ class Refusals:
         """Return the refusal that an exception, which stays what it is, was made of, or `None`."""
         if self._silent:
             return None
-        known = _all_events() if events is None else tuple(events)
+        known = recent_events() if events is None else tuple(events)
         causes = itertools.islice(_chain(error), 1, None)
         return next((denied for cause in causes if (denied := self.explain(cause, known)) is not None), None)
 
@@ -284,8 +230,8 @@ class Refusals:
     def _suspect(self, error: BaseException, known: tuple[Event, ...]) -> str | None:
         """Return what may be behind an error that is not explained: a sentence for its reader, or None."""
         if isinstance(error, OSError) and error.errno in _UNKNOWN:
-            place = _innermost(error)
-            if any(event.name in KINDS and _matches(event, error, place) for event in known):
+            place = innermost(error)
+            if any(event.name in KINDS and is_of(error, place, event) for event in known):
                 return None  # it was judged, and found to be granted: the host's own rules are behind it
             if error.filename is not None and self._unseen(None, text_of(error.filename)) is None:
                 return None
@@ -297,7 +243,7 @@ class Refusals:
         if self._folderless and isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
             return f"{self._holder} has fs:write; {_NO_FOLDER}"
         nameless = isinstance(error, FileNotFoundError) and self._private_root and error.filename is None
-        if nameless and not is_raised_in_python(*_innermost(error)):
+        if nameless and not is_raised_in_python(*innermost(error)):
             return f"paths that are not granted do not exist for {self._holder}; it has {self._sees()}"
         if isinstance(error, ModuleNotFoundError):
             hidden = [path for path in sys.path if type(path) is str and self._is_hidden(path)]
@@ -379,28 +325,7 @@ def _no_more_threads(holder: str) -> str | None:
     return f"{holder} may have {most} processes and threads; `Limits(processes=...)` sets how many"
 
 
-# --- matching an error to the operation it came from --------------------------------------------------------
-
-
-def _innermost(error: BaseException) -> tuple[CodeType | None, int]:
-    """Return the instruction that raised."""
-    trace = error.__traceback__
-    if trace is None:
-        return None, -1
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace.tb_frame.f_code, trace.tb_lasti
-
-
-def _matches(event: Event, error: OSError, place: tuple[CodeType | None, int]) -> bool:
-    if event.code is None or event.code is not place[0]:
-        return False
-    # Popen announces itself from Python and fails some lines below, in the same function.
-    if event.instruction != place[1] and event.name != "subprocess.Popen":
-        return False
-    if error.filename is None or event.name == "subprocess.Popen":
-        return True
-    return any(text_of(error.filename) == text_of(argument) for argument in event.args)
+# --- what an exception was made of ---------------------------------------------------------------------------
 
 
 def _chain(error: BaseException) -> Iterable[BaseException]:

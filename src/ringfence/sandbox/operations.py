@@ -11,6 +11,7 @@ from ringfence.sandbox.capabilities import Capability, Grant
 __all__ = [
     "KEPT",
     "KINDS",
+    "NAMED",
     "OWN_FOLDERS",
     "PATHS",
     "SPELLINGS",
@@ -37,7 +38,7 @@ _WRITING_FLAGS: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O
 
 @final
 class Event(NamedTuple):
-    """One sensitive operation that was announced: name, arguments, and the instruction it came from."""
+    """One sensitive operation that was announced: name, arguments, and where known the instruction it came from."""
 
     name: str
     args: tuple[Any, ...]
@@ -82,6 +83,14 @@ KEPT: Final[Mapping[str, slice]] = {
     "ctypes.dlopen": slice(1),
     # Not judged: what it takes depends on what is there. Remembered for the error that it ends in.
     "sqlite3.connect": slice(1),
+}
+# Operations whose errors name the path that they were about, and how many paths there are among their arguments, the
+# first ones. All of these arguments are kept.
+NAMED: Final[Mapping[str, int]] = {
+    **dict.fromkeys(
+        ("open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.chown"), 1
+    ),
+    **dict.fromkeys(("os.rename", "os.link", "os.symlink"), 2),
 }
 # Where among them the folder descriptors stand that a relative path is looked up from; -1 there is "none".
 _FOLDERS: Final[Mapping[str, slice]] = {

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from ringfence.sandbox.capabilities import Capability
 
-__all__ = ["READERS", "Taken", "taken_by"]
+__all__ = ["READERS", "Taken", "is_unannounced", "taken_by"]
 
 
 class Taken(NamedTuple):
@@ -33,6 +33,8 @@ _CEILING: Final = "a worker does not change its own ceilings; pass `Limits` to w
 READERS: Final = {
     "stat": "os.stat", "lstat": "os.lstat", "statvfs": "os.statvfs", "readlink": "os.readlink",
     "chdir": "os.chdir", "pathconf": "os.pathconf", "open_code": "io.open_code",
+    # These are announced; their announcements may be forgotten when their errors arrive, after many others.
+    "open": "open", "listdir": "os.listdir", "scandir": "os.scandir",
 }  # fmt: skip
 
 _TABLE: Final[Mapping[str, Taken]] = {
@@ -64,6 +66,11 @@ _TABLE: Final[Mapping[str, Taken]] = {
     # EACCES is also what mapping a file takes that was opened for less.
     "mmap": Taken("mmap.mmap", (Capability.NATIVE_JIT,), errnos=frozenset({errno.EPERM})),
 }  # fmt: skip
+
+
+def is_unannounced(name: str) -> bool:
+    """Whether a C function of this name is known here."""
+    return name in READERS or name in _TABLE
 
 
 def taken_by(name: str | None, number: int) -> Taken | None:

@@ -4,13 +4,13 @@ import errno
 import os
 import pickle
 import socket
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from ringfence.sandbox.denials import Event, Refusals, install_audit_hook, recent_events
+from ringfence.sandbox.announced import install_audit_hook
+from ringfence.sandbox.denials import Event, Refusals
 from ringfence.sandbox.errors import CapabilityDenied
 
 
@@ -245,32 +245,6 @@ def test_popen_is_matched_though_it_announces_itself_elsewhere() -> None:
     install_audit_hook()
     error = _call_into_refusal(lambda: subprocess.Popen(["/nonexistent/x"]), errno.EPERM)
     assert "subprocess.Popen('/nonexistent/x') needs process:exec" in str(_refusals().explain(error))
-
-
-def test_each_thread_remembers_its_own() -> None:
-    """What another thread does never explains an error here."""
-    install_audit_hook()
-    seen: list[Event] = []
-    thread = threading.Thread(target=lambda: seen.extend(recent_events()))
-    with pytest.raises(OSError):
-        open("/nonexistent/here").close()
-    thread.start()
-    thread.join()
-    assert seen == []
-    assert recent_events()[0].args[0] == "/nonexistent/here"
-
-
-def test_what_is_remembered_is_bounded_and_holds_no_socket() -> None:
-    """The memory is small and keeps no connection open."""
-    install_audit_hook()
-    one, two = socket.socketpair()
-    with one, two, pytest.raises(OSError):
-        one.connect("/nonexistent")
-    for _ in range(100):
-        with pytest.raises(OSError):
-            open("/nonexistent/again").close()
-    assert len(recent_events()) <= 16
-    assert not any(isinstance(a, socket.socket) for event in recent_events() for a in event.args)
 
 
 def test_relative_path_without_a_folder_needs_the_bare_grant(monkeypatch: pytest.MonkeyPatch) -> None:
