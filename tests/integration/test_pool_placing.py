@@ -103,6 +103,20 @@ def test_memory_that_something_uses_is_not_written_to(pool: Pool) -> None:
     assert pool.submit(cached).result(30) == 5
 
 
+def let_go() -> None:
+    """Forget what was kept."""
+    worker, _ = tasks.worker_and_task()
+    worker.__dict__["cached"] = None
+
+
+def test_memory_may_be_free_after_another_task(pool: Pool) -> None:
+    """One that has no large arguments, and lets go of what was kept of those before."""
+    pool.submit(keep, numpy.full(MIB, 5, "u1")).result(30)
+    assert not only(pool).free
+    pool.submit(let_go).result(30)
+    assert only(pool).free
+
+
 def test_a_child_that_a_later_task_forks_costs_nothing(straight: Pool) -> None:
     """Nothing used the memory when it was forked, so the child reads nothing there."""
 

@@ -52,7 +52,6 @@ FORGERIES = {
     "a lease of nothing": packed(m.NEED_LEASE, 1, 0),
     "a lease of less than nothing": packed(m.NEED_LEASE, 1, -5),
     "arguments it has already": packed(m.NEED_BUFFER, 1),
-    "memory free that it never had": packed(m.FREE),
     "a pickle": packed(m.PICKLED, 1, pickle.dumps(Exploit())),
 }
 

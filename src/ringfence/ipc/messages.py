@@ -94,7 +94,7 @@ FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     NEED_BUFFER: ((int, int), 1),  # task[, whether the memfd that it keeps may be written over]
     SYNCED: ((), 0),
     REFUSED: ((int, list, int), 3),  # task, [[capability, operation, target, needs], ...], how many more there were
-    FREE: ((), 0),  # the task that is answered next had large arguments; where they lie may be written over
+    FREE: ((), 0),  # before an answer: nothing uses the arguments in the memfd that it keeps any more
     STARTED: ((), 0),  # the initializer has run: from here on, answers
 }
 

@@ -235,9 +235,9 @@ class Answers:
             os.close(fd)
 
     def freed(self, handle: WorkerHandle) -> None:
-        """The task at the head is about to be answered, and nothing uses its arguments any more."""
-        if not handle.line or not handle.line[0].flags & m.BUFFERED:
-            raise RemoteProtocolError("FREE without large arguments")
+        """The task at the head, which is about to be answered, or one before it has left nothing in that memory."""
+        if not handle.line:
+            raise RemoteProtocolError("FREE although it runs no task")
         self._only_once(handle, handle.line[0], m.FREE)
         handle.free = handle.there is not None
 
