@@ -6,7 +6,7 @@ that the function needs; here they are imported as if they had been found on dis
 """
 
 import sys
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType
 
 __all__ = ["ShippedModules"]
@@ -40,9 +40,9 @@ class ShippedModules:
     def add(self, name: str, source: str, filename: str, is_package: bool) -> None:
         """Make module `name` importable from `source`; `filename` is what tracebacks show."""
         if not self._modules:
-            # First: a shipped module shadows nothing of the library, since only modules that
-            # are not in the library are shipped.
-            sys.meta_path.append(self)
+            # Before what is installed here, where another of the same name may lie: what was sent is the caller's.
+            finders = sys.meta_path
+            finders.insert(finders.index(PathFinder) if PathFinder in finders else 0, self)
         self._modules[name] = (source, filename, is_package)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:

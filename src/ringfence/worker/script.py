@@ -12,7 +12,6 @@ import os
 import sys
 import traceback
 import types
-from importlib.machinery import PathFinder
 from importlib.util import decode_source
 from typing import Any, Final
 
@@ -79,10 +78,6 @@ def _furnish(filename: str, argv: list[str], folder: str, modules: list[ScriptSo
     finder = ShippedModules()
     for module in modules:
         finder.add(*module)
-    if modules:
-        # `add` put it last; a script's own folder comes before what is installed.
-        sys.meta_path.remove(finder)
-        sys.meta_path.insert(sys.meta_path.index(PathFinder), finder)
     main = types.ModuleType("__main__")
     main.__dict__.update(__builtins__=builtins, __file__=filename, __cached__=None)
     main.__annotations__ = {}

@@ -9,7 +9,7 @@ import pytest
 
 from ringfence.worker.modules import ShippedModules
 
-NAME = "shipped_for_a_test"
+NAME = "shipped_for_these"
 
 
 @pytest.fixture
@@ -31,3 +31,13 @@ def test_tracebacks_show_the_lines_that_were_sent(shipped: ShippedModules, tmp_p
         module.fail()
     text = "".join(traceback.format_exception(caught.value))
     assert f'File "{file}", line 2, in fail\n    raise ValueError(' in text
+
+
+def test_what_was_sent_comes_before_what_is_installed(
+    shipped: ShippedModules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another module of the same name may lie in the library: the function was written for the caller's."""
+    (tmp_path / f"{NAME}.py").write_text("whose = 'installed'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    shipped.add(NAME, "whose = 'sent'\n", "/home/somebody/module.py", False)
+    assert __import__(NAME).whose == "sent"
