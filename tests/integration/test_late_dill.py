@@ -1,8 +1,10 @@
 """Workers that were forked before their zygote imported dill do what the others do."""
 
+import importlib
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from waiting import wait_until
@@ -10,6 +12,8 @@ from waiting import wait_until
 from ringfence import CapabilityDenied, Pool
 
 pytestmark = pytest.mark.as_user
+
+_LOADED = "'dill' in __import__('sys').modules"
 
 
 def test_dill_is_imported_where_nothing_may_be_written() -> None:
@@ -52,10 +56,23 @@ def test_the_first_worker_takes_what_goes_by_value() -> None:
 
 def test_later_workers_have_it_from_their_zygote() -> None:
     """It is imported once, in a lull, behind the private root; who is forked after that finds it there."""
-    loaded = "'dill' in __import__('sys').modules"
+    with Pool(1, max_tasks_per_child=2) as pool:
+        assert pool.submit(eval, _LOADED).result(60) in (False, True)
+        wait_until(lambda: pool.submit(eval, _LOADED).result(60), what="the zygote's import of dill")
+
+
+def test_workers_for_one_call_have_it_once_something_went_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would pay for it at its fork: where nothing goes by value, it is not there."""
+    own = importlib.import_module("dill")
+    monkeypatch.delitem(sys.modules, "dill")  # as in a program that has sent nothing by value yet
     with Pool(1, isolation="call") as pool:
-        assert pool.submit(eval, loaded).result(60) in (False, True)
-        wait_until(lambda: pool.submit(eval, loaded).result(60), what="the zygote's import of dill")
+        first = {pool.submit(eval, _LOADED).result(60)}
+        time.sleep(0.1)  # longer than any lull
+        assert first | {pool.submit(eval, _LOADED).result(60) for _ in range(4)} == {False}
+        monkeypatch.setitem(sys.modules, "dill", own)
+        base = 7
+        assert pool.submit(lambda: base).result(60) == 7
+        wait_until(lambda: pool.submit(eval, _LOADED).result(60), what="the zygote's import of dill")
 
 
 def test_no_worker_pays_for_what_its_zygote_has_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +81,7 @@ def test_no_worker_pays_for_what_its_zygote_has_imported(monkeypatch: pytest.Mon
     limit = "__import__('resource').getrlimit(__import__('resource').RLIMIT_DATA)[0]"
     asked = f"('dill' in __import__('sys').modules, {limit})"
     found: dict[bool, int] = {}
-    with Pool(1, isolation="call") as pool:
+    with Pool(1, max_tasks_per_child=2) as pool:
 
         def ask() -> bool:
             late, limit = pool.submit(eval, asked).result(60)

@@ -22,6 +22,7 @@ CONFIGURE: Final = 1
 SPAWN: Final = 2
 RETIRE: Final = 3
 GROUP: Final = 5
+IMPORT: Final = 6
 # host -> nursery; its answers are HELLO, FORKED and FAILED
 FORK: Final = 4
 # zygote -> supervisor
@@ -63,6 +64,7 @@ FIELDS: Final[Mapping[int, tuple[tuple[type, ...], int]]] = {
     CONFIGURE: ((bytes, dict), 2),  # pickled Plan, settings
     SPAWN: ((int, list), 2),  # worker number, roles of the fds: channel, tokens, stacks; to capture stdout, stderr
     RETIRE: ((), 0),
+    IMPORT: ((list,), 1),  # names of library modules for all workers to come
     GROUP: ((str,), 1),  # the folder of the control group that is about to be made: whoever lives last removes it
     FORK: ((int,), 1),  # birth number; fds: the zygote's channel, its stderr
     HELLO: ((int, int), 2),  # protocol version, pid

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ringfence.pool.library import library_paths
 
-__all__ = ["Module", "imports_of", "is_library", "needed_by"]
+__all__ = ["Module", "imports_of", "is_library", "library_of", "needed_by"]
 
 
 class Module(NamedTuple):
@@ -117,8 +117,16 @@ def _source(spec: ModuleSpec) -> str | None:
         return file.read()
 
 
-# Module to what it needs, and the names it mentions that led to no module: attributes for the most part.
-_needs: dict[str, tuple[tuple[Module, ...], tuple[str, ...]]] = {}
+class _Needs(NamedTuple):
+    """What a module needs: modules to be sent, and what these import of the library."""
+
+    modules: tuple[Module, ...]
+    library: frozenset[str]
+    # Names that led to no module: attributes for the most part.
+    nowhere: tuple[str, ...]
+
+
+_needs: dict[str, _Needs] = {}
 
 
 def needed_by(name: str) -> tuple[Module, ...]:
@@ -127,20 +135,33 @@ def needed_by(name: str) -> tuple[Module, ...]:
     Empty for a library module. Only what an import statement names is found; a module imported by a computed name
     is not.
     """
+    return _needs_of(name).modules
+
+
+def library_of(name: str) -> frozenset[str]:
+    """Return what a worker that imports `name` imports of the library by name: itself, if it lies there."""
+    return _needs_of(name).library
+
+
+def _needs_of(name: str) -> _Needs:
     known = _needs.get(name)
     # A name that led nowhere may have become a module since.
-    if known is None or any(map(sys.modules.__contains__, known[1])):
+    if known is None or any(map(sys.modules.__contains__, known.nowhere)):
         known = _needs[name] = _find_needs(name)
-    return known[0]
+    return known
 
 
-def _find_needs(name: str) -> tuple[tuple[Module, ...], tuple[str, ...]]:
+def _find_needs(name: str) -> _Needs:
     found: dict[str, Module] = {}
+    library: set[str] = set()
     nowhere: set[str] = set()
     waiting = [name]
     while waiting:
         current = waiting.pop()
-        if current in found or current == "__main__" or is_library(current):
+        if current in found or current == "__main__":
+            continue
+        if is_library(current):
+            library.add(current)
             continue
         module = _load(current)
         if module is None:
@@ -151,7 +172,7 @@ def _find_needs(name: str) -> tuple[tuple[Module, ...], tuple[str, ...]]:
         if "." in current:
             waiting.append(current.rpartition(".")[0])
         waiting.extend(imports_of(module))
-    return tuple(found.values()), tuple(nowhere)
+    return _Needs(tuple(found.values()), frozenset(library), tuple(nowhere))
 
 
 def imports_of(module: Module) -> Iterator[str]:

@@ -61,6 +61,12 @@ class PoolConfig:
         return self.policy.limits.cpu_share is None and not self.one_task and self.cpus > 1
 
     @property
+    def counts_imports(self) -> bool:
+        """Whether what an import does, step by step, is counted as a task's doing."""
+        limits = self.policy.limits
+        return limits.instructions is not None or limits.fs_ops is not None
+
+    @property
     def one_task(self) -> bool:
         """Whether each task has a worker of its own, which leaves when it has answered."""
         return self.max_tasks == 1 and not self.sessions

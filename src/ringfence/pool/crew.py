@@ -16,6 +16,7 @@ from ringfence.ipc.types import REGISTERED
 from ringfence.pool import outcome
 from ringfence.pool.answers import Answers, UnderLock
 from ringfence.pool.backlog import Backlog
+from ringfence.pool.beforehand import Beforehand
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.delivery import Errand, fresh_output
 from ringfence.pool.dispatch import Dispatcher
@@ -72,6 +73,8 @@ class Crew:
         self.hear_worker = self._hearing.hear
         self._numbers = itertools.count(1)
         self._budget = StartBudget()
+        # None where workers are used again and again, or where what an import does counts as the task's doing.
+        self._beforehand = Beforehand() if config.one_task and not config.counts_imports else None
         self._examination = Examination(config.plan)
         self._zygote: Zygote | None = None
         # One that was started already and waits to be configured.
@@ -156,8 +159,12 @@ class Crew:
             zygote.abandon()
             raise
         self._zygote = zygote
+        if self._beforehand is not None:
+            self._beforehand.renew()
 
     def _start_worker(self, zygote: Zygote) -> None:
+        if self._beforehand is not None and (due := self._beforehand.take()):
+            zygote.send([m.IMPORT, due])
         number = next(self._numbers)
         handle = WorkerHandle.ask_for(zygote, number, self._config, self._codec, self._network)
         self.workers[number] = handle
@@ -435,6 +442,8 @@ class Crew:
         self.answers.fail(task, error, done, handle)
 
     def _remove(self, handle: WorkerHandle) -> None:
+        if self._beforehand is not None:
+            self._beforehand.note(handle.library)
         self._starting.discard(handle.number)
         del self.workers[handle.number]
         self.warden.forget(handle)

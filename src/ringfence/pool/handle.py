@@ -18,6 +18,7 @@ from ringfence.ipc.patience import Patience
 from ringfence.ipc.protocol import WORKER, Conversation
 from ringfence.ipc.rights import refuse_from_peer
 from ringfence.pool import outcome
+from ringfence.pool.compiled import code_of
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.kept import Kept
 from ringfence.pool.monitor import Mark
@@ -66,6 +67,7 @@ class WorkerHandle:
         "late_at",
         "lease",
         "lent",
+        "library",
         "line",
         "mark",
         "modules",
@@ -81,6 +83,7 @@ class WorkerHandle:
         "ready",
         "report",
         "sealed",
+        "sends_code",
         "stack_fd",
         "stacks",
         "started",
@@ -176,6 +179,10 @@ class WorkerHandle:
         self.printed = (0, 0)
         self.functions: set[int] = set()
         self.modules: set[str] = set()
+        # Whether modules are sent compiled: worth it where each worker is soon followed by another.
+        self.sends_code = False
+        # What its functions import of the library.
+        self.library: tuple[str, ...] = ()
         # Ends what the broker does for it; None without one.
         self.unlink: Callable[[], None] | None = None
 
@@ -203,6 +210,7 @@ class WorkerHandle:
             stacks, *printed = reads
             handle = cls(number, channel, tokens, codec, (printed[0], printed[1]) if printed else None, stacks)
             handle.pace = Pace(config.ahead)
+            handle.sends_code = config.one_task
             ours.pop_all()  # the handle's now
             ours.callback(handle.close)
             if network is not None:
@@ -308,11 +316,13 @@ class WorkerHandle:
             self._ship(function.modules)
         self.send([m.FUNCTION, function.number, function.payload])
         self.functions.add(function.number)
+        self.library += function.library
 
     def _ship(self, modules: Iterable[Any]) -> None:
         new = [module for module in modules if module.name not in self.modules]
         if new:
-            self.send([m.MODULES, [list(module) for module in new]])
+            entries = [[*module, code_of(module)] if self.sends_code else list(module) for module in new]
+            self.send([m.MODULES, entries])
             self.modules.update(module.name for module in new)
 
     def take_back(self, count: int) -> list[Task]:

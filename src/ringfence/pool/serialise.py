@@ -13,7 +13,8 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ringfence.pool.codebase import Module, is_library, needed_by
+from ringfence.pool.beforehand import importable
+from ringfence.pool.codebase import Module, is_library, library_of, needed_by
 from ringfence.pool.sources import SourceFiles
 
 __all__ = ["Function", "Serialiser", "Shipment", "names_in", "plain_size"]
@@ -23,6 +24,8 @@ __all__ = ["Function", "Serialiser", "Shipment", "names_in", "plain_size"]
 MAX_FUNCTIONS = 4096
 # Bytes of one function with the sources of its modules: a quarter of what one message may hold by default.
 MAX_CODE = 16 * 1024 * 1024
+# What a worker imports for the modules that it is sent.
+_BESIDE = ("linecache",)
 # From here on a buffer inside an argument travels beside the pickle, uncopied on the worker's side.
 _OUT_OF_BAND = 128 * 1024  # below, the way there and back for the memfd costs more than the copies (measured)
 # Items of a chunk up to which it is worth looking for large ones: chunks with such are small.
@@ -30,11 +33,15 @@ _FEW = 64
 
 
 class Function(NamedTuple):
-    """A function that workers keep: its number, its pickle, the modules it needs there."""
+    """A function that workers keep: its number, its pickle, the modules it needs there.
+
+    `library`: those that it finds there, and that may be imported before it comes.
+    """
 
     number: int
     payload: bytes
     modules: tuple[Module, ...]
+    library: tuple[str, ...] = ()
 
 
 class Shipment(NamedTuple):
@@ -112,7 +119,8 @@ class Serialiser:
             return None
         if not is_library(module) and not needed_by(module):
             return None
-        made = _fit(Function(next(self._numbers), pickle.dumps(function, 5), needed_by(module)))
+        library = importable({*library_of(module), *_BESIDE})
+        made = _fit(Function(next(self._numbers), pickle.dumps(function, 5), needed_by(module), library))
         self._named[function] = (made, namespace, name)
         return made
 
@@ -137,7 +145,10 @@ class Serialiser:
         if len(self._frozen) >= MAX_FUNCTIONS:
             return None
         payload, modules, _ = dumps(function, out_of_band=False)
-        made = _fit(Function(next(self._numbers), payload, modules))
+        named = {value.__name__ for _, _, value in dependencies if isinstance(value, types.ModuleType)}
+        names = named.union(module.name for module in modules)
+        library = importable(set(_BESIDE).union(*map(library_of, names)))
+        made = _fit(Function(next(self._numbers), payload, modules, library))
         self._frozen[function] = (made, dependencies)
         return made
 

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Nursing", "Zygote"]
 
-# Limits on what a task does, step by step.
-_COUNTED = ("instructions", "fs_ops")
-
 # Seconds a zygote may take to read a message. It does nothing else, but a loaded machine may keep it from running.
 _PATIENCE = 10.0
 
@@ -142,7 +139,10 @@ class Zygote:
             "preload": list(config.preload),
             # Whether its first workers shall have all modules: where something went by value already, or where what an
             # import does is counted as a task's doing.
-            "whole": "dill" in sys.modules or any(getattr(policy.limits, name) is not None for name in _COUNTED),
+            "whole": "dill" in sys.modules or config.counts_imports,
+            # Whether workers shall find dill, which costs each its share of the fork. One for many tasks may need
+            # it for any of these.
+            "completes": not config.one_task,
             "prefix": sys.prefix,
             "attempts": self.proof.attempts(),
             "terms": terms,

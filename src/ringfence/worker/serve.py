@@ -132,8 +132,8 @@ class Worker:
             elif tag == m.FUNCTION:
                 self._unread[message[1]] = message[2]
             elif tag == m.MODULES:
-                for name, source, filename, is_package in message[1]:
-                    self._modules.add(name, source, filename, is_package)
+                for module in message[1]:
+                    self._modules.add(*module)
             elif tag == m.SYNC:
                 self._send([m.SYNCED])
             elif tag == m.FORGET:
@@ -154,8 +154,8 @@ class Worker:
             sys.setrecursionlimit(depth + _OWN_FRAMES)
         if self._counting is not None:
             self._counting.install()
-        for name, source, filename, is_package in first["modules"]:
-            self._modules.add(name, source, filename, is_package)
+        for module in first["modules"]:
+            self._modules.add(*module)
         if first["initializer"] is not None:
             function, args = _pickle.loads(first["initializer"])
             function(*args)

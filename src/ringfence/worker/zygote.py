@@ -67,7 +67,8 @@ def main(fd: int) -> None:
             os.close(stdin)
         kit = _configure(channel, codec, plan, settings, farewell=None if group is None else group.farewell)
         if kit is not None:
-            _Zygote(channel, codec, kit, Trials(kit.prepared, codec, settings["attempts"])).loop()
+            trials = Trials(kit.prepared, codec, settings["attempts"])
+            _Zygote(channel, codec, kit, trials, settings["completes"]).loop()
     except ChannelClosed:
         pass
     finally:
@@ -159,7 +160,8 @@ def _configure(
 class _Zygote:
     """The loop and the children it answers for."""
 
-    def __init__(self, channel: Channel, codec: Codec, kit: Kit, trials: Trials) -> None:
+    def __init__(self, channel: Channel, codec: Codec, kit: Kit, trials: Trials, completes: bool) -> None:
+        """`completes`: import in a lull all that workers may need, dill as well, without being told."""
         self._channel = channel
         self._codec = codec
         self._kit = kit
@@ -172,6 +174,7 @@ class _Zygote:
         self._trials = trials
         self._trying = -1
         self._incomplete = later.is_missing()
+        self._import_missing = later.import_rest if completes else later.import_common
 
     def loop(self) -> None:
         try:
@@ -201,7 +204,7 @@ class _Zygote:
             return
         self._incomplete = False
         try:
-            later.import_rest()
+            self._import_missing()
         except Exception:  # noqa: BLE001  # no memory, no descriptor: a worker that needs it tries for itself
             return
         self._prepared.memory.clear()  # to be measured anew: a worker's limit is for what comes on top
@@ -215,6 +218,9 @@ class _Zygote:
             message: list[Any] = self._codec.unpack(body)
             if message[0] == m.RETIRE:
                 return False
+            if message[0] == m.IMPORT:
+                self._import(message[1])
+                continue
             fds = self._channel.take_fds()
             try:
                 self._spawn(message[1], dict(zip(message[2], fds, strict=True)))
@@ -222,6 +228,17 @@ class _Zygote:
                 for fd in fds:
                     os.close(fd)
         return True
+
+    def _import(self, names: list[str]) -> None:
+        """Import modules of the library, of which the supervisor says that they do nothing else."""
+        try:
+            later.import_common()  # first: it holds back what some of them would have done at each fork
+            for name in names:
+                import_module(name)
+        except Exception:  # noqa: BLE001  # no memory, no descriptor: a worker that needs it tries for itself
+            pass
+        self._prepared.memory.clear()  # to be measured anew: a worker's limit is for what comes on top
+        gc.freeze()
 
     def _spawn(self, number: int, fds: dict[str, int]) -> None:
         try:
