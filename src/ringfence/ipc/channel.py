@@ -54,6 +54,7 @@ class Channel:
     """
 
     __slots__ = (
+        "__weakref__",
         "_blocking",
         "_decoder",
         "_fd",

@@ -3,8 +3,8 @@
 import os
 from typing import Final, final
 
-from ringfence.ipc.channel import Channel, pipe, pipe_fds
-from ringfence.pool.process import Process, start_interpreter
+from ringfence.ipc.channel import Channel, pipe_fds
+from ringfence.pool.process import Process, own_pipe, start_interpreter
 
 __all__ = ["Started", "ignite"]
 
@@ -44,7 +44,7 @@ def ignite(*, inherit: bool, ask: bool) -> Started:
     """Start a zygote that `inherit`s our stdout and stderr or not; `ask` it what the kernel offers. Raises OSError."""
     reader, writer = pipe_fds() if ask else (None, None)
     try:
-        channel, theirs = pipe()
+        channel, theirs = own_pipe()
         channel.accept_fds = True
         try:
             if writer is None:

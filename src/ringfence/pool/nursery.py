@@ -15,12 +15,11 @@ import time
 from typing import Any, Final
 
 from ringfence.ipc import messages as m
-from ringfence.ipc.channel import pipe
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, DeadlineExceeded, RemoteProtocolError
 from ringfence.ipc.protocol import NURSERY, Conversation
 from ringfence.pool import outcome
-from ringfence.pool.process import ByPidfd, start_interpreter
+from ringfence.pool.process import ByPidfd, own_pipe, start_interpreter
 
 __all__ = ["Birth", "Hold", "NurseryLost", "ask", "hold"]
 
@@ -116,7 +115,7 @@ class _Nursery:
         self._answers: dict[int, ByPidfd | NurseryLost | None] = {}
         self._gone: str | None = None
         self.traits = _traits()
-        self._channel, theirs = pipe()
+        self._channel, theirs = own_pipe()
         self._channel.accept_fds = True
         try:
             self.process = start_interpreter(_PROGRAM, theirs.fileno(), inherit=False)

@@ -8,11 +8,14 @@ import signal
 import stat
 import subprocess
 import sys
-from typing import Protocol
+import threading
+import weakref
+from typing import Final, Protocol
 
+from ringfence.ipc.channel import Channel, pipe
 from ringfence.pool.library import library_paths
 
-__all__ = ["ByPidfd", "Process", "open_stdin", "start_interpreter"]
+__all__ = ["ByPidfd", "Process", "open_stdin", "own_pipe", "start_interpreter"]
 
 _log = logging.getLogger("ringfence.pool")
 
@@ -27,6 +30,29 @@ _ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "PYTHON_DISABLE_REMOTE_DEBUG": "1",  # 3.14's sys.remote_exec (PEP 768)
 }
+
+
+# Ends of channels that no child which the caller forks may have: who is at the other end ends when the last copy is
+# closed. Held while one is made, so that no fork comes in between; reentrant, for a fork from a finalizer.
+_ends: "weakref.WeakSet[Channel]" = weakref.WeakSet()
+_forking: Final = threading.RLock()
+
+
+def own_pipe() -> tuple[Channel, Channel]:
+    """Return both ends of a channel, of which a forked child closes its copies at once. Raises OSError."""
+    with _forking:
+        ends = pipe()
+        _ends.update(ends)
+    return ends
+
+
+def _after_fork() -> None:
+    _forking.release()
+    for end in list(_ends):
+        end.close()
+
+
+os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_after_fork)
 
 
 class Process(Protocol):

@@ -11,14 +11,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
 from ringfence.ipc import messages as m
-from ringfence.ipc.channel import Channel, pipe
+from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, DeadlineExceeded
 from ringfence.ipc.protocol import ZYGOTE, Conversation
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.group import PoolGroup
 from ringfence.pool.ignition import Started, ignite
-from ringfence.pool.process import ByPidfd, Process, open_stdin
+from ringfence.pool.process import ByPidfd, Process, open_stdin, own_pipe
 from ringfence.pool.proof import Proof
 from ringfence.sandbox import features
 
@@ -79,7 +79,7 @@ class Zygote:
             return started.channel
         from ringfence.pool import nursery
 
-        channel, theirs = pipe()
+        channel, theirs = own_pipe()
         channel.accept_fds = True
         try:
             self._birth = nursery.ask(theirs.fileno(), start=nursing == "start")
@@ -211,7 +211,10 @@ class Zygote:
 
     def abandon(self) -> None:
         """Kill it, and clean up after it."""
-        self.kill()
+        # Before it was configured it may have a child, which would be ours to reap where we inherit orphans: then it
+        # has to leave by itself.
+        if self.proof is not None or os.getpid() != 1:
+            self.kill()
         self.end()
 
     def kill(self) -> None:

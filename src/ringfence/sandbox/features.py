@@ -163,18 +163,24 @@ def answer(fd: int) -> None:
         return
     try:
         os.write(fd, _told())
+    except BrokenPipeError:
+        pass  # nobody wants to know any more
     except BaseException:  # noqa: BLE001  # nothing may climb back into the zygote; without an answer there is `probe`
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(0)
 
 
-def end_answering() -> None:
-    """The answer was read, or will not be any more: reap the child that wrote it, if there is one."""
+def end_answering(*, kill: bool = True) -> None:
+    """The answer was read, or will not be any more: reap the child that wrote it, if there is one.
+
+    `kill`: at once; otherwise it, and so what it started, may come to its end.
+    """
     global _answering
     pid, _answering = _answering, None
     if pid is not None:
-        os.kill(pid, signal.SIGKILL)
+        if kill:
+            os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
 

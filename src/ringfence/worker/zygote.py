@@ -72,6 +72,7 @@ def main(fd: int) -> None:
     except ChannelClosed:
         pass
     finally:
+        features.end_answering(kill=False)  # nobody else might reap it
         if group is not None:
             group.remove()
 
