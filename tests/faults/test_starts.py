@@ -52,7 +52,7 @@ def _sockets() -> set[str]:
 
 @pytest.mark.parametrize("nursed", [False, True], ids=["exec'd", "from a nursery"])
 def test_a_fork_while_a_pool_starts(nursed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child has no copy of the channel to the zygote, which would else not notice our end while that child lives."""
+    """The child has no copy of the channel to the zygote, which would else not notice our end as long as that lives."""
     before = _sockets()
     plain, statuses = opening.probe, []
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import hostile_tasks as hostile
 import pool_tasks as tasks
@@ -86,6 +87,7 @@ class _Honest(threading.Thread):
 def rage(frames: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
     """Have hostile workers send until `frames` of their frames have been read; return the figures."""
     read: Counter[str] = Counter()
+    broken: WeakKeyDictionary[channels.Channel, int] = WeakKeyDictionary()
     plain = channels.Channel.read_ready
 
     def counting(self: channels.Channel) -> list[bytes]:
@@ -93,6 +95,8 @@ def rage(frames: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
             bodies = plain(self)
         except RemoteProtocolError:
             read["broken"] += 1
+            broken[self] = broken.get(self, 0) + 1
+            read["most"] = max(read["most"], broken[self])
             raise
         # What a flood brings is thrown away with the first of it that is wrong.
         read["frames"] += min(len(bodies), _FLOOD)
@@ -100,6 +104,7 @@ def rage(frames: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
         return bodies
 
     outcomes: Counter[str] = Counter()
+    sizes: list[int] = []
     with listening() as log, Pool(1) as honest_pool, Pool(2, timeout=60.0) as odd, Pool(1, profile="trusted") as raging:
         honest = _Honest(honest_pool)
         honest.start()
@@ -111,6 +116,8 @@ def rage(frames: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
             turn = seed
             while read["frames"] < frames:
                 turn += 1
+                if read["frames"] >= len(sizes) * frames / 10:
+                    sizes.append(resident() >> 20)
                 futures = [odd.submit(hostile.turn, turn, _LETHAL)] + [odd.submit(tasks.square, n) for n in range(400)]
                 for future in futures:
                     error = future.exception(60)
@@ -134,6 +141,8 @@ def rage(frames: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
             pool.options(timeout=_RAMPAGE).submit(tasks.square, 3).exception(60)
             assert pool.statistics().workers <= 2
     assert growth < _GROWTH, f"{growth >> 20} MiB more"
+    # Once each: whoever broke the framing is heard no more. (Again when it is buried, for answers before that.)
+    assert read["most"] <= 2
     # One line, of bounded length, for each worker that was ended.
     killed = outcomes["violation"] + outcomes["rampage"]
     assert len(log.records) <= 2 * killed + 10
@@ -143,7 +152,8 @@ def rage(frames: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
     return (
         f"{read['frames']} frames, and {read['flood']} in floods, read in {took:.1f} s "
         f"({read['frames'] / took:.0f}/s), {read['broken']} streams broken, "
-        f"{dict(outcomes)}, {len(log.records)} log lines, RSS {before >> 20} MiB {growth / 2**20:+.1f} MiB, "
+        f"{dict(outcomes)}, {len(log.records)} log lines, "
+        f"RSS {before >> 20} MiB {growth / 2**20:+.1f} MiB, by tenths {sizes}, "
         f"{honest.right} honest answers"
     )
 

@@ -343,7 +343,7 @@ class Crew:
     # Ending
 
     def hung_up(self, handle: WorkerHandle) -> None:
-        """A worker is dead or dying, or closed its end: then it is of no use. The zygote will say how it ended."""
+        """A worker is dead or dying, or closed its end, or lies: it is of no use. The zygote will say how it ended."""
         self._unwatch(handle.channel.fileno())
         self._dispatcher.leave(handle)
         handle.kill()

@@ -43,7 +43,7 @@ class Keeper(Protocol):
         """A worker has started in full: starting works."""
 
     def hung_up(self, handle: WorkerHandle) -> None:
-        """It closed its end, or died."""
+        """It closed its end, or died, or is heard no more."""
 
     def stop(self, handle: WorkerHandle) -> None:
         """It is used up."""
@@ -191,9 +191,11 @@ class Hearing:
 
     def punish(self, handle: WorkerHandle, error: RemoteProtocolError) -> None:
         """End a worker that broke the protocol."""
-        if handle.doom is None:  # what it has sent stays unread, and is noticed until it is buried
+        if handle.doom is None:
             _log.warning("worker %d broke the protocol and is killed: %s", handle.pid, error)
         handle.kill(outcome.violation(error, handle.last_words(), handle.pid))
+        if not handle.ending:
+            self._keeper.hung_up(handle)  # what it has sent stays unread: we would wake up for it until it is buried
 
     def hear_the_rest(self, handle: WorkerHandle, done: _Done) -> None:
         """Answers that a worker sent before it died count."""
