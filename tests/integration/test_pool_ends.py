@@ -255,7 +255,7 @@ def test_shutdown_waits_again_after_ctrl_c(tmp_path: Path) -> None:
         return "done"
 
     def interrupt_the_wait() -> None:
-        wait_until(lambda: pool._supervisor._ended._cond._waiters)  # type: ignore[attr-defined]
+        wait_until(lambda: pool._supervisor._ending._waiters)  # type: ignore[attr-defined]
         assert main.ident is not None
         signal.pthread_kill(main.ident, signal.SIGUSR1)
 

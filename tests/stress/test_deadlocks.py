@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from programs import ACTIONS, ENDINGS, KINDS
+from kinds import ACTIONS, ENDINGS, KINDS
 
 # Seconds a program may take on a machine that does much else; most take less than one.
 PATIENCE = 40.0

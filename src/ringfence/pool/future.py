@@ -1,12 +1,12 @@
 """PoolFuture: a concurrent.futures.Future that can end a running task, and costs little when nobody waits for it."""
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER
 from time import monotonic
 from typing import Any, Final, Protocol
 
+from ringfence.pool.condition import Condition
 from ringfence.pool.task import Output
 
 __all__ = ["Keeper", "PoolFuture"]
@@ -48,19 +48,19 @@ class PoolFuture(Future[Any]):
     _state = "PENDING"
     _result = None
     _exception = None
-    _made_condition: threading.Condition | None = None
+    _made_condition: Condition | None = None
 
     def __init__(self) -> None:
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
 
     @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]  # an attribute in Future
+    def _condition(self) -> Condition:  # type: ignore[override]  # an attribute in Future
         condition = self._made_condition
         if condition is None:
             # The first one counts, whoever makes it. No lock: a finalizer that runs while one is made may wait for
             # another future, and a forked child lacks the thread that would have the lock.
-            condition = vars(self).setdefault("_made_condition", threading.Condition())
+            condition = vars(self).setdefault("_made_condition", Condition())
             self._listen()
         return condition
 

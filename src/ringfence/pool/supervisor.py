@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from ringfence.errors import RingfenceError
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.breakdown import become_process_pools
+from ringfence.pool.condition import Condition
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.crew import Crew
 from ringfence.pool.delivery import Cancellation, Errand, deliver
@@ -106,7 +107,7 @@ class Supervisor:
         self._deferred: deque[Task] = deque()
         # When a submitting thread last sent a task by itself.
         self._sent_at = 0.0
-        self._ended = threading.Event()
+        self._ending, self._ended = Condition(), False
         self.thread = threading.Thread(target=self._main, name="ringfence-supervisor")
         # Each reads a large answer, and delivers it; the I/O thread starts them and waits for them in the end.
         self._readers: list[threading.Thread] = []
@@ -416,7 +417,9 @@ class Supervisor:
         own = threading.current_thread() in (self.thread, *self._readers)
         if self._owner_pid == os.getpid() and not own:
             # Not the thread alone: up to Python 3.12, ^C in Thread.join makes the next one think that it has ended.
-            self._ended.wait()
+            with self._ending:
+                while not self._ended:
+                    self._ending.wait()
             self.thread.join()
 
     def wait_for_space(self) -> None:
@@ -511,7 +514,9 @@ class Supervisor:
                     thread.join()
                 self._release()
             finally:
-                self._ended.set()
+                with self._ending:
+                    self._ended = True
+                    self._ending.notify_all()
 
     def _turn(self, done: list[Errand]) -> bool:
         """Start what is missing, wait for an event, handle it; False at the end. `done`: what is not delivered yet."""

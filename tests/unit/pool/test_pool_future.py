@@ -4,29 +4,29 @@ import gc
 import os
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 
 from ringfence.pool import future as futures
+from ringfence.pool.condition import Condition
 from ringfence.pool.future import PoolFuture
 
 
-def make_with(make: Callable[[], threading.Condition], monkeypatch: pytest.MonkeyPatch) -> None:
+def make_with(make: Callable[[], Condition], monkeypatch: pytest.MonkeyPatch) -> None:
     """Have futures make their conditions so."""
-    monkeypatch.setattr(futures, "threading", SimpleNamespace(Condition=make))
+    monkeypatch.setattr(futures, "Condition", make)
 
 
 def test_a_finalizer_may_wait_while_a_condition_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Garbage is collected anywhere; what its finalizer does with another future must not wait for us."""
     seen: list[bool] = []
 
-    def collecting() -> threading.Condition:
+    def collecting() -> Condition:
         monkeypatch.undo()
         with pytest.raises(TimeoutError):
             PoolFuture().result(0)
         seen.append(True)
-        return threading.Condition()
+        return Condition()
 
     make_with(collecting, monkeypatch)
     thread = threading.Thread(target=lambda: PoolFuture().add_done_callback(print), daemon=True)
@@ -39,11 +39,11 @@ def test_a_forked_child_may_wait_whatever_others_did(monkeypatch: pytest.MonkeyP
     """Another thread was making a condition at the fork: the child has no such thread, and makes its own."""
     inside, go_on = threading.Event(), threading.Event()
 
-    def slow() -> threading.Condition:
+    def slow() -> Condition:
         if threading.current_thread() is maker:
             inside.set()
             go_on.wait(10)
-        return threading.Condition()
+        return Condition()
 
     maker = threading.Thread(target=lambda: PoolFuture().add_done_callback(print))
     make_with(slow, monkeypatch)
@@ -68,12 +68,12 @@ def test_a_forked_child_may_wait_whatever_others_did(monkeypatch: pytest.MonkeyP
 def test_everybody_waits_on_one_condition(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two that are made at once the first one counts, for both."""
     future = PoolFuture()
-    first: list[threading.Condition] = []
+    first: list[Condition] = []
 
-    def second() -> threading.Condition:
+    def second() -> Condition:
         monkeypatch.undo()
         first.append(future._condition)
-        return threading.Condition()
+        return Condition()
 
     make_with(second, monkeypatch)
     assert future._condition is first[0]
