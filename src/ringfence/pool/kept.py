@@ -74,12 +74,15 @@ class Kept:
                 return None
             _total += capacity
             _count += 1
-        fd = -1
+        made: list[int] = []
         try:
             fd, mapping = buffers.create_kept(capacity, writable=writable)
-            return cls(fd, mapping, capacity, os.dup(fd) if writable else -1)
+            made.append(fd)
+            if writable:
+                made.extend(map(os.dup, (fd,)))  # made and noted in one step: ^C comes between two
+            return cls(fd, mapping, capacity, made[1] if writable else -1)
         except BaseException:
-            if fd >= 0:
+            for fd in made:
                 os.close(fd)
             _release(capacity)
             raise
