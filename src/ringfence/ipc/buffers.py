@@ -190,13 +190,15 @@ def settle_kept(fd: int, size: int) -> None:
 def map_kept(fd: int, size: int, *, writable: bool) -> mmap.mmap:
     """Return a peer's mapping of a memfd of `size` bytes that it keeps; `fd` stays the caller's to close.
 
+    One that is not `writable` is private: what we were to write there (see sandbox.memory.bytes_at) we alone would see.
     Raises RemoteProtocolError when that could shrink, and OSError.
     """
     if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _FIXED_SIZE != _FIXED_SIZE:
         raise RemoteProtocolError("a kept buffer that could shrink")
     _check_size(fd, size)
-    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    return mmap.mmap(fd, size, mmap.MAP_SHARED, protection)
+    if writable:
+        return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+    return mmap.mmap(fd, size, mmap.MAP_PRIVATE, mmap.PROT_READ)
 
 
 def _create(size: int) -> int:

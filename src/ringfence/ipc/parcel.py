@@ -2,19 +2,23 @@
 
 Layout: the count and then each length as unsigned 64-bit little-endian integers, then the pieces, each aligned to 64
 bytes (a cache line; NumPy wants its data aligned). The top bit of a length says that the piece was of type bytes, and
-is to be bytes again.
+is to be bytes again. A large one of these starts a page, behind one that is left empty, and a zero follows it: so the
+reader can put before it what Python puts before bytes, and need not copy it.
 """
 
+import mmap
 import struct
 from collections.abc import Callable, Sequence
 
 from ringfence.ipc.errors import RemoteProtocolError
 
-__all__ = ["AS_BYTES", "layout", "unpack"]
+__all__ = ["AS_BYTES", "IN_PLACE", "layout", "unpack"]
 
 _ALIGN = 64
 AS_BYTES = 1 << 63
 """Added to a length: the reader makes bytes of the piece."""
+IN_PLACE = 4 << 20
+"""From so many bytes on they can be used where they lie: below, a copy costs little, and uses up no parcel."""
 
 
 def layout(sizes: Sequence[int]) -> tuple[bytes, list[int], int]:
@@ -23,9 +27,12 @@ def layout(sizes: Sequence[int]) -> tuple[bytes, list[int], int]:
     offsets = []
     end = len(header)
     for size in sizes:
-        start = -(-end // _ALIGN) * _ALIGN
+        align, length = _ALIGN, size & ~AS_BYTES
+        if in_place := size >= AS_BYTES + IN_PLACE:
+            align, end = mmap.PAGESIZE, end + mmap.PAGESIZE
+        start = -(-end // align) * align
         offsets.append(start)
-        end = start + (size & ~AS_BYTES)
+        end = start + length + in_place
     return header, offsets, end
 
 

@@ -22,6 +22,8 @@ LARGE: Final = 128 * 1024
 # Bytes from which on copying takes so long that the I/O thread has better things to do.
 LONG: Final = 1 << 20
 
+_ZERO: Final = memoryview(b"\0")
+
 
 class Parcel:
     """A shipment's payload and buffers: what nobody can change is kept as it is, the rest is copied now."""
@@ -42,6 +44,9 @@ class Parcel:
             keep = (True, True, *immutable)
             pieces = [view if kept else private_copy(view) for view, kept in zip(pieces, keep, strict=True)]
         self._pieces = tuple(zip((0, *offsets), pieces, strict=True))
+        in_place = [size >= parcel.AS_BYTES + parcel.IN_PLACE for size in sizes]
+        ends = [at + len(view) for (at, view), zero in zip(self._pieces[2:], in_place, strict=True) if zero]
+        self._pieces += tuple((end, _ZERO) for end in ends)
         if target is not None:
             self.copy_to(target)
             self._pieces = ((0, target),)

@@ -8,6 +8,7 @@ every architecture; the few older ones are in `_OLD_NUMBERS`.
 """
 
 import ctypes
+import mmap
 import os
 from collections.abc import Iterable
 from typing import Final
@@ -15,9 +16,11 @@ from typing import Final
 __all__ = [
     "FilterProgram",
     "attempt",
+    "bytes_at",
     "capget",
     "capset",
     "close_range",
+    "forget_bytes",
     "landlock_abi",
     "landlock_add_path",
     "landlock_add_port",
@@ -30,6 +33,7 @@ __all__ = [
     "open_tree",
     "pivot_root",
     "prctl",
+    "references",
     "seccomp_action_available",
     "seccomp_load",
     "set_host_name",
@@ -128,6 +132,32 @@ _bytes_of_size.restype = ctypes.py_object
 _bytes_address = ctypes.pythonapi.PyBytes_AsString
 _bytes_address.argtypes = [ctypes.py_object]
 _bytes_address.restype = ctypes.c_void_p
+
+_mprotect = _libc.mprotect
+_mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_mprotect.restype = ctypes.c_int
+# Reference count, type, size and hash (-1: not known yet), before the bytes themselves.
+_BytesHeader = ctypes.c_ssize_t * 4
+
+
+class _Buffer(ctypes.Structure):
+    """Py_buffer, as CPython's stable ABI has it."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.c_void_p),
+        *((name, ctypes.c_ssize_t) for name in ("len", "itemsize")),
+        *((name, ctypes.c_int) for name in ("readonly", "ndim")),
+        *((name, ctypes.c_void_p) for name in ("format", "shape", "strides", "suboffsets", "internal")),
+    )
+
+
+_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes = [ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int]
+_get_buffer.restype = ctypes.c_int
+_release_buffer = ctypes.pythonapi.PyBuffer_Release
+_release_buffer.argtypes = [ctypes.POINTER(_Buffer)]
+_release_buffer.restype = None
 
 # ctypes passes a bare int as a C int; a system call takes longs, so every argument is widened by hand.
 _long = ctypes.c_long
@@ -368,3 +398,30 @@ def new_bytes(size: int) -> tuple[bytes, memoryview]:
     # Advice only: what the kernel answers changes nothing.
     _madvise(first, (start + size) // _PAGE * _PAGE - first, _MADV_HUGEPAGE)
     return made, memoryview((ctypes.c_char * size).from_address(start)).cast("B")
+
+
+def bytes_at(view: memoryview) -> tuple[bytes, int]:
+    """Return the memory of `view` as bytes, without a copy, and where their header lies.
+
+    It starts a page of a private mapping, the page before is nobody's, and behind its end is a zero. There is one
+    reference too many, so that Python never frees them: the memory may go when `references` says 1. Raises OSError.
+    """
+    buffer = _Buffer()
+    _get_buffer(view, ctypes.byref(buffer), 0)
+    start = buffer.buf
+    _release_buffer(ctypes.byref(buffer))
+    header = start - ctypes.sizeof(_BytesHeader)
+    _checked(_mprotect(start - _PAGE, _PAGE, mmap.PROT_READ | mmap.PROT_WRITE))
+    _BytesHeader.from_address(header)[:] = [1, id(bytes), len(view), -1]
+    made: bytes = ctypes.cast(header, ctypes.py_object).value
+    return made, header
+
+
+def forget_bytes(header: int) -> None:
+    """Take back the page that `bytes_at` has changed for a header: nothing refers to those bytes any more."""
+    _checked(_madvise(header // _PAGE * _PAGE, _PAGE, mmap.MADV_DONTNEED))
+
+
+def references(header: int) -> int:
+    """Return how many references there are to an object that `bytes_at` has made."""
+    return ctypes.c_ssize_t.from_address(header).value

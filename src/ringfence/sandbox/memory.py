@@ -4,12 +4,15 @@ It stands here only because foreign calls do.
 """
 
 import mmap
+import sys
 from typing import Final
 
-__all__ = ["bytes_of", "copy_into", "private_copy"]
+__all__ = ["InPlace", "bytes_of", "copy_into", "private_copy"]
 
 # From here on huge pages pay: two of the usual size fit in whole.
 _LARGE: Final = 4 << 20
+# Whether bytes are as CPython makes them on 64 bits, with one interpreter lock: 32 bytes before them, a zero behind.
+_KNOWN: Final = bytes.__basicsize__ == 33 and sys.implementation.name == "cpython"
 # Bytes copied at a time: between two pieces other threads may run, which takes about a millisecond. In shorter ones the
 # C library copies more slowly, by a tenth.
 _PIECE: Final = 8 << 20
@@ -32,6 +35,42 @@ def bytes_of(source: memoryview) -> bytes:
     made, view = _syscalls.new_bytes(len(source))
     copy_into(view, source)
     return made
+
+
+class InPlace:
+    """Bytes that lie where they are: in a parcel (see ipc.parcel), in a private mapping that can only be read.
+
+    Who makes some keeps the mapping as long as they are in use, which Python does not know.
+    """
+
+    def __init__(self) -> None:
+        # Where the header of each lies.
+        self._headers: list[int] = []
+
+    def bytes_of(self, view: memoryview) -> bytes:
+        """Return a large piece as bytes; a copy of it where this interpreter's bytes look otherwise. Raises OSError."""
+        if not _KNOWN:
+            return bytes_of(view)
+        from ringfence.sandbox import _syscalls
+
+        made, header = _syscalls.bytes_at(view)
+        self._headers.append(header)
+        return made
+
+    def in_use(self) -> bool:
+        """Whether anything refers to one of them still."""
+        if not self._headers:
+            return False
+        from ringfence.sandbox import _syscalls
+
+        return any(_syscalls.references(header) > 1 for header in self._headers)
+
+    def clear(self) -> None:
+        """Forget them, of which none is in use: the mapping shows its memory again where their headers were."""
+        while self._headers:
+            from ringfence.sandbox import _syscalls
+
+            _syscalls.forget_bytes(self._headers.pop())
 
 
 def private_copy(source: memoryview) -> memoryview:

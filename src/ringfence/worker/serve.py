@@ -25,7 +25,6 @@ from ringfence.ipc.large import lay_out
 from ringfence.ipc.patience import Patience
 from ringfence.sandbox.denials import Refusals, private_folders
 from ringfence.sandbox.errors import CapabilityDenied
-from ringfence.sandbox.memory import bytes_of
 from ringfence.worker import failure, tracebacks
 from ringfence.worker.lent import Lent
 from ringfence.worker.modules import ShippedModules
@@ -212,10 +211,10 @@ class Worker:
             if flags & m.PLAIN:
                 args, kwargs = payload, _NO_KWARGS
             elif flags & m.SESSION:
-                args, kwargs = _loads(payload)
+                args, kwargs = self._load(payload)
                 args = (self._fetch(task), *args)
             else:
-                arguments = _loads(self._mapped(task, payload) if flags & m.BUFFERED else payload)
+                arguments = self._load(self._mapped(task, payload) if flags & m.BUFFERED else payload)
                 if not function:  # one of a kind: it travels with its arguments
                     callable_, arguments = arguments
                 if flags & m.CHUNK:
@@ -353,6 +352,13 @@ class Worker:
             if fd is not None:
                 os.close(fd)
 
+    def _load(self, payload: Any) -> Any:
+        """Unpickle arguments: plain bytes, or a parcel of a pickle and its buffers (a view of a mapped memfd)."""
+        if type(payload) is bytes:
+            return _pickle.loads(payload)
+        body, *beside = parcel.unpack(payload, self._lent.bytes_of)
+        return _pickle.loads(body, buffers=beside)
+
     def _await(self, tag: int) -> tuple[_TaskMessage, int | None]:
         """Wait for message `tag` and the fd that comes with it; what else comes waits its turn."""
         # Plain reads drop fds, so receiving them is switched on only while one is due.
@@ -392,14 +398,6 @@ def _is_large_buffer(value: Any) -> bool:
     if kind is bytes:
         return len(value) >= LARGE
     return kind.__module__ == "numpy" and kind.__name__ == "ndarray" and bool(value.nbytes >= LARGE)
-
-
-def _loads(payload: Any) -> Any:
-    """Unpickle arguments: plain bytes, or a parcel of a pickle and its buffers (a view of a mapped memfd)."""
-    if type(payload) is bytes:
-        return _pickle.loads(payload)
-    body, *buffers = parcel.unpack(payload, bytes_of)
-    return _pickle.loads(body, buffers=buffers)
 
 
 def _fill(fd: int, data: Any) -> None:

@@ -235,14 +235,16 @@ def test_a_memfd_cannot_be_executed(lease: int) -> None:
 
 @pytest.mark.parametrize("writable", [True, False])
 def test_a_kept_buffer_cannot_change_its_size(writable: bool) -> None:
-    """Neither side's mapping of it can ever fault; nobody can seal or unseal anything."""
+    """Neither side's mapping of it can ever fault; nobody can seal or unseal anything, once it is settled."""
     fd, mapping = buffers.create_kept(8192, writable=writable)
     for size in (0, 4096, 10_000):
         with pytest.raises(PermissionError):
             os.ftruncate(fd, size)
+    theirs = buffers.map_kept(fd, 8192, writable=writable)
+    if writable:
+        buffers.settle_kept(fd, 8192)
     with pytest.raises(PermissionError):
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
-    theirs = buffers.map_kept(fd, 8192, writable=writable)
     os.close(fd)
     mapping[:5] = b"there"
     assert theirs[:5] == b"there"
