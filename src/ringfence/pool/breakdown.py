@@ -34,7 +34,7 @@ class Breakdown(RingfenceError, _Broken):
 
 
 def become_process_pools() -> None:
-    """Let Breakdown derive from BrokenProcessPool, if it does not yet. A pool's thread calls this when it first waits.
+    """Let Breakdown derive from BrokenProcessPool, if it does not yet. A pool that is idle calls this.
 
     Without a descriptor or memory for the import it stays a BrokenExecutor, until the next instance.
     """

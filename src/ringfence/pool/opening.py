@@ -23,7 +23,7 @@ from ringfence.sandbox.policy import Policy
 from ringfence.sandbox.profiles import Profile
 from ringfence.sandbox.refusal import Refusal
 from ringfence.sandbox.requirement import RequirementLike
-from ringfence.sandbox.runtime_paths import runtime_paths
+from ringfence.sandbox.runtime_paths import RuntimePaths, runtime_paths
 
 if TYPE_CHECKING:
     from ringfence.pool.network_events import NetworkEvent
@@ -69,9 +69,13 @@ def open_pool(
         _check(held, pickle_results=pickle_results, sessions=sessions)
         options = TaskOptions(timeout=held.timeout if timeout is None else parse_duration(timeout))
         serialiser = Serialiser()
+        runtime = runtime_paths(library_paths())
+        if not held.is_trusted:
+            # A plan needs the one, its proof the other: now, while the kernel is still being asked.
+            from ringfence.sandbox import seccomp, selftest  # noqa: F401
         zygote.hear_features()
         offered = probe()
-        plan = _plan(held, offered, single_use=max_tasks == 1 and not sessions)
+        plan = _plan(held, offered, runtime, single_use=max_tasks == 1 and not sessions)
         cpus = len(os.sched_getaffinity(0))
         config = PoolConfig(
             policy=held,
@@ -114,9 +118,8 @@ def _check(policy: Policy, *, pickle_results: bool, sessions: bool) -> None:
             )
 
 
-def _plan(policy: Policy, offered: Features, *, single_use: bool) -> Plan:
+def _plan(policy: Policy, offered: Features, runtime: RuntimePaths, *, single_use: bool) -> Plan:
     """Return what each layer will do. Raises PolicyError, UnsupportedError."""
-    runtime = runtime_paths(library_paths())
     plan = make_plan(policy, offered, runtime=runtime, single_use=single_use)
     other_user = plan.privileges is not None and plan.privileges.change_uid
     private = plan.namespaces is not None and plan.namespaces.private_root

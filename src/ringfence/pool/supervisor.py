@@ -48,6 +48,8 @@ _TURN: Final = 32
 # handles them: woken for each, it would take the interpreter lock from the threads that submit, and back, each time.
 _BUSY: Final = 16
 _COALESCE: Final = 300e-6
+# Seconds without an event after which there is time for what nobody waits for.
+_LULL: Final = 0.1
 _INTERRUPTED: Final = "the pool was interrupted in the middle of a change; make a new one"
 _T = TypeVar("_T")
 
@@ -93,7 +95,7 @@ class Supervisor:
         # Set once each, never unset.
         self._closing = False
         self._finished = False
-        self._is_new = True  # the I/O thread has not waited for anything yet
+        self._is_new = True  # the I/O thread has never been idle
         self._over = False  # the I/O thread has looked into the queue for the last time
         self.exiting = False
         self._forked = False
@@ -550,11 +552,8 @@ class Supervisor:
         if done:
             self._hand_out(done)
             return True
-        if self._is_new:
-            self._is_new = False
-            become_process_pools()  # while the zygote gets ready
         timeout = None if wakes_at == _FOREVER else min(_LONGEST, max(0.0, wakes_at - time.monotonic()))
-        events = self._poller.poll(timeout)
+        events = self._poll(timeout)
         with self._lock:
             self._dispatcher.wakes_at = 0.0
             handlers = self._crew.handlers
@@ -572,6 +571,16 @@ class Supervisor:
         if self._dispatcher.ahead > _BUSY:
             time.sleep(_COALESCE)
         return True
+
+    def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Wait for events; the first time that there are none for a while, import what was put off."""
+        if self._is_new and (timeout is None or timeout > _LULL):
+            if events := self._poller.poll(_LULL):
+                return events
+            self._is_new = False
+            become_process_pools()
+            return []
+        return self._poller.poll(timeout)
 
     def _fail(self, error: BrokenPool, done: list[Errand]) -> None:
         with self._lock:
