@@ -3,7 +3,6 @@
 import errno
 import itertools
 import os
-import re
 import time
 from typing import Final, final
 
@@ -97,6 +96,8 @@ def find_mount(mountinfo: str) -> str | None:
 
 def _unescape(path: str) -> str:
     """Undo the octal escapes that the kernel writes for blanks and backslashes."""
+    import re  # here: zygotes wait for this module, and hardly any path has such an escape
+
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
@@ -239,6 +240,8 @@ def is_abandoned(name: str, proc: str = "/proc") -> bool:
 
     Whatever cannot be read counts as alive.
     """
+    import re  # here: as above, and hardly any group was left behind
+
     found = re.fullmatch(rf"{_PROBE}(\d+)-(\d+)|{_PREFIX}-(\d+)-(\d+)-\d+", name)
     if found is None:
         return False

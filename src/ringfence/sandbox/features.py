@@ -7,7 +7,6 @@ may have threads, and must not import ctypes. `probe` starts one; a pool's zygot
 
 import marshal
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -155,7 +154,7 @@ def learn(told: bytes) -> Features | None:
 def answer(fd: int) -> None:
     """Probe in a child, which writes what it finds to `fd`; close that and return at once. Raises OSError."""
     global _answering
-    from ringfence.sandbox import _syscalls, namespaces  # noqa: F401  # both need them
+    from ringfence.sandbox import _syscalls, id_maps  # noqa: F401  # both need them
 
     _answering = os.fork()
     if _answering:
@@ -180,7 +179,9 @@ def end_answering(*, kill: bool = True) -> None:
     pid, _answering = _answering, None
     if pid is not None:
         if kill:
-            os.kill(pid, signal.SIGKILL)
+            from signal import SIGKILL  # here: nobody waits for this, and everybody for the answer
+
+            os.kill(pid, SIGKILL)
         os.waitpid(pid, 0)
 
 
@@ -227,26 +228,39 @@ def probe_here() -> Features:
     capabilities = _ask(reasons, "capabilities", lambda: _syscalls().capget(), 0)
     is_root = os.geteuid() == 0
     admin = bool(capabilities & _CAP_SYS_ADMIN)
-    namespaces, user, mount_api = _probe_namespaces(reasons, admin, is_root)
     can_setuid = is_root and capabilities & (_CAP_SETUID | _CAP_SETGID) == _CAP_SETUID | _CAP_SETGID
+    trials = _Trials()
+    try:
+        trials.begin(_try_user_namespace)
+        everything = trials.begin(lambda: _try_everything(admin))
+        if can_setuid:
+            trials.begin(_try_as_user)
+        found: dict[str, Any] = {
+            "landlock_abi": _ask(reasons, "landlock_abi", lambda: _syscalls().landlock_abi(), 0),
+            "seccomp": _ask(reasons, "seccomp", _probe_seccomp, False),
+            "cgroup": _ask(reasons, "cgroup", find_own_cgroup, None),
+            "own_uids": can_setuid and _ask(reasons, "own_uids", _probe_own_uids, False),
+            "pidfd": _ask(reasons, "pidfd", lambda: _closes(os.pidfd_open(os.getpid())), False),
+            "close_range": _ask(reasons, "close_range", _probe_close_range, False),
+            "memfd": _ask(reasons, "memfd", lambda: _closes(os.memfd_create("probe")), False),
+        }
+        user_refusal = trials.refusal(_try_user_namespace)
+        namespaces, mount_api = _probe_namespaces(reasons, admin, is_root, user_refusal, trials.refusal(everything))
+        users_make_namespaces = can_setuid and trials.refusal(_try_as_user) is None
+    finally:
+        trials.end()
     return Features(
         machine=os.uname().machine,
-        landlock_abi=_ask(reasons, "landlock_abi", lambda: _syscalls().landlock_abi(), 0),
-        seccomp=_ask(reasons, "seccomp", _probe_seccomp, False),
-        user_namespaces=user,
+        user_namespaces=user_refusal is None,
         namespaces=namespaces,
         needs_user_namespace=not admin,
         mount_api=mount_api,
-        cgroup=_ask(reasons, "cgroup", find_own_cgroup, None),
         is_root=is_root,
         can_setuid=can_setuid,
         can_drop_bounding=bool(capabilities & _CAP_SETPCAP),
-        own_uids=can_setuid and _ask(reasons, "own_uids", _probe_own_uids, False),
-        users_make_namespaces=can_setuid and _in_child(_try_as_user) is None,
-        pidfd=_ask(reasons, "pidfd", lambda: _closes(os.pidfd_open(os.getpid())), False),
-        close_range=_ask(reasons, "close_range", _probe_close_range, False),
-        memfd=_ask(reasons, "memfd", lambda: _closes(os.memfd_create("probe")), False),
+        users_make_namespaces=users_make_namespaces,
         reasons=MappingProxyType(reasons),
+        **found,
     )
 
 
@@ -290,18 +304,21 @@ def _probe_close_range() -> bool:
     return True
 
 
-def _probe_namespaces(reasons: dict[str, str], admin: bool, is_root: bool) -> tuple[frozenset[str], bool, bool]:
-    """Return the kinds that can be made, whether user namespaces can, whether mounts work by descriptor."""
-    answer = _in_child(_try_user_namespace)
-    user = answer is None
-    if answer is not None:
-        reasons["user_namespaces"] = answer
-    if not admin and (is_root or not user):
-        why = "started as root without CAP_SYS_ADMIN" if is_root else f"no user namespaces: {answer}"
+def _probe_namespaces(
+    reasons: dict[str, str], admin: bool, is_root: bool, user: str | None, everything: str | None
+) -> tuple[frozenset[str], bool]:
+    """Return the kinds that can be made, and whether mounts work by descriptor.
+
+    `user`, `everything`: why no user namespace can be made, and not all of what we do with the others at once.
+    """
+    if user is not None:
+        reasons["user_namespaces"] = user
+    if not admin and (is_root or user is not None):
+        why = "started as root without CAP_SYS_ADMIN" if is_root else f"no user namespaces: {user}"
         reasons.update({f"namespace.{kind}": why for kind in _NAMESPACES} | {"mount_api": why})
-        return frozenset(), user, False
-    if _in_child(lambda: _try_everything(admin)) is None:
-        return frozenset(_NAMESPACES), user, True
+        return frozenset(), False
+    if everything is None:
+        return frozenset(_NAMESPACES), True
     # Only where something is refused does it take a child for each to find out what.
     usable = set()
     for kind, flag in _NAMESPACES.items():
@@ -315,11 +332,11 @@ def _probe_namespaces(reasons: dict[str, str], admin: bool, is_root: bool) -> tu
         # A mount namespace in which nothing can be mounted hides nothing.
         usable.discard("mnt")
         reasons["mount_api"] = reasons["namespace.mnt"] = mount_refusal
-    return frozenset(usable), user, mount_refusal is None
+    return frozenset(usable), mount_refusal is None
 
 
 def _try_user_namespace() -> None:
-    from ringfence.sandbox.namespaces import write_id_maps
+    from ringfence.sandbox.id_maps import write_id_maps
 
     uid, gid = os.geteuid(), os.getegid()
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -329,7 +346,7 @@ def _try_user_namespace() -> None:
 
 def _try_as_user() -> None:
     """Make a user namespace as workers would that root starts."""
-    from ringfence.sandbox import namespaces  # noqa: F401  # that user may not be able to read it
+    from ringfence.sandbox import id_maps  # noqa: F401  # that user may not be able to read it
 
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
@@ -379,14 +396,52 @@ def _try_mounts(admin: bool) -> None:
     calls.umount(".", calls.MNT_DETACH)
 
 
+class _Trials:
+    """Trials that run at the same time: each waits for the kernel most of its time, and need not for the others."""
+
+    def __init__(self) -> None:
+        # The child at it, and where its answer comes from.
+        self._begun: dict[Callable[[], None], tuple[int, int]] = {}
+
+    def begin(self, trial: Callable[[], None]) -> Callable[[], None]:
+        """Run ``trial`` in a child. Raises OSError."""
+        self._begun[trial] = _begin(trial)
+        return trial
+
+    def refusal(self, trial: Callable[[], None]) -> str | None:
+        """Return `None` if a trial went well, else why not. Raises OSError: as `_in_child`.
+
+        One that was refused is repeated by itself: some limits are on how many there are at once.
+        """
+        return None if _answer(*self._begun.pop(trial)) is None else _in_child(trial)
+
+    def end(self) -> None:
+        """Wait for those that nobody asked about."""
+        for started in self._begun.values():
+            try:
+                _answer(*started)
+            except OSError:
+                continue  # another error is on its way already
+
+
 def _in_child(trial: Callable[[], None]) -> str | None:
     """Run ``trial`` in a child; return `None` if it went well, else why not.
 
     Raises:
         OSError: the host was short of something for a moment.
     """
+    return _answer(*_begin(trial))
+
+
+def _begin(trial: Callable[[], None]) -> tuple[int, int]:
+    """Run ``trial`` in a child; return its pid and where its answer comes from. Raises OSError."""
     reader, writer = os.pipe()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
     if pid == 0:
         try:
             trial()
@@ -399,6 +454,11 @@ def _in_child(trial: Callable[[], None]) -> str | None:
         finally:
             os._exit(0)
     os.close(writer)
+    return pid, reader
+
+
+def _answer(pid: int, reader: int) -> str | None:
+    """Wait for a child of `_begin`; return and raise as `_in_child`."""
     with os.fdopen(reader, "rb") as pipe:
         answer = pipe.read().decode(errors="replace")
     os.waitpid(pid, 0)

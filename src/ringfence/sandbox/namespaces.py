@@ -12,6 +12,7 @@ from typing import Final, final
 
 from ringfence.records import dataclass
 from ringfence.sandbox.errors import EnforcementError
+from ringfence.sandbox.id_maps import write_id_maps
 from ringfence.sandbox.landlock import PathGrant
 from ringfence.sandbox.pids import has_ended
 from ringfence.sandbox.private_root import build_private_root
@@ -24,7 +25,6 @@ __all__ = [
     "enter_shared",
     "fork_as_init",
     "fork_worker",
-    "write_id_maps",
 ]
 
 _FLAGS: Final = {
@@ -79,16 +79,6 @@ class NamespacePlan:
     def own_pids(self) -> bool:
         """Whether each worker is pid 1 of its own pid namespace."""
         return "pid" in self.kinds
-
-
-def write_id_maps(uid: int, gid: int, proc: int) -> None:
-    """Map one uid and one gid to themselves in the user namespace just made; ``proc`` is an fd of /proc."""
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        fd = os.open(f"self/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
 
 
 def enter_shared(

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -149,3 +150,27 @@ def test_a_lasting_refusal_is_an_answer() -> None:
 def test_inventing_a_host_is_easy() -> None:
     """Features can be changed field by field: tests need no such host."""
     assert replace(probe(), landlock_abi=3).landlock_abi == 3
+
+
+def test_a_trial_that_was_refused_beside_others_is_repeated_alone(tmp_path: Path) -> None:
+    """What is refused only because others are at it as well is offered; what is refused alone is not."""
+
+    def at_most_one() -> None:
+        if not (tmp_path / "tried").exists():
+            (tmp_path / "tried").touch()
+            raise OSError(errno.ENOSPC, "one too many")
+
+    def never() -> None:
+        raise OSError(errno.EPERM, "never")
+
+    trials = features._Trials()
+    trials.begin(at_most_one)
+    trials.begin(never)
+    trials.begin(lambda: None)
+    pids = [pid for pid, _ in trials._begun.values()]
+    assert trials.refusal(at_most_one) is None
+    assert trials.refusal(never) == "never"
+    trials.end()
+    for pid in pids:
+        with pytest.raises(ChildProcessError):  # it was waited for
+            os.waitpid(pid, os.WNOHANG)
