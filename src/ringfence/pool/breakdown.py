@@ -4,10 +4,11 @@ Its module imports multiprocessing: a tenth of all that is done for a pool's fir
 """
 
 import os
+import select
 import sys
 import threading
 from concurrent.futures import BrokenExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ringfence.errors import RingfenceError
 
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 else:
     _Broken = BrokenExecutor
 
-__all__ = ["Breakdown", "become_process_pools"]
+__all__ = ["Breakdown", "become_process_pools", "poll"]
+
+# Seconds without an event after which a pool has time for what nobody waits for.
+_LULL: Final = 0.1
+# Whether no pool of this process has had such a time.
+_is_put_off = True
 
 # Held while it is imported: in a child forked meanwhile, nobody would ever finish the import.
 _importing = threading.Lock()
@@ -46,6 +52,17 @@ def become_process_pools() -> None:
         except (ImportError, OSError, MemoryError):
             return
         Breakdown.__bases__ = (RingfenceError, BrokenProcessPool)
+
+
+def poll(poller: select.epoll, timeout: float | None) -> list[tuple[int, int]]:
+    """Return the events of `poller` as its own poll does; the first time that there are none for a while, import it."""
+    global _is_put_off
+    if not _is_put_off or (timeout is not None and timeout <= _LULL):
+        return poller.poll(timeout)
+    if not (events := poller.poll(_LULL)):
+        _is_put_off = False  # whatever comes of it: an idle pool sleeps
+        become_process_pools()
+    return events
 
 
 def _let_finish() -> None:

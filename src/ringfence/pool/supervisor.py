@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from ringfence.errors import RingfenceError
 from ringfence.pool.backlog import Backlog
-from ringfence.pool.breakdown import become_process_pools
+from ringfence.pool.breakdown import poll
 from ringfence.pool.condition import Condition
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.crew import Crew
@@ -48,8 +48,6 @@ _TURN: Final = 32
 # handles them: woken for each, it would take the interpreter lock from the threads that submit, and back, each time.
 _BUSY: Final = 16
 _COALESCE: Final = 300e-6
-# Seconds without an event after which there is time for what nobody waits for.
-_LULL: Final = 0.1
 _INTERRUPTED: Final = "the pool was interrupted in the middle of a change; make a new one"
 _T = TypeVar("_T")
 
@@ -95,7 +93,6 @@ class Supervisor:
         # Set once each, never unset.
         self._closing = False
         self._finished = False
-        self._is_new = True  # the I/O thread has never been idle
         self._over = False  # the I/O thread has looked into the queue for the last time
         self.exiting = False
         self._forked = False
@@ -553,7 +550,7 @@ class Supervisor:
             self._hand_out(done)
             return True
         timeout = None if wakes_at == _FOREVER else min(_LONGEST, max(0.0, wakes_at - time.monotonic()))
-        events = self._poll(timeout)
+        events = poll(self._poller, timeout)
         with self._lock:
             self._dispatcher.wakes_at = 0.0
             handlers = self._crew.handlers
@@ -571,16 +568,6 @@ class Supervisor:
         if self._dispatcher.ahead > _BUSY:
             time.sleep(_COALESCE)
         return True
-
-    def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Wait for events; the first time that there are none for a while, import what was put off."""
-        if self._is_new and (timeout is None or timeout > _LULL):
-            if events := self._poller.poll(_LULL):
-                return events
-            self._is_new = False
-            become_process_pools()
-            return []
-        return self._poller.poll(timeout)
 
     def _fail(self, error: BrokenPool, done: list[Errand]) -> None:
         with self._lock:

@@ -73,3 +73,22 @@ def test_without_a_descriptor_the_error_is_said_all_the_same() -> None:
 def test_a_fork_waits_for_the_import() -> None:
     """A child forked while a pool's thread imports can import the same."""
     _run(_FORK)
+
+
+def test_an_idle_pool_imports_what_its_errors_derive_from() -> None:
+    """Before there is anything to report, in the pool's thread, and once: afterwards it sleeps."""
+    _run(
+        """
+import sys, time
+from ringfence import Pool
+from ringfence.pool import breakdown
+with Pool(1) as pool:
+    assert pool.submit(pow, 2, 3).result(60) == 8
+    end = time.monotonic() + 40
+    while breakdown._is_put_off or breakdown.BrokenExecutor in breakdown.Breakdown.__bases__:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert "concurrent.futures.process" in sys.modules
+    assert pool.submit(pow, 2, 4).result(60) == 16
+"""
+    )
