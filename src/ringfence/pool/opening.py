@@ -18,7 +18,7 @@ from ringfence.sandbox.capabilities import GrantLike
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.features import Features, probe
 from ringfence.sandbox.limits import Limits
-from ringfence.sandbox.plan import Plan, make_plan
+from ringfence.sandbox.plan import Plan, group_limits, make_plan
 from ringfence.sandbox.policy import Policy
 from ringfence.sandbox.profiles import Profile
 from ringfence.sandbox.refusal import Refusal
@@ -69,12 +69,14 @@ def open_pool(
         _check(held, pickle_results=pickle_results, sessions=sessions)
         options = TaskOptions(timeout=held.timeout if timeout is None else parse_duration(timeout))
         serialiser = Serialiser()
-        runtime = runtime_paths(library_paths())
-        if not held.is_trusted:
-            # A plan needs the one, its proof the other: now, while the kernel is still being asked.
-            from ringfence.sandbox import seccomp, selftest  # noqa: F401
         zygote.hear_features()
         offered = probe()
+        if offered.cgroup is not None and (limits := group_limits(held, offered)) and zygote.has_started:
+            zygote.enter_group(offered.cgroup.path, limits, held)
+        runtime = runtime_paths(library_paths())
+        if not held.is_trusted:
+            # The plan needs the one, its proof the other: before the supervisor's thread and ours take turns.
+            from ringfence.sandbox import seccomp, selftest  # noqa: F401
         plan = _plan(held, offered, runtime, single_use=max_tasks == 1 and not sessions)
         cpus = len(os.sched_getaffinity(0))
         config = PoolConfig(

@@ -15,12 +15,15 @@ from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, DeadlineExceeded
 from ringfence.ipc.protocol import ZYGOTE, Conversation
+from ringfence.pool.aside import Aside
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.group import PoolGroup
 from ringfence.pool.ignition import Started, ignite
 from ringfence.pool.process import ByPidfd, Process, open_stdin, own_pipe
 from ringfence.pool.proof import Proof
 from ringfence.sandbox import features
+from ringfence.sandbox.cgroups import CgroupLimits
+from ringfence.sandbox.policy import Policy
 
 if TYPE_CHECKING:
     from ringfence.pool import nursery
@@ -46,6 +49,8 @@ class Zygote:
         """
         self._codec = Codec()
         self.group: PoolGroup | None = None
+        # Its way there, from `enter_group` on.
+        self._move: Aside | None = None
         # From `configure` on; while it is pending, no worker of this zygote may be sent anything.
         self.proof: Proof | None = None
         self.conversation = Conversation(ZYGOTE)
@@ -125,14 +130,8 @@ class Zygote:
         """
         self.settle()
         policy = config.policy
-        if config.cgroup is not None and config.plan.cgroup is not None:
-            # Of processes that end and that nobody waits for, only their group knows what they used.
-            apart = policy.limits.cpu is not None and policy.capabilities.has("process:exec")
-            self.group = PoolGroup(
-                config.cgroup, config.plan.cgroup, apart=apart, announce=lambda path: self.send([m.GROUP, path])
-            )
-            # Before it is told what to do, and so before it starts anything itself.
-            self.group.adopt(self.pid)
+        if config.cgroup is not None and config.plan.cgroup is not None and self._move is None:
+            self.enter_group(config.cgroup, config.plan.cgroup, policy)
         plan = pickle.dumps(config.plan)
         self.proof = Proof(config.plan, config.policy.capabilities, plan, thorough=thorough)
         settings = {
@@ -147,12 +146,35 @@ class Zygote:
             "attempts": self.proof.attempts(),
             "terms": terms,
         }
+        if self._move is not None:
+            # Before it is told what to do, and so before it starts anything itself.
+            self._move.wait()
         stdin = open_stdin() if config.policy.capabilities.has("stdin:read") else None
         try:
             self.send([m.CONFIGURE, plan, settings], () if stdin is None else (stdin,))
         finally:
             if stdin is not None:
                 os.close(stdin)
+
+    @property
+    def has_started(self) -> bool:
+        """Whether there is a process already, so that `pid` need not wait for one."""
+        return self._process is not None
+
+    def enter_group(self, parent: str, limits: CgroupLimits, policy: Policy) -> None:
+        """Begin to move it into a control group below `parent`; `configure` waits for the end of that.
+
+        It takes the kernel some milliseconds, in which there is other work.
+        """
+        # Of processes that end and that nobody waits for, only their group knows what they used.
+        apart = policy.limits.cpu is not None and policy.capabilities.has("process:exec")
+        pid = self.pid
+
+        def move() -> None:
+            self.group = PoolGroup(parent, limits, apart=apart, announce=lambda path: self.send([m.GROUP, path]))
+            self.group.adopt(pid)
+
+        self._move = Aside(move)
 
     @property
     def pid(self) -> int:
@@ -189,6 +211,8 @@ class Zygote:
     def end(self) -> None:
         """Kill it if it still lives, reap it, close the channel. Its workers die with it."""
         with ExitStack() as last:  # each of them, whatever the others raise
+            if self._move is not None:
+                self._move.end()
             if self.group is not None:
                 last.callback(self.group.close)
             if self._birth is not None:

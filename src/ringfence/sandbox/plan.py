@@ -21,7 +21,7 @@ from ringfence.sandbox.rlimits import RlimitPlan, plan_rlimits
 from ringfence.sandbox.runtime_paths import RuntimePaths
 from ringfence.sandbox.steps import Missing, Plan, SeccompPlan
 
-__all__ = ["Missing", "Plan", "SeccompPlan", "make_plan"]
+__all__ = ["Missing", "Plan", "SeccompPlan", "group_limits", "make_plan"]
 
 # For a worker's private folder, unless the memory limit is smaller: its pages are memory that RLIMIT_DATA
 # does not see. snekbox gives 40 MiB.
@@ -52,6 +52,15 @@ def make_plan(
         UnsupportedError: a required layer or level is not to be had here, or a grant's scope could not be kept.
     """
     return _Planner(policy, features, runtime, mapped).plan(single_use)
+
+
+def group_limits(policy: Policy, features: Features) -> CgroupLimits | None:
+    """Return the limits of each worker's control group, or None where workers will have none."""
+    group = features.cgroup
+    if policy.demands[Layer.CGROUP] is Demand.OFF or group is None or not group.writable:
+        return None
+    limits = policy.limits
+    return CgroupLimits(memory=limits.memory, processes=limits.processes, cpu=limits.cpu_share)
 
 
 class _Planner:
@@ -207,7 +216,8 @@ class _Planner:
             return None
         group = self._features.cgroup
         fix = "delegate a cgroup v2 subtree: systemd-run --user --scope -p Delegate=yes"
-        if group is None or not group.writable:
+        limits = group_limits(self._policy, self._features)
+        if group is None or limits is None:
             self._lacks(Layer.CGROUP, self._features.reasons.get("cgroup", "no cgroup v2 subtree is delegated"), fix)
             return None
         lost = [name for name in ("memory", "pids", "cpu") if name not in group.controllers]
@@ -217,8 +227,7 @@ class _Planner:
             cause = f"controllers not delegated: {', '.join(lost)}"
             self._note(Layer.CGROUP, Status.PARTIAL, "killed as one", cause)
             self._missing.append(Missing(Layer.CGROUP.value, cause, fix))
-        limits = self._policy.limits
-        return CgroupLimits(memory=limits.memory, processes=limits.processes, cpu=limits.cpu_share)
+        return limits
 
     def _privileges(self, namespaces: NamespacePlan | None) -> PrivilegePlan | None:
         if not self._wants(Layer.PRIVILEGES):
