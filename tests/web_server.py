@@ -1,11 +1,28 @@
-"""A web server in a thread, for workers to reach."""
+"""A web server in a thread, for workers to reach, and what else tests of the network share."""
 
 import contextlib
 import functools
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
+
+# An address of this host where no test serves anything.
+OTHER = "127.0.0.2"
+
+
+def refuses_descriptors() -> bool:
+    """Whether the kernel knows SO_PASSRIGHTS."""
+    near, far = socket.socketpair()
+    with near, far:
+        try:
+            return near.getsockopt(socket.SOL_SOCKET, 83) >= 0
+        except OSError:
+            return False
+
+
+REFUSES_DESCRIPTORS = refuses_descriptors()
 
 
 class Hello(http.server.BaseHTTPRequestHandler):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pool_tasks as tasks
 import pytest
+from scenario_plugins import write_plugin
 
 from ringfence import CapabilityDenied, PluginRuntime, Pool
 from ringfence.sandbox.features import probe
@@ -188,19 +189,14 @@ def test_plugins_are_told_in_their_own_words(tmp_path: Path) -> None:
     """Whose grants they are, and how its author asks for what is missing; of its own folder, the unscoped grant."""
     tmp_path.chmod(0o755)
     folder = tmp_path / "plugin"
-    folder.mkdir()
-    (folder / "plugin.py").write_text("def look(path):\n    return open(path).read()\n")
-    (folder / "plugin.toml").write_text(
-        'name = "p"\nversion = "1.0.0"\nsource = "plugin.py"\nexports = ["look"]\ncapabilities = []\n'
-        "api-version = { major = 0, minor = 21, patch = 0 }\n"
-    )
+    write_plugin(folder, "def look(path):\n    return open(path).read()\n", name="p", exports=["look"])
     with PluginRuntime() as runtime:
         plugin = runtime.load(folder)
         with pytest.raises(CapabilityDenied) as caught:
             plugin.call("look", ["/etc/passwd"])
         assert "open('/etc/passwd') needs fs:read=/etc/passwd; this plugin has nothing of the kind" in str(caught.value)
         assert 'scopes = { "fs:read" = ["/etc/passwd"] }' in caught.value.__notes__[0]
-        assert 'plugin.py", line 2, in look' in str(caught.value.__cause__)
+        assert 'main.py", line 2, in look' in str(caught.value.__cause__)
         with pytest.raises(CapabilityDenied, match=r"needs fs:read; this plugin has nothing"):
             plugin.call("look", [str(folder / "plugin.toml")])
         assert runtime.audit.events("p", allowed=False)[0].target == "/etc/passwd"
@@ -209,13 +205,10 @@ def test_plugins_are_told_in_their_own_words(tmp_path: Path) -> None:
 def test_a_plugin_that_has_something_else_is_told_what(tmp_path: Path) -> None:
     """In these words, and, from the command, with the author's own line and no frame of ours."""
     tmp_path.chmod(0o755)
-    folder = tmp_path / "plugin"
-    folder.mkdir()
-    (folder / "main.py").write_text("def look():\n    return open('/etc/passwd').read()\n")
-    (folder / "plugin.toml").write_text(
-        'name = "p"\nversion = "1.0.0"\nsource = "main.py"\nexports = ["look"]\ncapabilities = ["fs:read"]\n'
-        'api-version = { major = 0, minor = 21, patch = 0 }\n[scopes]\n"fs:read" = ["/usr/share/doc"]\n'
-    )
+    write_plugin(
+        tmp_path / "plugin", "def look():\n    return open('/etc/passwd').read()\n", name="p", exports=["look"],
+        capabilities=["fs:read"], more='[scopes]\n"fs:read" = ["/usr/share/doc"]',
+    )  # fmt: skip
     command = [sys.executable, "-c", "from ringfence.cli import main; main()", "plugin", "call", "./plugin", "look"]
     ended = subprocess.run(
         [*command, "--yes", "--store", str(tmp_path / "store")],

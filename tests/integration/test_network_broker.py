@@ -12,25 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from web_server import OTHER
 
 from ringfence import CapabilityDenied, Pool
 from ringfence.pool import opening
 from ringfence.sandbox.features import probe
-
-OTHER = "127.0.0.2"
-
-
-def refuses_descriptors() -> bool:
-    """Whether the kernel knows SO_PASSRIGHTS."""
-    near, far = socket.socketpair()
-    with near, far:
-        try:
-            return near.getsockopt(socket.SOL_SOCKET, 83) >= 0
-        except OSError:
-            return False
-
-
-REFUSES_DESCRIPTORS = refuses_descriptors()
 
 
 def free_port() -> int:

@@ -8,23 +8,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from web_server import OTHER, REFUSES_DESCRIPTORS
 
 from ringfence import NetworkEvent, Pool, ProtocolViolation
-
-OTHER = "127.0.0.2"
-
-
-def refuses_descriptors() -> bool:
-    """Whether the kernel knows SO_PASSRIGHTS."""
-    near, far = socket.socketpair()
-    with near, far:
-        try:
-            return near.getsockopt(socket.SOL_SOCKET, 83) >= 0
-        except OSError:
-            return False
-
-
-REFUSES_DESCRIPTORS = refuses_descriptors()
 
 
 def test_each_request_is_recorded(

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ __all__ = ["Cancellation", "Delivery", "Errand", "Printed", "Told", "deliver", "
 _log = logging.getLogger("ringfence.pool")
 
 
-class Errand:
+class Errand(ABC):
     """Something to be done outside every lock, once; `deliver` does it."""
 
     __slots__ = ()
@@ -35,9 +36,9 @@ class Errand:
         """Whether nobody waits for it any more; asked when it was interrupted."""
         return True
 
+    @abstractmethod
     def run(self) -> None:
         """Do it."""
-        raise NotImplementedError
 
 
 class Delivery(Errand):
