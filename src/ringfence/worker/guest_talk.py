@@ -255,7 +255,7 @@ class Talk(Active):
                 spawn = False
                 if self._queue and self._running < self.settings.threads:
                     begun = self._begin(self._queue.popleft())
-                    spawn = self._more_runners()
+                    spawn = self._leave_no_gap()
                 elif self._is_over():
                     return None
                 else:
@@ -293,8 +293,7 @@ class Talk(Active):
             with self._state:
                 me.bell.reset()
                 todo = self._choose(me)
-                # Who queued several rang once.
-                spawn = isinstance(todo, list) and self._more_runners()
+                spawn = isinstance(todo, list) and self._leave_no_gap()
             if spawn:
                 self._spawn()
             if todo is None:
@@ -419,6 +418,10 @@ class Talk(Active):
         """
         self._leading = False
         self._turns += 1
+        return self._hand_over(at_once)
+
+    def _hand_over(self, at_once: bool) -> bool:
+        """See to it that somebody reads, where nobody does; return as `_resign`."""
         for waiter in list(self._waiters.values()) if self._waiters else ():
             if waiter.answer is None:
                 waiter.bell.ring()
@@ -524,9 +527,15 @@ class Talk(Active):
                 if spawn:
                     self._spawn()
 
-    def _more_runners(self) -> bool:
-        """See to it that what is left in the queue is run too; return whether a thread must be started for that."""
-        return bool(self._queue) and self._running < self.settings.threads and self._wake(lead=False)
+    def _leave_no_gap(self) -> bool:
+        """For who has taken a call out of the queue: see to it that the next there is run too, and that somebody reads.
+
+        Who queued several rang once; and all who might have read may have taken one. Return whether a thread must be
+        started, which the caller does without the lock.
+        """
+        if self._queue and self._running < self.settings.threads:
+            return self._wake(lead=False)
+        return not self._leading and self._hand_over(at_once=False)
 
     def _call_runner(self) -> bool:
         """Wake a thread for a call in the queue; return whether one must be started."""

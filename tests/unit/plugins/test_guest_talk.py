@@ -21,6 +21,7 @@ _SOURCE = """
     def thread(): return threading.current_thread().name
     def wait():
         started.release(); go.acquire(); return threading.current_thread().name
+    def begun(): started.acquire(); started.release()
     def release(count):
         for _ in range(count): started.acquire()
         for _ in range(count): go.release()
@@ -93,6 +94,28 @@ def test_calls_overlap(peer: Peer) -> None:
     peer.call("release", 3)
     assert len({peer.answer(number)[2] for number in waiting}) == 3
     assert peer.call("thread") == "MainThread"
+
+
+def test_somebody_reads_when_all_that_wait_have_found_a_thread() -> None:
+    """Also where the main thread wakes so late that another has queued two calls, and then wakes that one for one."""
+    late = """
+    from ringfence.worker.guest_talk import _Bell
+
+    at_once, ticks = _Bell.wait, []
+    def late(bell, seconds=-1):
+        main = threading.current_thread() is threading.main_thread()
+        ticks.append(seconds)
+        at_once(bell, seconds if main or ticks.count(seconds) != 2 else 0.4)
+        if main:
+            time.sleep(0.2)
+    _Bell.wait = late
+    """
+    with Peer(settings(_SOURCE + late)) as peer:
+        time.sleep(0.1)  # until the main thread sleeps
+        waiting = [peer.start("wait") for _ in range(2)]
+        time.sleep(0.5)  # until both have begun
+        peer.call("release", 2)
+        assert len({peer.answer(number)[2] for number in waiting}) == 2
 
 
 def test_more_calls_than_threads_wait() -> None:
@@ -248,6 +271,7 @@ def test_a_host_that_goes_before_it_loads_ends_the_guest() -> None:
 def test_a_cancelled_call_leaves_its_stack_on_stderr(peer: Peer) -> None:
     """The thread that was cancelled comes last, with the plugin's lines and none of ours; the call goes on."""
     number = peer.start("wait")
+    peer.call("begun")
     peer.send([g.CANCEL, number])
     text = peer.stderr_until("--- end of stacks ---")
     assert f"Thread MainThread (call {number}, wait, cancelled), most recent call last:" in text
