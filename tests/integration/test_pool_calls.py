@@ -411,13 +411,13 @@ def test_a_host_that_cannot_enforce_starts_nothing(monkeypatch: pytest.MonkeyPat
     """Where the kernel lacks a required layer the constructor raises UnsupportedError, and no process is started."""
     from dataclasses import replace
 
-    from ringfence.pool import opening
+    from ringfence.pool import opening, supervisor
     from ringfence.sandbox.features import probe
 
     bare = replace(probe(), landlock_abi=0, seccomp=False, namespaces=frozenset(), user_namespaces=False)
     monkeypatch.setattr(opening, "probe", lambda: bare)
     started: list[object] = []
-    monkeypatch.setattr(opening, "Supervisor", started.append)
+    monkeypatch.setattr(supervisor, "Supervisor", started.append)
     with pytest.raises(UnsupportedError) as caught:
         Pool(1)
     assert caught.value.layer

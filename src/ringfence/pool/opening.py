@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.ignition import Started
-from ringfence.pool.intake import Intake
 from ringfence.pool.library import library_paths
 from ringfence.pool.preflight import check_paths, paths_to_map
 from ringfence.pool.serialise import Serialiser
-from ringfence.pool.supervisor import Supervisor
 from ringfence.pool.task import Output, TaskOptions
+from ringfence.pool.terms import terms_of
 from ringfence.pool.zygote import Nursing, Zygote
 from ringfence.sandbox.amounts import parse_duration, parse_size
 from ringfence.sandbox.capabilities import GrantLike
@@ -26,7 +25,9 @@ from ringfence.sandbox.requirement import RequirementLike
 from ringfence.sandbox.runtime_paths import RuntimePaths, runtime_paths
 
 if TYPE_CHECKING:
+    from ringfence.pool.intake import Intake
     from ringfence.pool.network_events import NetworkEvent
+    from ringfence.pool.supervisor import Supervisor
 
 __all__ = ["open_pool"]
 
@@ -55,7 +56,7 @@ def open_pool(
     pickle_results: bool,
     max_buffer: int | str,
     preload: Sequence[str],
-) -> tuple[Supervisor, Intake]:  # fmt: skip
+) -> "tuple[Supervisor, Intake]":  # fmt: skip
     """Return a new pool's supervisor, whose thread has to be started, and the way into it.
 
     `started` is its zygote's process, ours from here on, if it has one already; otherwise it is started now, from the
@@ -99,6 +100,11 @@ def open_pool(
             on_network=on_network,
         )
         zygote.settle()
+        zygote.begin(config, terms_of(config))
+        # While it is told what to be, and gets ready.
+        from ringfence.pool.intake import Intake
+        from ringfence.pool.supervisor import Supervisor
+
         supervisor = Supervisor(config, zygote)
     except BaseException:
         zygote.abandon()

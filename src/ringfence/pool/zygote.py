@@ -49,8 +49,9 @@ class Zygote:
         """
         self._codec = Codec()
         self.group: PoolGroup | None = None
-        # Its way there, from `enter_group` on.
+        # Its way there, from `enter_group` on; and how it is told what to be, from `begin` on.
         self._move: Aside | None = None
+        self._telling: Aside | None = None
         # From `configure` on; while it is pending, no worker of this zygote may be sent anything.
         self.proof: Proof | None = None
         self.conversation = Conversation(ZYGOTE)
@@ -123,11 +124,21 @@ class Zygote:
             birth.release()
             raise
 
+    def begin(self, config: PoolConfig, terms: dict[str, Any]) -> None:
+        """Begin to `configure` it, in a thread of its own."""
+        self._telling = Aside(lambda: self._configure(config, terms, thorough=False))
+
     def configure(self, config: PoolConfig, terms: dict[str, Any], *, thorough: bool = False) -> None:
         """Say what its workers are to be, and their terms; `thorough`: and have it try all of the self-test.
 
-        Raises OSError, ChannelClosed.
+        Where that was begun, wait until it is done. Raises OSError, ChannelClosed.
         """
+        if self._telling is not None:
+            self._telling.wait()
+        else:
+            self._configure(config, terms, thorough=thorough)
+
+    def _configure(self, config: PoolConfig, terms: dict[str, Any], *, thorough: bool) -> None:
         self.settle()
         policy = config.policy
         if config.cgroup is not None and config.plan.cgroup is not None and self._move is None:
@@ -211,8 +222,9 @@ class Zygote:
     def end(self) -> None:
         """Kill it if it still lives, reap it, close the channel. Its workers die with it."""
         with ExitStack() as last:  # each of them, whatever the others raise
-            if self._move is not None:
-                self._move.end()
+            for aside in (self._telling, self._move):
+                if aside is not None:
+                    aside.end()
             if self.group is not None:
                 last.callback(self.group.close)
             if self._birth is not None:
