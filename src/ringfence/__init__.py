@@ -1,8 +1,9 @@
 """ringfence: a sandboxed multi-process worker pool and plugin runtime for code you do not trust."""
 
-from typing import TYPE_CHECKING
-
 from ringfence._version import __version__
+
+# Not typing's: nothing else here needs that.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from ringfence.errors import PluginError, RingfenceError

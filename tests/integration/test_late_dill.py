@@ -54,6 +54,17 @@ def test_the_first_worker_takes_what_goes_by_value() -> None:
         assert pool.submit(lambda: (os.getpid() == first, base)).result(60) == (True, 7)
 
 
+def test_the_first_worker_imports_what_its_zygote_put_off() -> None:
+    """The library is there whole, typing itself and not what stood in for it, and a failure says where it was."""
+    names = ("typing", "threading", "logging", "random", "socket", "pickle", "traceback")
+    with Pool(1) as pool:
+        failed = pool.submit(eval, "1 // 0").exception(60)
+        assert 'File "<string>", line 1, in <module>' in str(failed.__cause__)  # type: ignore[union-attr]
+        for name in names:
+            found = pool.submit(eval, f"__import__({name!r}).__spec__.origin").result(60)
+            assert found == sys.modules.get(name, __import__(name)).__spec__.origin  # type: ignore[union-attr]
+
+
 def test_later_workers_have_it_from_their_zygote() -> None:
     """It is imported once, in a lull, behind the private root; who is forked after that finds it there."""
     with Pool(1, max_tasks_per_child=2) as pool:
