@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import time
 from collections.abc import Callable
 
 from ringfence.errors import RingfenceError
@@ -39,6 +40,7 @@ class Dispatcher:
         *,
         ahead: bool,
         most_busy: int,
+        patience: float,
     ) -> None:
         self._backlog = backlog
         self._monitor = monitor
@@ -48,6 +50,11 @@ class Dispatcher:
         # Whether workers may hold tasks besides the one they run (not when each gets only one).
         self._may_run_ahead = ahead
         self._most_busy = most_busy
+        # Those that hold so much ahead that idle ones take from it at once.
+        self._rich: dict[int, WorkerHandle] = {}
+        # Seconds after which less than that goes to others too (see Pace), and when to look for it.
+        self._patience = patience
+        self._share_at = _FOREVER
         self.members: dict[int, WorkerHandle] = {}
         # Ready, unsealed, with an empty line. The one used last is used first: its caches are warm.
         self._idle: dict[int, WorkerHandle] = {}
@@ -87,6 +94,7 @@ class Dispatcher:
         """A worker gets no tasks any more; what is in its line stays there."""
         if self.members.pop(handle.number, None) is not None:
             self._idle.pop(handle.number, None)
+            self._rich.pop(handle.number, None)
             self.ahead -= max(0, len(handle.line) - 1)
             if len(self._looks) > 64 + 2 * len(self.members):
                 # Looks at those who have left would keep them until their time.
@@ -161,17 +169,45 @@ class Dispatcher:
     def feed(self) -> None:
         """Give every idle worker something: from the queue, or from another worker's line."""
         self._feed_idle()
+        if not self._idle or self.ahead <= 0 or not self._has_slot():
+            self._share_at = _FOREVER
+            return
+        now = time.monotonic()
+        holders = self._rich
+        if now >= self._share_at:
+            holders, self._share_at = self.members, _FOREVER
         poor: set[int] = set()  # those that turned out to have nothing left that has not started
-        while self._idle and self.ahead > 0 and self._has_slot():
-            rich = take_back(handle for handle in self.members.values() if handle.number not in poor)
+        while self._idle and self._has_slot():
+            rich = take_back(
+                handle for handle in holders.values()
+                if handle.pace.is_rich(handle.held, now - handle.head_since) and handle.number not in poor
+            )  # fmt: skip
             if rich is None:
-                return
+                break
             taken = self.take_back(rich, rich.held // 2)
             if not taken:
                 poor.add(rich.number)
                 continue
             self._backlog.put_back(taken)
             self._feed_idle()
+        # Of one that has taken all its tokens there is nothing to take until it answers.
+        if not poor or any(handle.held > 1 and handle.number not in poor for handle in holders.values()):
+            self._share_later(now)
+
+    def _share_later(self, now: float) -> None:
+        """Where somebody holds a little ahead while others idle, look again soon: the task before it may be long."""
+        when = now + self._patience
+        if self._idle and self.ahead > 0 and when < self._share_at:
+            self._share_at = when
+            if when < self.wakes_at:
+                self._wake()
+
+    def _weigh(self, handle: WorkerHandle) -> None:
+        """Note whether a worker holds more than a little ahead."""
+        if len(handle.line) > 1 + handle.pace.grain:
+            self._rich[handle.number] = handle
+        else:
+            self._rich.pop(handle.number, None)
 
     def _feed_idle(self) -> None:
         while self._idle and self._backlog.queued and self._has_slot():
@@ -193,7 +229,8 @@ class Dispatcher:
             handle.held_bytes = sum(task.size for task in handle.line)  # what it has answered was still counted
         budget = MAX_BYTES_AHEAD - handle.held_bytes
         if space and (budget > 0 or not handle.line):
-            tasks = self._backlog.take(share(self._backlog.queued, len(self.members), space), max(budget, 0))
+            count = share(self._backlog.queued, len(self.members), space, handle.pace.grain)
+            tasks = self._backlog.take(count, max(budget, 0))
             if tasks:
                 self._assign(handle, tasks)
 
@@ -223,6 +260,9 @@ class Dispatcher:
             self.ahead += sent - was_empty
             if was_empty:
                 self.watch_head(handle)
+            if self.ahead > 0:
+                self._weigh(handle)
+                self._share_later(handle.head_since)
 
     # Tasks come back
 
@@ -234,6 +274,7 @@ class Dispatcher:
         handle.head_since = now
         handle.answered += count
         self.ahead -= count if handle.line else count - 1
+        self._weigh(handle)
         if handle.line:
             if handle.line[0].future._owner is None:
                 handle.kill(RingfenceError("the task was cancelled"), handle.line[0])
@@ -260,6 +301,7 @@ class Dispatcher:
         except ChannelClosed:
             return []  # dead: its line is sorted out when it is buried
         self.ahead -= len(taken)
+        self._weigh(handle)
         self._counters.taken_back += len(taken)
         return taken
 
@@ -285,7 +327,7 @@ class Dispatcher:
 
     def next_look(self) -> float:
         """Return when the next worker may have to be looked at."""
-        return self._looks[0][0] if self._looks else _FOREVER
+        return min(self._looks[0][0], self._share_at) if self._looks else self._share_at
 
     def due(self, now: float) -> list[WorkerHandle]:
         """Return the workers that have to be looked at now."""

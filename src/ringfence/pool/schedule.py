@@ -12,6 +12,9 @@ AHEAD: Final = 0.010
 MAX_AHEAD: Final = 1024
 # A worker whose tasks hold more payload than this is sent no further ones ahead.
 MAX_BYTES_AHEAD: Final = 128 * 1024
+# The part of what a worker may hold ahead that it gets, and keeps, while others idle: to have another one do less costs
+# more, for a message each way, than it saves.
+_GRAIN: Final = 16
 # Weight of the newest measurement: a worker that turns from long tasks to short ones is filled within a few answers.
 _WEIGHT: Final = 0.3
 
@@ -37,6 +40,23 @@ class Pace:
         # How many tasks the worker may hold besides the one it runs.
         self.ahead = 1
 
+    @property
+    def grain(self) -> int:
+        """How many tasks are so little work that to send some of them to another worker would cost more."""
+        return self.ahead // _GRAIN
+
+    def is_rich(self, held: int, running: float) -> bool:
+        """Say whether others that idle take from one that holds `held` tasks, the first of them for `running` seconds.
+
+        They do when it is more than a little, or when the first turns out to be long.
+        """
+        return held > 1 + self.grain or (held > 1 and running > self.patience)
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a task may run before the few behind it go to others after all."""
+        return self._aim / _GRAIN
+
     def answered(self, count: int, elapsed: float, *, dry: bool) -> None:
         """Take in that `count` tasks were answered in `elapsed` seconds; `dry`: the worker has nothing left."""
         each = elapsed / count
@@ -53,9 +73,9 @@ def room(held: int, ahead: int) -> int:
     return 1 + ahead - held if held <= 1 + ahead // 2 else 0
 
 
-def share(queued: int, workers: int, space: int) -> int:
-    """Return how many of `queued` tasks one of `workers` workers takes that has space for `space`."""
-    return min(space, max(1, -(-queued // max(workers, 1))))
+def share(queued: int, workers: int, space: int, grain: int = 1) -> int:
+    """Return how many of `queued` tasks one of `workers` takes that has space for `space`; not fewer than `grain`."""
+    return min(space, max(1, -(-queued // max(workers, 1)), min(grain, queued)))
 
 
 class Holder(Protocol):

@@ -28,6 +28,7 @@ from ringfence.pool.interest import Interest
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
 from ringfence.pool.placing import Placing
+from ringfence.pool.schedule import Pace
 from ringfence.pool.statistics import Counters, Statistics
 from ringfence.pool.task import Task, owed_by
 from ringfence.pool.waiting import Waiting
@@ -73,7 +74,7 @@ class Supervisor:
         monitor = Monitor(config.policy.limits, tree=can_start, scratch=scratch)
         self._dispatcher = Dispatcher(
             self._backlog, monitor, self._counters, self._interest, self._wake, ahead=config.max_tasks is None,
-            most_busy=config.max_workers,
+            most_busy=config.max_workers, patience=Pace(config.ahead).patience,
         )
         try:
             self._poller.register(self._waker, select.EPOLLIN)

@@ -95,6 +95,24 @@ def test_the_pace_stays_within_its_bounds(answers: list[tuple[int, float, bool]]
         assert 1 <= pace.ahead <= MAX_AHEAD
 
 
+def test_a_little_work_stays_together_while_others_idle() -> None:
+    """A message to another worker costs more than it saves; what is much, or stuck behind a long task, is shared."""
+    pace = Pace()
+    assert [share(32, 64, 1000, pace.grain), share(6400, 64, 1000, pace.grain)] == [1, 100]  # it knows nothing yet
+    assert pace.is_rich(2, 0.0)
+    for _ in range(20):
+        pace.answered(10, 10 * 10e-6, dry=False)
+    assert 990 <= pace.ahead <= 1000
+    assert share(32, 64, 1000, pace.grain) == 32
+    assert share(100, 64, 1000, pace.grain) == pace.grain < 100
+    assert share(6400, 64, 1000, pace.grain) == 100
+    assert not pace.is_rich(1 + pace.grain, pace.patience)
+    assert pace.is_rich(2 + pace.grain, 0.0)
+    assert pace.is_rich(2, 1.1 * pace.patience)
+    assert not pace.is_rich(1, 100.0)
+    assert pace.patience <= 0.001
+
+
 def test_starting_is_given_up_after_a_few_failures_in_a_row() -> None:
     """The first try again is at once, the later ones wait longer, then there is none."""
     budget = StartBudget()
