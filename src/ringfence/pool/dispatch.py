@@ -79,6 +79,11 @@ class Dispatcher:
         return len(self._idle)
 
     @property
+    def busy(self) -> int:
+        """How many workers have tasks."""
+        return len(self.members) - len(self._idle)
+
+    @property
     def held(self) -> int:
         """How many tasks are with workers."""
         return sum(len(handle.line) for handle in self.members.values())
@@ -219,7 +224,7 @@ class Dispatcher:
 
     def _has_slot(self) -> bool:
         """Say whether one more worker may run tasks: of those that wait for their one task there may be more."""
-        return len(self.members) - len(self._idle) < self._most_busy
+        return self.busy < self._most_busy
 
     def _fill(self, handle: WorkerHandle) -> None:
         """Send a worker that may take tasks as many as it should hold."""

@@ -17,6 +17,8 @@ __all__ = ["Mark", "Monitor", "tree_memory"]
 # Seconds between two looks at a running task's memory. RLIMIT_DATA stops private memory at once; this is for shared
 # memory, files in memory, and children.
 MEMORY_TICK = 0.1
+# Looks a second at most at all tasks of a pool together: each takes some ten microseconds.
+_MOST_LOOKS = 1000
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _CPUS = max(1, len(os.sched_getaffinity(0)))
 
@@ -27,8 +29,12 @@ def resident(pid: int) -> int:
     For a worker that has started nothing yet: importing psutil for that would delay the first task.
     """
     try:
-        with open(f"/proc/{pid}/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * _PAGE
+        # Not open(), which asks the kernel twice as much: this may happen a thousand times a second.
+        statm = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(statm, 256).split()[1]) * _PAGE
+        finally:
+            os.close(statm)
     except (OSError, IndexError, ValueError):
         return 0
 
@@ -108,6 +114,12 @@ class Monitor:
         self._baseline = baseline
         self._ticks = limits.memory is not None or limits.written is not None or limits.cpu_share is not None
         self.watches_usage = limits.cpu is not None or self._ticks
+        # Seconds between two looks at a running task.
+        self._tick = MEMORY_TICK
+
+    def share_out(self, tasks: int) -> None:
+        """Look less often at each of so many running tasks, where they are very many."""
+        self._tick = max(MEMORY_TICK, tasks / _MOST_LOOKS)
 
     def follow(self, pid: int, used: Callable[[], float | None]) -> None:
         """Take a worker's CPU seconds from `used`, its group's clock, where it may start processes.
@@ -145,7 +157,7 @@ class Monitor:
         if self._cpu_limit is not None:
             when = min(when, since + self._cpu_limit / _CPUS)
         if self._ticks:
-            when = min(when, since + MEMORY_TICK)
+            when = min(when, since + self._tick)
         return when
 
     def look(
@@ -176,5 +188,5 @@ class Monitor:
                 text = f"the task wrote {written} bytes to disk, limit {self._written_limit}"
                 return BytesWrittenExceeded(text, self._written_limit, written), when
         if self._ticks:
-            when = min(when, now + MEMORY_TICK)
+            when = min(when, now + self._tick)
         return None, when

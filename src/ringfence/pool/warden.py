@@ -84,6 +84,7 @@ class Warden:
 
     def look(self, now: float, hear: Callable[[WorkerHandle], None]) -> None:
         """Look at the workers whose time has come; `hear` takes in what one has said by now."""
+        self._monitor.share_out(self._dispatcher.busy)
         for handle in self._dispatcher.due(now):
             if not handle.line or handle.doom is not None:
                 continue

@@ -96,6 +96,16 @@ def test_the_earliest_look_counts() -> None:
     assert watcher.first_look(10.0, 50.0) == 10.0 + MEMORY_TICK
 
 
+def test_very_many_tasks_are_looked_at_less_often() -> None:
+    """A thousand looks a second at all of them; no later than a deadline, and as before when they are few again."""
+    watcher = monitor(limits=Limits(memory=MIB))
+    for tasks, tick in ((1, MEMORY_TICK), (100, MEMORY_TICK), (1000, 1.0), (3, MEMORY_TICK)):
+        watcher.share_out(tasks)
+        assert watcher.look(1, 0.0, None, Mark(), 0, 7.0) == (None, 7.0 + tick)
+        assert watcher.first_look(10.0, None) == 10.0 + tick
+        assert watcher.first_look(10.0, 0.05) == 10.05
+
+
 def test_measuring_ourselves() -> None:
     """cpu_seconds and tree_memory say what the kernel says."""
     assert cpu_seconds(os.getpid()) == pytest.approx(time.process_time(), abs=0.5)
