@@ -9,7 +9,7 @@ from ringfence.sandbox.operations import KEPT, NAMED, Event
 
 __all__ = ["install_audit_hook", "recent_events"]
 
-# How many operations on paths are remembered, of all threads together; and as many that open files.
+# How many operations on paths are remembered, of all threads together.
 _PATHS: Final = 64
 # How many other events a thread remembers. An exception may pass clean-up code (removing a temporary file, closing
 # a connection) on its way up, which announces operations of its own.
@@ -28,8 +28,9 @@ class _Memory(thread_local):
 
 _memories: Final[deque[deque[Event]]] = deque(maxlen=_THREADS)
 _memory: Final = _Memory()
-_opened: Final[deque[tuple[Any, ...]]] = deque(maxlen=_PATHS)
-_paths: Final[deque[tuple[str, tuple[Any, ...]]]] = deque(maxlen=_PATHS)
+# All in one order: of a function that goes by another name no more is known than the path, so the last counts.
+# A tuple is the arguments of an `open`, a list any other operation's name and arguments: to make one takes time.
+_paths: Final[deque[tuple[Any, ...] | list[Any]]] = deque(maxlen=_PATHS)
 _installed = False
 
 
@@ -46,16 +47,15 @@ def install_audit_hook() -> None:
     if _installed:
         return
     _installed = True
-    opened, others, memory = _opened.append, _paths.append, _memory
-    named, kept, frame_at, make = NAMED, KEPT.get, sys._getframe, Event
+    keep, memory, named, kept, frame_at, make = _paths.append, _memory, NAMED, KEPT.get, sys._getframe, Event
 
     def remember(name: str, args: tuple[Any, ...]) -> None:
         try:
             if name == "open":
-                opened(args)
+                keep(args)
             elif (part := kept(name)) is not None:
                 if name in named:
-                    others((name, args))
+                    keep([name, args])
                 else:
                     frame = frame_at(1)
                     memory.events.append(make(name, args[part], frame.f_code, frame.f_lasti))
@@ -66,13 +66,13 @@ def install_audit_hook() -> None:
 
 
 def recent_events() -> tuple[Event, ...]:
-    """Return the last operations, of each kind the newest first: this thread's, the other threads', those on paths."""
+    """Return the last operations, each time the newest first: this thread's, the other threads', those on paths."""
     own = _memory.events
     # Copies, as another thread may open a file meanwhile.
     found = list(reversed(own.copy()))
     for events in tuple(_memories):
         if events is not own:
             found += reversed(events.copy())
-    found += (Event(name, args) for name, args in reversed(_paths.copy()))
-    found += (Event("open", args) for args in reversed(_opened.copy()))
+    for each in reversed(_paths.copy()):
+        found.append(Event("open", each) if type(each) is tuple else Event(each[0], each[1]))
     return tuple(found)

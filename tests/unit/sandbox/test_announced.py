@@ -141,6 +141,18 @@ def test_clean_up_does_not_take_the_blame() -> None:
     assert denied is not None and (denied.operation, denied.needs) == ("open", f"fs:write={_NOWHERE}")
 
 
+def test_of_what_was_done_to_a_path_the_last_is_explained() -> None:
+    """A function that goes by another name may be any of them."""
+
+    def attempt(function: Callable[[str], Any]) -> None:
+        function(_NOWHERE)
+
+    for last, first in ((open, os.remove), (os.remove, open)):
+        _failed(lambda first=first: attempt(first))  # type: ignore[misc]
+        denied = _refusals().explain(_failed(lambda last=last: attempt(last)))  # type: ignore[misc]
+        assert denied is not None and str(denied.operation).rpartition(".")[2] == last.__name__
+
+
 def test_what_is_forgotten_is_explained_by_the_error_alone() -> None:
     """A hundred threads may have opened files before an executor's first error is looked at."""
     error = _failed(lambda: open(_NOWHERE).close())

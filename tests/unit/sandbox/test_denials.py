@@ -239,11 +239,11 @@ def test_the_real_announcement_matches_the_real_error(call: Callable[[], Any], s
 
 
 def test_popen_is_matched_though_it_announces_itself_elsewhere() -> None:
-    """subprocess announces itself some lines before it fails."""
+    """subprocess announces itself some lines before it fails, where it does not use posix_spawn."""
     import subprocess
 
     install_audit_hook()
-    error = _call_into_refusal(lambda: subprocess.Popen(["/nonexistent/x"]), errno.EPERM)
+    error = _call_into_refusal(lambda: subprocess.Popen(["/nonexistent/x"], cwd="/"), errno.EPERM)
     assert "subprocess.Popen('/nonexistent/x') needs process:exec" in str(_refusals().explain(error))
 
 
