@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from injection import Ended, Fault, begin, end, run
 from ringfence import Pool, RingfenceError
 from ringfence.pool import nursery, proof
 
+# Uses what is looked at; returns what it raised, and what was wrong.
+Use = Callable[[], list[str]]
 ERRORS = (errno.ENOMEM, errno.EMFILE, errno.EAGAIN, errno.EINTR)
 SECONDS = 30.0
 # From here on (seconds) a recovery is one that waits for something which does not come.
@@ -53,7 +55,7 @@ def _state() -> dict[str, Any]:
     }
 
 
-def _use(nursing: bool) -> list[str]:
+def use_pool(nursing: bool = False) -> list[str]:
     """Use a pool; return what it raised and what was wrong with what it answered."""
     told: list[str] = []
     futures = []
@@ -67,7 +69,7 @@ def _use(nursing: bool) -> list[str]:
             for future in futures:
                 future.exception(SECONDS)
     except BaseException as error:  # all is judged
-        told.append(_judged(error))
+        told.append(judged(error))
     finally:
         if keep is not None:
             keep.release()
@@ -76,33 +78,34 @@ def _use(nursing: bool) -> list[str]:
         if not future.done():
             told.append("WRONG: a future without an outcome")
         elif (error := future.exception()) is not None:
-            told.append(_judged(error))
+            told.append(judged(error))
         elif future.result() != right:
             told.append(f"WRONG: {future.result()!r:.60} is no result")
     return told
 
 
-def _judged(error: BaseException) -> str:
+def judged(error: BaseException) -> str:
+    """Say what somebody was told, and whether that was no way to be told."""
     text = f"{type(error).__name__}: {error}"
     if not isinstance(error, _CLEAR) or (not str(error) and not isinstance(error, MemoryError)):
         return f"WRONG: {text}"
     return text
 
 
-def program(nursing: bool = False) -> dict[str, Any]:
-    """A pool's life under the fault, then another's without."""
+def program(use: Use, again: Use) -> dict[str, Any]:
+    """What is looked at under the fault, and, where that was noticed, what has to work afterwards."""
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     logging.basicConfig(level=logging.WARNING)
     before = _state()
     begin()
-    told = _use(nursing)
+    told = use()
     end()
     deadline = time.monotonic() + 2
     while (after := _state()) != before and time.monotonic() < deadline:
         time.sleep(0.01)
     leaks = [f"{kind}: {sorted(after[kind] - before[kind])}" for kind in before if after[kind] - before[kind]]
-    # Where nobody noticed anything, a second pool would not either.
-    second = _use(False) if told or leaks else []
+    # Where nobody noticed anything, a second one would not either.
+    second = again() if told or leaks else []
     return {"told": told, "leaks": leaks, "second": second}
 
 
@@ -121,17 +124,6 @@ def findings(fault: Fault, ended: Ended) -> list[str]:
     found += [f"LEAK {each}" for each in report.get("leaks", ())]
     found += [f"SECOND {each}" for each in report.get("second", ())]
     return found
-
-
-def warm_up() -> None:
-    """Import and look at once what every run would import and look at: their calls are not the pool's."""
-    assert _use(True) == []
-    proof._proven.clear()
-
-
-def count(nursing: bool) -> Ended:
-    """Return a run without a fault, with all calls counted."""
-    return run(lambda: program(nursing), None, 20.0)
 
 
 def every(made: Any, roles: Iterable[str], errors: Iterable[int]) -> Iterator[Fault]:
@@ -185,19 +177,21 @@ def chosen(made: Any, how: str, *which: str) -> list[Fault]:
     return faults
 
 
-def main() -> None:
-    """See above; the exit status says whether something was wrong."""
-    nursing = "--nursery" in sys.argv
-    how, *which = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
-    warm_up()
-    ended = count(nursing)
+def serve(words: list[str], use: Use, again: Use) -> None:
+    """Do what the command line's `words` ask for; end with a status that says whether something was wrong.
+
+    `use` and `again`: see `program`. What they import and look at once, they must have by now.
+    """
+    how, *which = [word for word in words if not word.startswith("--")]
+    proof._proven.clear()
+    ended = run(lambda: program(use, again), None, 20.0)
     plain = [*ended.left, *ended.report.get("told", ["no report"]), *ended.report.get("leaks", ())]
     assert ended.status == 0 and not plain, f"without any fault: {plain} {ended.printed}"
     if how == "count":
         for (role, call), times in sorted(ended.made.items()):
             print(f"{role} {call} {times}")
         return
-    seen = next((Path(word.partition("=")[2]) for word in sys.argv if word.startswith("--seen=")), Path(os.devnull))
+    seen = next((Path(word.partition("=")[2]) for word in words if word.startswith("--seen=")), Path(os.devnull))
     tried = set(seen.read_text().splitlines()) if seen.exists() else set()
     faults = [fault for fault in chosen(ended.made, how, *which) if str(fault) not in tried]
     missed = bad = 0
@@ -205,7 +199,7 @@ def main() -> None:
     for number, fault in enumerate(faults):
         if number % 100 == 99:
             print(f"{number + 1} of {len(faults)}, {time.monotonic() - began:.0f} s", flush=True)
-        ended = run(lambda: program(nursing), fault, SECONDS)
+        ended = run(lambda: program(use, again), fault, SECONDS)
         missed += not ended.injected
         wrong = findings(fault, ended)
         bad += bool(wrong)
@@ -219,6 +213,13 @@ def main() -> None:
     seconds = time.monotonic() - began
     print(f"{len(faults)} faults, {missed} not met, {bad} with findings, {seconds:.1f} s")
     sys.exit(1 if bad else 0)
+
+
+def main() -> None:
+    """See above."""
+    assert use_pool(nursing=True) == []
+    nursing = "--nursery" in sys.argv
+    serve(sys.argv[1:], lambda: use_pool(nursing), use_pool)
 
 
 if __name__ == "__main__":

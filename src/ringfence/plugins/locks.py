@@ -46,10 +46,14 @@ class KernelLock:
 
     def release(self) -> None:
         """Let go. May be repeated."""
-        if self._fd >= 0:
-            # Not only closed: a child that is on its way to executing a program has a copy for a moment yet.
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-        self._close()
+        try:
+            if self._fd >= 0:
+                # Not only closed: a child that is on its way to executing a program has a copy for a moment yet.
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        except OSError:
+            pass  # closed, then
+        finally:
+            self._close()
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
