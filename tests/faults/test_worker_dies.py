@@ -13,6 +13,7 @@ from waiting import wait_for_cpu_use, wait_until
 from ringfence import Pool, WorkerCrashed
 from ringfence.ipc import messages as m
 from ringfence.pool import answers, crew
+from ringfence.pool.delivery import Errand, deliver
 
 pytestmark = pytest.mark.as_user
 
@@ -211,3 +212,21 @@ def test_death_after_death() -> None:
         futures = [pool.submit(tasks.leave, 1) for _ in range(30)]
         assert all(isinstance(future.exception(60), WorkerCrashed) for future in futures)
         assert pool.submit(tasks.square, 3).result(30) == 9
+
+
+def test_a_task_is_cancelled_whose_worker_has_just_died() -> None:
+    """Before the worker is buried: what it held counts once, or the tasks after it would get no worker at all."""
+    with Pool(1, profile="trusted") as pool:
+        supervisor = pool._supervisor
+        futures = [pool.submit(tasks.nap, 60), *[pool.submit(tasks.square, n) for n in range(3)]]
+        wait_until(lambda: supervisor._dispatcher.ahead)
+        with supervisor._lock:
+            (handle,) = supervisor._crew.workers.values()
+            last = handle.line[-1]
+            done: list[Errand] = []
+            supervisor._crew.hung_up(handle)
+            assert supervisor._cancel(last, True, done)
+            assert supervisor._dispatcher.ahead == 0
+        deliver(done)
+        assert futures[-1].cancelled()
+        pool.kill_workers()

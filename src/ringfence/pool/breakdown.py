@@ -42,16 +42,21 @@ class Breakdown(RingfenceError, _Broken):
 def become_process_pools() -> None:
     """Let Breakdown derive from BrokenProcessPool, if it does not yet. A pool that is idle calls this.
 
-    Without a descriptor or memory for the import it stays a BrokenExecutor, until the next instance.
+    Without a descriptor or memory for the import, or once the interpreter ends, it stays a BrokenExecutor, until the
+    next instance.
     """
-    if BrokenExecutor not in Breakdown.__bases__:
+    # Not waiting: whoever is at it, which may be ourselves in a finalizer, makes every instance one; and waits for us,
+    # perhaps, who have a pool's lock.
+    if BrokenExecutor not in Breakdown.__bases__ or not _importing.acquire(blocking=False):
         return
-    with _importing:
-        try:
-            from concurrent.futures.process import BrokenProcessPool
-        except (ImportError, OSError, MemoryError):
-            return
+    try:
+        from concurrent.futures.process import BrokenProcessPool
+
         Breakdown.__bases__ = (RingfenceError, BrokenProcessPool)
+    except (ImportError, OSError, MemoryError, RuntimeError):
+        pass
+    finally:
+        _importing.release()
 
 
 def poll(poller: select.epoll, timeout: float | None) -> list[tuple[int, int]]:

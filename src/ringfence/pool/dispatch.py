@@ -100,7 +100,7 @@ class Dispatcher:
         if self.members.pop(handle.number, None) is not None:
             self._idle.pop(handle.number, None)
             self._rich.pop(handle.number, None)
-            self.ahead -= max(0, len(handle.line) - 1)
+            self._count(handle)
             if len(self._looks) > 64 + 2 * len(self.members):
                 # Looks at those who have left would keep them until their time.
                 self._looks = [look for look in self._looks if look[2].number in self.members]
@@ -126,6 +126,12 @@ class Dispatcher:
         """A reserved worker idles again: tasks may have come meanwhile."""
         self._idle[handle.number] = handle
         self._wake()
+
+    def _count(self, handle: WorkerHandle) -> None:
+        """Have `ahead` say what is true of a line that has changed; one of a worker that has left counts no more."""
+        ahead = max(0, len(handle.line) - 1) if handle.number in self.members else 0
+        self.ahead += ahead - handle.ahead
+        handle.ahead = ahead
 
     # Tasks go out
 
@@ -262,7 +268,7 @@ class Dispatcher:
             raise
         sent = len(handle.line) - before
         if sent:
-            self.ahead += sent - was_empty
+            self._count(handle)
             if was_empty:
                 self.watch_head(handle)
             if self.ahead > 0:
@@ -278,7 +284,7 @@ class Dispatcher:
         handle.pace.answered(count, now - handle.head_since, dry=not handle.line)
         handle.head_since = now
         handle.answered += count
-        self.ahead -= count if handle.line else count - 1
+        self._count(handle)
         self._weigh(handle)
         if handle.line:
             if handle.line[0].future._owner is None:
@@ -305,7 +311,7 @@ class Dispatcher:
             self._interest.listen(handle)
         except ChannelClosed:
             return []  # dead: its line is sorted out when it is buried
-        self.ahead -= len(taken)
+        self._count(handle)
         self._weigh(handle)
         self._counters.taken_back += len(taken)
         return taken

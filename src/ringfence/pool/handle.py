@@ -44,6 +44,7 @@ class WorkerHandle:
     """The supervisor's side of one worker. The supervisor's lock guards everything here."""
 
     __slots__ = (
+        "ahead",
         "answered",
         "asked",
         "back",
@@ -128,6 +129,8 @@ class WorkerHandle:
         # started: line[len(line) - tokens:].
         self.line: deque[Task] = deque()
         self.held_bytes = 0
+        # How many of them the dispatcher counts as being ahead.
+        self.ahead = 0
         # Tasks were taken back, and SYNCED has not come yet. Until then it must get no task: it could take the new
         # task's token for one that was taken back.
         self.sealed = False

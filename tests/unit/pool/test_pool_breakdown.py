@@ -56,7 +56,7 @@ while os.waitpid(pid, os.WNOHANG) == (0, 0):
 
 def _run(program: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_instance_is_a_broken_process_pool() -> None:
@@ -90,5 +90,38 @@ with Pool(1) as pool:
         time.sleep(0.01)
     assert "concurrent.futures.process" in sys.modules
     assert pool.submit(pow, 2, 4).result(60) == 16
+"""
+    )
+
+
+def test_whoever_cannot_import_it_now_does_not_wait() -> None:
+    """A finalizer that runs during the import, and one who has a lock that the importing thread wants, go on."""
+    _run(
+        """
+from ringfence.pool import breakdown, errors
+with breakdown._importing:
+    early = errors.BrokenPool("early")
+breakdown.become_process_pools()
+from concurrent.futures.process import BrokenProcessPool
+assert isinstance(early, BrokenProcessPool)
+"""
+    )
+
+
+def test_a_pool_that_ends_with_the_interpreter() -> None:
+    """Then nothing can be imported any more that has to be told of the end; the pool ends as it should."""
+    _run(
+        """
+import sys, threading
+from ringfence import Pool
+from ringfence.pool import breakdown, errors
+pool = Pool(1)
+
+def last():
+    breakdown.become_process_pools()
+    errors.BrokenPool("late")
+
+threading._register_atexit(last)
+assert "concurrent.futures.process" not in sys.modules
 """
     )
