@@ -1,5 +1,6 @@
 """Switchboard: the one thread that hears every guest, and keeps everybody's deadlines."""
 
+import errno
 import heapq
 import itertools
 import logging
@@ -10,7 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 __all__ = ["Switchboard", "close_all"]
@@ -19,6 +20,8 @@ _log = logging.getLogger("ringfence.plugins")
 
 # Seconds to sleep at most: epoll_wait(2) counts milliseconds in an int.
 _LONGEST: Final = 86400.0
+# Seconds to sleep where the kernel could not say what has happened.
+_PAUSE: Final = 0.01
 # Every switchboard that may have a thread: they end before the interpreter waits for threads.
 _all: "weakref.WeakSet[Switchboard]" = weakref.WeakSet()
 
@@ -49,8 +52,8 @@ class Switchboard:
         with self._lock:
             self._start()
             assert self._poller is not None
-            self._handlers[fd] = handler
             self._poller.register(fd, select.EPOLLIN)
+            self._handlers[fd] = handler
 
     def want(self, fd: int, *, read: bool, write: bool) -> None:
         """Say what the handler of `fd` is called for: that there is something to read, that it takes data again."""
@@ -117,11 +120,20 @@ class Switchboard:
     def _start(self) -> None:
         if self._thread is not None or self._closing:
             return
-        self._poller = select.epoll()
-        self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poller.register(self._waker, select.EPOLLIN)
-        self._thread = threading.Thread(target=_run, args=(weakref.ref(self),), name="ringfence-plugins")
-        self._thread.start()
+        poller, waker = select.epoll(), -1
+        thread = threading.Thread(target=_run, args=(weakref.ref(self),), name="ringfence-plugins")
+        try:
+            waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            poller.register(waker, select.EPOLLIN)
+            # Before it starts: it looks for them.
+            self._poller, self._waker, self._thread = poller, waker, thread
+            thread.start()
+        except BaseException:
+            self._poller, self._waker, self._thread = None, -1, None
+            poller.close()
+            if waker >= 0:
+                os.close(waker)
+            raise
         # Forgotten, it wakes its thread a last time; the thread holds the descriptors until it has ended.
         self._finalizer = weakref.finalize(self, _ring, self._waker)
         self._finalizer.atexit = False
@@ -181,14 +193,20 @@ def _run(board: "weakref.ref[Switchboard]") -> None:
         del own  # nobody but its users keeps it alive
         try:
             events = poller.poll(timeout)
-        except (OSError, ValueError):  # it was given up, and its descriptors closed, in a forked child or at exit
+        except ValueError:  # it was given up, and its descriptors closed, in a forked child or at exit
             break
+        except OSError as error:
+            if error.errno == errno.EBADF:  # the same
+                break
+            events = []  # the host is short of something for a moment
+            time.sleep(_PAUSE)
         own = board()
         if own is None or own._closing:
             break
         for fd, what in events:
             if fd == waker:
-                os.eventfd_read(waker)
+                with suppress(OSError):  # we come back for it
+                    os.eventfd_read(waker)
                 continue
             handler = own._handlers.get(fd)
             if handler is not None:
