@@ -147,10 +147,11 @@ def worth_trying(fault: Fault) -> bool:
     A thread for which the interpreter finds no memory never says that it has started, and Thread.start waits for that
     (python/cpython#140746).
     Two of three calls of a start are of one kind, in search of modules: each eighth will do.
+    A sleep fails for no shortage.
     A worker that finds no token is answered EAGAIN: its task was taken back. That is no failure, and all its other
     reads wait.
     """
-    if (fault.role, fault.call, fault.error) == ("worker", "read", errno.EAGAIN):
+    if (fault.role, fault.call, fault.error) == ("worker", "read", errno.EAGAIN) or fault.call == "clock_nanosleep":
         return False
     if fault.call == "mmap":
         return fault.role != "supervisor"

@@ -97,7 +97,12 @@ class Connection:
         self._printed = Printed(host.name, output, self._say)
         session.on_output = self._print
         _all.add(self)
-        board.watch(self._channel.fileno(), self._ready)
+        try:
+            board.watch(self._channel.fileno(), self._ready)
+        except BaseException:
+            session.kill()
+            self._channel.close()
+            raise
         session.ended.add_done_callback(lambda _: self._bury())
 
     def forget(self) -> None:

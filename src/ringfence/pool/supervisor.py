@@ -64,7 +64,11 @@ class Supervisor:
         self._lock = threading.RLock()
         self._space = threading.Condition(self._lock)
         self._poller = select.epoll()
-        self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except BaseException:
+            self._poller.close()  # now: an error's traceback may keep us for a while
+            raise
         self._interest = Interest(self._poller)
         self._counters = Counters()
         self._backlog = Backlog()
@@ -80,7 +84,7 @@ class Supervisor:
             self._poller.register(self._waker, select.EPOLLIN)
             self._network = Network.of(config, self._wake)
         except BaseException:
-            self._poller.close()  # now: an error's traceback may keep us for a while
+            self._poller.close()  # as above
             os.close(self._waker)
             raise
         self._crew = Crew(

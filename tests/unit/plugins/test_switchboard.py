@@ -1,9 +1,12 @@
 """The switchboard's one thread hears descriptors, keeps times, and goes when nobody needs it."""
 
+import errno
 import gc
 import os
+import select
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from waiting import wait_until
@@ -105,3 +108,57 @@ def test_many_threads_may_use_it_at_once() -> None:
     wait_until(lambda: len(called) == 1600)
     assert len(set(called)) == 1600
     board.close()
+
+
+@pytest.mark.parametrize("what", ["eventfd", "thread"])
+def test_a_start_that_fails_leaves_nothing(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a descriptor or a thread to be had, it says so, closes what it has opened, and may start later."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "injected")
+
+    board, called = Switchboard(), threading.Event()
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "eventfd") if what == "eventfd" else (threading.Thread, "start")), fail)
+        with pytest.raises(OSError, match="injected"):
+            board.soon(called.set)
+    assert len(os.listdir("/proc/self/fd")) == before
+    board.soon(called.set)
+    assert called.wait(30)
+    board.close()
+
+
+def test_it_goes_on_when_the_kernel_is_short_of_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot look, or not read what woke it: it tries again, and everybody is heard."""
+    plain, failures = os.eventfd_read, [1]
+
+    def fail_once(fd: int) -> int:
+        if failures:
+            failures.pop()
+            raise OSError(errno.ENOMEM, "injected")
+        return plain(fd)
+
+    class Poller:
+        """An epoll that fails each other time."""
+
+        def __init__(self) -> None:
+            self.real, self.turns = select.epoll(), 0
+            self.register, self.modify = self.real.register, self.real.modify
+            self.unregister, self.close = self.real.unregister, self.real.close
+
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            self.turns += 1
+            if self.turns % 2:
+                raise OSError(errno.ENOMEM, "injected")
+            return self.real.poll(timeout)
+
+    monkeypatch.setattr(os, "eventfd_read", fail_once)
+    monkeypatch.setattr("ringfence.plugins.switchboard.select", SimpleNamespace(epoll=Poller, EPOLLIN=select.EPOLLIN))
+    board = Switchboard()
+    for _ in range(3):
+        called = threading.Event()
+        board.soon(called.set)
+        assert called.wait(30)
+    board.close()
+    assert not failures
