@@ -51,23 +51,34 @@ class Filling(Errand):
     def run(self) -> None:
         """Copy, and send; where there is no memory for it, the worker is told so, and its task fails."""
         message: list[Any] = [m.BUFFER, self._message[1], 0]
-        fds: tuple[int, ...] = ()
         try:
-            if self._target is None:
-                self._fd = self._load.open()
-            else:
-                if self._fd >= 0:
-                    # New: what there is no memory for is an error here, where our write to the mapping would kill us.
-                    os.posix_fallocate(self._fd, 0, self._message[3])
-                self._load.copy_to(self._target)
-            message, fds = self._message, () if self._fd < 0 else (self._fd,)
+            try:
+                self._copy()
+            except (OSError, MemoryError):
+                raise
+            except BaseException:
+                # ^C is this thread's affair: the task gets its arguments all the same.
+                self._copy()
+                message = self._message
+                raise
+            message = self._message
         except (OSError, MemoryError) as error:
             _log.warning("no memory or fd for the arguments of task %d: %s", message[1], error)
         finally:
             try:
-                self._send(message, fds)
+                self._send(message, () if self._fd < 0 or message is not self._message else (self._fd,))
             finally:
                 self._target = None
                 fd, self._fd = self._fd, -1
                 if fd >= 0:
                     os.close(fd)
+
+    def _copy(self) -> None:
+        if self._target is None:
+            if self._fd < 0:
+                self._fd = self._load.open()
+            return
+        if self._fd >= 0:
+            # New: what there is no memory for is an error here, where our write to the mapping would kill us.
+            os.posix_fallocate(self._fd, 0, self._message[3])
+        self._load.copy_to(self._target)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.dispatch import Dispatcher
-from ringfence.pool.errors import LimitExceeded, OutputExceeded
+from ringfence.pool.errors import LimitExceeded, OutputExceeded, TaskTimeout
 from ringfence.pool.group import PoolGroup
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.monitor import Monitor
@@ -22,6 +22,8 @@ __all__ = ["Warden"]
 
 # Bytes that a worker without a task may print, beyond what a task may: what native code had buffered.
 _IDLE_OUTPUT: Final = 1024 * 1024
+# Seconds that a late task gets to answer when what it had asked for before was not heard in time.
+_UNHEARD: Final = 0.1
 
 
 class Warden:
@@ -99,8 +101,15 @@ class Warden:
             if error is None:
                 self._dispatcher.look_at(handle, when if task.session is None else task.session.next_look(when, now))
                 continue
+            asked = len(handle.asked)
             hear(handle)  # it may have answered by now
-            if handle.line and handle.line[0] is task and handle.doom is None:
+            if not handle.line or handle.line[0] is not task or handle.doom is not None:
+                continue
+            if isinstance(error, TaskTimeout) and len(handle.asked) > asked:
+                # It has asked in time for a lease, or for its arguments, and we have only heard it now. It may ask once
+                # for each, so this is soon over.
+                self._dispatcher.look_at(handle, now + _UNHEARD)
+            else:
                 self._limit(handle, error)
         self._last_looks.end_late(now)
         if self._throttle is not None:

@@ -12,7 +12,7 @@ import pytest
 from ringfence.ipc import buffers, parcel
 from ringfence.ipc import messages as m
 from ringfence.ipc.errors import RemoteProtocolError
-from ringfence.pool import kept
+from ringfence.pool import kept, transfer
 from ringfence.pool.filling import Filling
 from ringfence.pool.kept import Kept
 from ringfence.pool.serialise import Shipment
@@ -142,6 +142,30 @@ def test_whoever_waits_for_arguments_hears_of_it(error: BaseException, monkeypat
     else:
         filling.run()
     assert sent == [([m.BUFFER, 7, 0], ())]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_an_interrupt_in_the_thread_that_copies_is_not_the_tasks(keeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes through; the worker has its arguments, and the task no other outcome for it."""
+    sent: list[tuple[list[Any], int]] = []
+    load = Parcel(Shipment(None, b"p", (), (memoryview(b"x" * 1000),)))
+    held = Kept.make(load.size, None, writable=False) if keeps else None
+    real, interrupts = transfer.copy_into, [KeyboardInterrupt()]
+    create = buffers.create_sealed_from
+
+    def interrupted(*args: Any) -> Any:
+        if interrupts:
+            raise interrupts.pop()
+        return (real if keeps else create)(*args)
+
+    monkeypatch.setattr(*((transfer, "copy_into") if keeps else (buffers, "create_sealed_from")), interrupted)
+    filling = Filling(7, load, held, lambda message, fds: sent.append((message, len(fds))))
+    with pytest.raises(KeyboardInterrupt):
+        filling.run()
+    assert sent == [([m.BUFFER, 7, load.size, *([held.capacity] if held else [])], 1)]
+    if held is not None:
+        assert pieces_of(held.view(load.size)) == [b"p", b"x" * 1000]
+        held.close()
 
 
 def test_the_descriptor_goes_along_once() -> None:
