@@ -158,14 +158,14 @@ def test_where_imports_count_each_call_makes_its_own(imports: Callable[[str], st
 def test_compiled_modules_fail_as_others_do(imports: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second worker on a module arrives as code, and tracebacks show the same lines of the same file."""
     sent: list[bool] = []
-    send = WorkerHandle.send
+    ship = WorkerHandle._ship
 
-    def note(self: WorkerHandle, message: list[Any], fds: Any = ()) -> None:
-        if message[0] == m.MODULES:
-            sent.append(bool(message[1][0][4:] and message[1][0][4]))
-        send(self, message, fds)
+    def note(self: WorkerHandle, modules: Any) -> list[list[Any]]:
+        messages = ship(self, modules)
+        sent.extend(bool(module[4:] and module[4]) for _, entries in messages for module in entries)
+        return messages
 
-    monkeypatch.setattr(WorkerHandle, "send", note)
+    monkeypatch.setattr(WorkerHandle, "_ship", note)
     fail = sys.modules[imports.__module__].fail
     with Pool(1, isolation="call") as pool:
         errors = [pool.submit(fail).exception(60) for _ in range(3)]

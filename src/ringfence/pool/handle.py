@@ -280,26 +280,30 @@ class WorkerHandle:
         if not tasks:
             return rest
         entries = []
+        messages: list[list[Any]] = []
         for task in tasks:
             function = task.function
             if task.modules:
-                self._ship(task.modules)
+                messages += self._ship(task.modules)
             if function is None:
                 number = 0
             else:
                 number = function.number
                 if number not in self.functions:
-                    self._teach(function)
+                    messages += self._teach(function)
             self.held_bytes += task.size
             task.handle = self
             entries.append([task.id, number, task.payload, task.flags])
+        messages.append([m.TASKS, entries])
+        bodies = [self.codec.pack(message) for message in messages]
         if not self.line:
             self.head_since = time.monotonic()
             if tasks[0].session is not None and tasks[0].session.on_output is not None:
                 for stream in self.streams():
                     stream.fresh = bytearray()
         self.line.extend(tasks)
-        self.send([m.TASKS, entries])
+        # At once: a worker that wakes up for each would only wait for the next.
+        self.channel.write_many_nowait(bodies)
         return rest
 
     def assign_alone(self, task: Task) -> bool:
@@ -314,19 +318,17 @@ class WorkerHandle:
         self.channel.write_nowait(self.codec.pack([m.TASKS, [[task.id, function.number, task.payload, task.flags]]]))
         return True
 
-    def _teach(self, function: Function) -> None:
-        if function.modules:
-            self._ship(function.modules)
-        self.send([m.FUNCTION, function.number, function.payload])
+    def _teach(self, function: Function) -> list[list[Any]]:
         self.functions.add(function.number)
         self.library += function.library
+        return [*self._ship(function.modules), [m.FUNCTION, function.number, function.payload]]
 
-    def _ship(self, modules: Iterable[Any]) -> None:
+    def _ship(self, modules: Iterable[Any]) -> list[list[Any]]:
         new = [module for module in modules if module.name not in self.modules]
-        if new:
-            entries = [[*module, code_of(module)] if self.sends_code else list(module) for module in new]
-            self.send([m.MODULES, entries])
-            self.modules.update(module.name for module in new)
+        if not new:
+            return []
+        self.modules.update(module.name for module in new)
+        return [[m.MODULES, [[*module, code_of(module)] if self.sends_code else list(module) for module in new]]]
 
     def take_back(self, count: int) -> list[Task]:
         """Take up to `count` tasks back from the end of the line, as far as they have not started; never the head.
