@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ringfence.ipc import messages as m
 
-__all__ = ["NURSERY", "WORKER", "ZYGOTE", "Conversation"]
+__all__ = ["NURSERY", "PLAIN_WORKER", "WORKER", "ZYGOTE", "Conversation"]
 
 _Table = Mapping[str, Mapping[int, str]]
 
@@ -47,6 +47,13 @@ WORKER: Final[_Table] = {
         m.REFUSED: "serving",
         m.FREE: "serving",
     },
+    "failed": {},
+}
+
+# The same where there is nothing foreign to begin with: no initializer. It has begun when it says READY.
+PLAIN_WORKER: Final[_Table] = {
+    "connected": {m.READY: "serving", m.ERROR: "failed"},
+    "serving": WORKER["serving"],
     "failed": {},
 }
 

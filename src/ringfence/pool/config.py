@@ -67,6 +67,11 @@ class PoolConfig:
         return limits.instructions is not None or limits.fs_ops is not None
 
     @property
+    def begins_plainly(self) -> bool:
+        """Whether workers run nothing foreign before their first task, and so need not be told to begin."""
+        return self.initializer is None
+
+    @property
     def one_task(self) -> bool:
         """Whether each task has a worker of its own, which leaves when it has answered."""
         return self.max_tasks == 1 and not self.sessions

@@ -319,11 +319,15 @@ class Crew:
         self._starting.discard(handle.number)
         handle.late_at = _NEVER
         handle.baseline_rss = self._monitor.baseline(handle.pid)
-        try:
-            handle.start(self.answers.first)
-        except ChannelClosed:
-            handle.kill()
-            return
+        if self._config.begins_plainly:
+            handle.started = True
+            self.begun()
+        else:
+            try:
+                handle.start(self.answers.first)
+            except ChannelClosed:
+                handle.kill()
+                return
         self._dispatcher.join(handle)
 
     def begun(self) -> None:

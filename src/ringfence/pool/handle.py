@@ -15,7 +15,7 @@ from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
 from ringfence.ipc.limits import DEFAULT_LIMITS, MAX_FRAME
 from ringfence.ipc.patience import Patience
-from ringfence.ipc.protocol import WORKER, Conversation
+from ringfence.ipc.protocol import PLAIN_WORKER, WORKER, Conversation
 from ringfence.ipc.rights import refuse_from_peer
 from ringfence.pool import outcome
 from ringfence.pool.compiled import code_of
@@ -122,7 +122,7 @@ class WorkerHandle:
         self.report: Any = None
         # Its READY, if that came before the zygote had said which pid it has.
         self.early: list[Any] | None = None
-        # It said READY, and then STARTED.
+        # It said READY and was taken for ready, and then STARTED where it had something to begin with.
         self.ready = False
         self.started = False
         # Tasks it was sent and has not answered, in the order it runs them. There is a token for each that it has not
@@ -214,6 +214,8 @@ class WorkerHandle:
             handle = cls(number, channel, tokens, codec, (printed[0], printed[1]) if printed else None, stacks)
             handle.pace = Pace(config.ahead)
             handle.sends_code = config.one_task
+            if config.begins_plainly:
+                handle.conversation = Conversation(PLAIN_WORKER)
             ours.pop_all()  # the handle's now
             ours.callback(handle.close)
             if network is not None:

@@ -21,6 +21,7 @@ def terms_of(config: PoolConfig) -> dict[str, Any]:
         "pickle_results": config.pickle_results,
         "may_look": config.may_look,
         "one_task": config.one_task,
+        "begins_plainly": config.begins_plainly,
         "limits": {name: getattr(config.policy.limits, name) for name in _TOLD},
         "capabilities": [str(grant) for grant in config.policy.capabilities],
         "private_root": config.plan.namespaces is not None and config.plan.namespaces.private_root,

@@ -62,23 +62,31 @@ def _run(kit: Kit, fds: dict[str, int]) -> int:
     settle()
     reseed()
     give_back()
+    worker.begin()
     kit.channel.send(kit.ready)
     return _work(kit)
 
 
-def _work(kit: Kit) -> int:
-    channel, codec, worker = kit.channel, kit.codec, kit.worker
-    message: list[Any] = codec.unpack(channel.recv())
-    if message[0] == m.STOP:
-        return 0
+def _start(kit: Kit, first: dict[str, Any]) -> bool:
+    """Run what comes before the first task, and say whether that went well."""
     try:
-        worker.start(message[1])
+        kit.worker.start(first)
     except BaseException as error:  # noqa: BLE001  # the initializer's failure is what the caller must see
-        made = failure.fitted(failure.record(error, codec, kind="initializer"), codec)
-        channel.send(codec.pack([m.ERROR, -1, made]))
-        return EXIT_NOT_STARTED
-    channel.send(codec.pack([m.STARTED]))
-    worker.serve()
+        made = failure.fitted(failure.record(error, kit.codec, kind="initializer"), kit.codec)
+        kit.channel.send(kit.codec.pack([m.ERROR, -1, made]))
+        return False
+    kit.channel.send(kit.codec.pack([m.STARTED]))
+    return True
+
+
+def _work(kit: Kit) -> int:
+    if not kit.worker.begins_plainly:
+        message: list[Any] = kit.codec.unpack(kit.channel.recv())
+        if message[0] == m.STOP:
+            return 0
+        if not _start(kit, message[1]):
+            return EXIT_NOT_STARTED
+    kit.worker.serve()
     atexit._run_exitfuncs()
     if sys.stdout is not None:  # it was closed already where the host started
         sys.stdout.flush()

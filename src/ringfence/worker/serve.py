@@ -98,6 +98,8 @@ class Worker:
         self._patience = Patience() if terms["may_look"] else None
         # Then nobody has to tell us to stop.
         self._one_task: bool = terms["one_task"]
+        # Whether nothing foreign comes before the first task.
+        self.begins_plainly: bool = terms["begins_plainly"]
         self._pickle_results = terms["pickle_results"]
         self._capabilities: list[str] = terms["capabilities"]
         self._refusals: Refusals | None = None  # a trusted worker is refused nothing by us
@@ -140,8 +142,8 @@ class Worker:
             elif tag == m.STOP:
                 return
 
-    def start(self, first: dict[str, Any]) -> None:
-        """Begin, in the worker: run the initializer of START if there is one; its exception passes through."""
+    def begin(self) -> None:
+        """Make ready for foreign code, in the worker."""
         if self._refusals is not None:
             self._refusals.install()
         if self._overheard is not None:
@@ -153,6 +155,9 @@ class Worker:
             sys.setrecursionlimit(depth + _OWN_FRAMES)
         if self._counting is not None:
             self._counting.install()
+
+    def start(self, first: dict[str, Any]) -> None:
+        """Run the initializer of START; its exception passes through."""
         for module in first["modules"]:
             self._modules.add(*module)
         if first["initializer"] is not None:

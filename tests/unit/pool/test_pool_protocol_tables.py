@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ringfence.ipc import messages as m
 from ringfence.ipc.errors import RemoteProtocolError
-from ringfence.ipc.protocol import NURSERY, WORKER, ZYGOTE, Conversation
+from ringfence.ipc.protocol import NURSERY, PLAIN_WORKER, WORKER, ZYGOTE, Conversation
 
 SAMPLES: dict[type, Any] = {int: 1, str: "s", bytes: b"b", float: 1.5, dict: {}, list: [], object: None}
 
@@ -42,7 +42,9 @@ def test_every_cell(table: Any, state: str, tag: int) -> None:
         assert conversation.state == after
 
 
-@pytest.mark.parametrize("table", [WORKER, ZYGOTE, NURSERY], ids=["worker", "zygote", "nursery"])
+@pytest.mark.parametrize(
+    "table", [WORKER, PLAIN_WORKER, ZYGOTE, NURSERY], ids=["worker", "plain worker", "zygote", "nursery"]
+)
 def test_every_state_is_reached_and_known(table: Any) -> None:
     """The tables have no loose ends."""
     reached = {"connected"} | {after for row in table.values() for after in row.values()}
@@ -50,9 +52,11 @@ def test_every_state_is_reached_and_known(table: Any) -> None:
 
 
 def test_no_task_before_the_lock_in() -> None:
-    """From a worker's connection to its answers there is no way but READY and then STARTED."""
+    """From a worker's connection to its answers there is no way but READY, and STARTED if it has to begin."""
     assert set(WORKER["connected"]) == {m.READY, m.ERROR}
     assert set(WORKER["starting"]) == {m.STARTED, m.ERROR}
+    assert set(PLAIN_WORKER["connected"]) == {m.READY, m.ERROR}
+    assert m.STARTED not in PLAIN_WORKER["serving"]
 
 
 def test_a_failed_conversation_is_over() -> None:
