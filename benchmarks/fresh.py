@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import pools
+from benchmarks.importing import weigh
 from benchmarks.model import Aim, Contender, Figure, Measured, Noted, Parameters, Row, Unavailable
 from benchmarks.tasks import increment
 
@@ -61,6 +62,9 @@ print(json.dumps(times))
 """
 
 
+# What `weigh` needs of the library.
+_IMPORTS = "import dataclasses, datetime, json, statistics"
+
 # Seconds between calls that come now and then: enough for a worker to have been started meanwhile.
 _PAUSE = 0.02
 
@@ -84,14 +88,14 @@ def _both(call: Callable[[], Any], count: int) -> Measured:
     return {**_timed(call, count), "spaced": _timed(call, count, _PAUSE)["call"]}
 
 
-def _ringfence(parameters: Parameters, **options: Any) -> Measured:
+def _ringfence(parameters: Parameters, function: Callable[[int], Any] = increment, **options: Any) -> Measured:
     count = parameters["calls"]
     with pools.ringfence(isolation="call", **options) as operations:
         submit, result = operations.submit, operations.result
-        found = dict(_timed(lambda: result(submit(increment, 1)), count))
-        found["spaced"] = _timed(lambda: result(submit(increment, 1)), parameters["slow_calls"], _PAUSE)["call"]
+        found = dict(_timed(lambda: result(submit(function, 1)), count))
+        found["spaced"] = _timed(lambda: result(submit(function, 1)), parameters["slow_calls"], _PAUSE)["call"]
         start = time.perf_counter()
-        for handle in [submit(increment, n) for n in range(count)]:
+        for handle in [submit(function, n) for n in range(count)]:
             result(handle)
         found["many"] = (time.perf_counter() - start) / count
     return found
@@ -132,14 +136,14 @@ def _no_namespaces_here(parameters: Parameters) -> Measured:
         return _ringfence(parameters, profile=str(path))
 
 
-def _bwrap(parameters: Parameters) -> Measured:
+def _bwrap(parameters: Parameters, program_text: str = "pass") -> Measured:
     program = shutil.which("bwrap")
     if program is None:
         raise Unavailable("bwrap is not installed (Debian: bubblewrap)")
     # The interpreter itself, not the virtual environment's: without site-packages it starts sooner.
     python = os.path.realpath(sys.executable)
     view = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--die-with-parent"]
-    command = [program, "--unshare-all", *view, python, "-I", "-S", "-c", "pass"]
+    command = [program, "--unshare-all", *view, python, "-I", "-S", "-c", program_text]
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     if first.returncode:
         raise Unavailable(first.stderr.strip()[-60:] or f"bwrap ended with {first.returncode}")
@@ -182,6 +186,9 @@ ROW = Row(
         Contender("ringfence, isolation='call', trusted", lambda p: _ringfence(p, profile="trusted")),
         Contender("bwrap --unshare-all python -I -S -c pass", _bwrap),
         Contender("multiprocessing forkserver Process", _forkserver),
+        Contender("ringfence, a builtin function", lambda p: _ringfence(p, abs), quick=False),
+        Contender("ringfence, a function with imports", lambda p: Noted(_ringfence(p, weigh), _IMPORTS), quick=False),
+        Contender("bwrap, the same imports", lambda p: Noted(_bwrap(p, _IMPORTS), _IMPORTS), quick=False),
         Contender("floor: fork + waitpid", lambda p: _floor("none", p), floor=True, quick=False),
         # A worker has its pid namespace alone, and shares the others with its pool.
         Contender("floor: fork + unshare(pid), as a worker", lambda p: _floor("worker", p), floor=True, quick=False),

@@ -33,5 +33,5 @@ def _compile(module: Module) -> bytes:
         # Workers run without -O, whatever this interpreter was started with.
         made = compile(module.source, module.filename, "exec", dont_inherit=True, optimize=0)
         return MAGIC_NUMBER + marshal.dumps(made)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return b""  # the worker says what is wrong with it
+    except Exception:  # noqa: BLE001  # whatever it is: the worker says what is wrong with it
+        return b""
