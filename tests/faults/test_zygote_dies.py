@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pool_tasks as tasks
@@ -205,6 +206,22 @@ def test_the_host_lacks_processes_for_a_moment(
         assert isinstance(error, BrokenPool)
         assert "Resource temporarily unavailable" in str(error)
         assert len(failed) < 10
+
+
+def test_descriptors_that_come_together_with_bad_news_are_closed() -> None:
+    """A worker may have been forked before its zygote said that it is of no use: nobody else holds the pidfd."""
+    reader, writer = os.pipe()
+    lost: list[Any] = []
+
+    def said(*_: Any) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    zygote = SimpleNamespace(hear=lambda: [([m.FAILED, -1, {}], []), ([m.SPAWNED, 1, 2], [writer])])
+    itself: Any = SimpleNamespace(_zygote=zygote, _zygote_said=said, _lose_zygote=lambda *told: lost.append(told))
+    with open(reader, "rb") as end:
+        crew.Crew._hear_zygote(itself, [])
+        assert lost
+        assert end.read() == b""
 
 
 def test_many_workers_are_asked_for_as_fast_as_they_come() -> None:

@@ -4,6 +4,7 @@ import errno
 import functools
 import itertools
 import logging
+import os
 import select
 import time
 from collections.abc import Callable
@@ -220,11 +221,18 @@ class Crew:
         zygote = self._zygote
         if zygote is None:
             return
+        heard: list[tuple[list[Any], list[int]]] = []
         try:
-            for message, fds in zygote.hear():
+            heard += zygote.hear()
+            while heard:
+                message, fds = heard.pop(0)
                 self._zygote_said(zygote, message, fds, done)
         except (ChannelClosed, RemoteProtocolError, OSError) as error:
             self._lose_zygote(zygote, error, done)
+        finally:
+            for _, fds in heard:  # what came together with bad news
+                for fd in fds:
+                    os.close(fd)
 
     def _zygote_said(self, zygote: Zygote, message: list[Any], fds: list[int], done: _Done) -> None:
         tag = message[0]
