@@ -21,8 +21,11 @@ from ringfence.ipc.errors import RemoteProtocolError
 
 # One answer in so many of an odd worker breaks the protocol, and ends it.
 _LETHAL = 150
-# Bytes that this process may grow by while a million frames are read: what the allocator keeps of the largest.
+# Bytes that this process may grow by while a million frames are read: NumPy, which the first array brings (8 MiB), and
+# what the allocator keeps of the largest frames, floods and answers (up to 32 MiB, reached within the first half).
 _GROWTH = 40 << 20
+# The same from half of the frames on: nothing is kept of a frame, so this does not grow with their number.
+_LATER = 8
 # Frames that are counted of those that come with one read.
 _FLOOD = 64
 # Seconds that a rampage may last: some say half a frame and then nothing, which is no violation while a task runs.
@@ -104,7 +107,7 @@ def rage(frames: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
         return bodies
 
     outcomes: Counter[str] = Counter()
-    sizes: list[int] = []
+    sizes: list[int] = []  # MiB, at each tenth of the frames
     with listening() as log, Pool(1) as honest_pool, Pool(2, timeout=60.0) as odd, Pool(1, profile="trusted") as raging:
         honest = _Honest(honest_pool)
         honest.start()
@@ -141,6 +144,7 @@ def rage(frames: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
             pool.options(timeout=_RAMPAGE).submit(tasks.square, 3).exception(60)
             assert pool.statistics().workers <= 2
     assert growth < _GROWTH, f"{growth >> 20} MiB more"
+    assert sizes[-1] - sizes[len(sizes) // 2] < _LATER, f"by tenths {sizes}"
     # Once each: whoever broke the framing is heard no more. (Again when it is buried, for answers before that.)
     assert read["most"] <= 2
     # One line, of bounded length, for each worker that was ended.
