@@ -100,3 +100,25 @@ def test_ctrl_c_while_a_memfd_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     Lease(1, 4096)
     kept.close()
     assert _descriptors() == before
+
+
+def test_who_waits_is_told_that_the_pool_was_cut_short() -> None:
+    """A thread that reads its worker's channel itself, too: it gets the pool's error, not the channel's."""
+    with Pool(1) as pool:
+        pool.submit(tasks.square, 1).result(30)
+        supervisor = pool._supervisor
+        future = pool.submit(tasks.nap, 60)
+        told: list[BaseException] = []
+
+        def wait() -> None:
+            try:
+                future.result()
+            except BaseException as error:
+                told.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        wait_until(lambda: any(handle.watched for handle in supervisor._crew.workers.values()))
+        supervisor._cut_short()
+        thread.join(30)
+        assert [type(error) for error in told] == [BrokenPool]
