@@ -5,6 +5,7 @@ what is foreign above all, finds typing itself.
 """
 
 import sys
+from importlib import import_module
 
 __all__ = ["make_room", "stand_in"]
 
@@ -24,6 +25,14 @@ def make_room() -> None:
     """Let `import typing` find typing."""
     if sys.modules.get(_TYPING) is sys.modules[__name__]:
         del sys.modules[_TYPING]
+
+
+def __getattr__(name: str) -> object:
+    """Find what is not here in typing itself: of a library, or a Python, that needs more than we do."""
+    if name.startswith("__"):  # what the import system asks of any module
+        raise AttributeError(name)
+    make_room()
+    return getattr(import_module(_TYPING), name)
 
 
 class _Hint(type):

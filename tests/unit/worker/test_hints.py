@@ -80,3 +80,16 @@ def test_it_stays_away_where_typing_is_there_already() -> None:
     assert sys.modules["typing"] is typing
     hints.make_room()
     assert sys.modules["typing"] is typing
+
+
+def test_who_needs_more_of_typing_finds_it() -> None:
+    """A name that is not here is typing's own, and from then on all are."""
+    program = (
+        "from ringfence.worker.hints import make_room, stand_in; stand_in(); from typing import Final, Protocol\n"
+        "import sys, typing; from ringfence.worker import hints\n"
+        "assert Final is hints.Final and Protocol is typing.Protocol and typing is not hints; make_room()\n"
+        "from typing import Final as own; assert own is typing.Final is not hints.Final; import typing as t; t.List"
+    )
+    command = f"import sys; sys.path[:] = {sys.path!r}; {program}"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
