@@ -34,7 +34,7 @@ ELSEWHERE = {
     14: {"integration/test_pool_calls.py": "test_functions_of_main_run_without_a_guard"},
     15: {"integration/test_pool_outcomes.py": "test_an_unknown_class_arrives_as_remote_error"},
     16: {"faults/test_supervisor.py": "test_a_killed_supervisor_leaves_nothing"},
-    17: {"integration/test_pool_life.py": "test_one_ctrl_c_ends_a_with_block"},
+    17: {"integration/test_pool_ends.py": "test_one_ctrl_c_ends_a_with_block"},
     18: {"integration/test_pool_output.py": "test_each_task_has_its_own_output"},
     20: {"integration/test_pool_outcomes.py": "test_nothing_but_data_comes_back"},
     21: {
