@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,30 @@ def test_a_mistake_in_the_first_process_leaves_no_zombie() -> None:
     if ended.returncode == 77:
         pytest.skip("no process namespace may be made here")
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_finalizer_in_a_forked_child_does_not_wait_for_the_parents_threads() -> None:
+    """It may run before the child has let go of the pool, whose lock another thread held at the fork."""
+    with Pool(1) as pool:
+        supervisor = pool._supervisor
+        own, taken, done = supervisor._owner_pid, threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with supervisor._lock:
+                taken.set()
+                done.wait(30)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        taken.wait(30)
+        supervisor._owner_pid = -1  # as the child sees it
+        asker = threading.Thread(target=pool.kill_workers)
+        asker.start()
+        asker.join(10)
+        waits = asker.is_alive()
+        done.set()
+        asker.join()
+        holder.join()
+        supervisor._owner_pid = own
+        assert not waits
+        assert pool.submit(tasks.square, 3).result(30) == 9

@@ -386,10 +386,12 @@ class Supervisor:
 
     def shut_down(self, *, cancel: bool = False, kill: bool = False) -> None:
         """Take no more tasks. `cancel`: those that have not started end cancelled. `kill`: workers die now."""
-        self._change(lambda done: self._close(cancel, kill, done))
+        # In a forked child a finalizer may ask for this before `forget`, while the lock is a thread's of the parent.
+        if self._owner_pid == os.getpid():
+            self._change(lambda done: self._close(cancel, kill, done))
 
     def _close(self, cancel: bool, kill: bool, done: list[Errand]) -> None:
-        if self._finished or self._owner_pid != os.getpid():
+        if self._finished:
             return
         self._closing = self._refuses = True
         self._backlog.absorb()
