@@ -35,10 +35,13 @@ def test_times_are_kept_in_order_whatever_the_order_they_were_given_in() -> None
     """A later time given first does not delay an earlier one."""
     board = Switchboard()
     order: list[str] = []
+    given = threading.Event()
+    board.soon(lambda: given.wait(10))  # on a loaded machine the late one's time comes before the early one is given
     now = time.monotonic()
     board.at(now + 0.06, lambda: order.append("late"))
     board.at(now + 0.02, lambda: order.append("early"))
     board.at(now - 1, lambda: order.append("at once"))
+    given.set()
     wait_until(lambda: len(order) == 3)
     assert order == ["at once", "early", "late"]
     board.close()
