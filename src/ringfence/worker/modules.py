@@ -8,7 +8,7 @@ that the function needs; here they are imported as if they had been found on dis
 import marshal
 import sys
 from importlib._bootstrap_external import MAGIC_NUMBER
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import CodeType
 
 __all__ = ["ShippedModules"]
@@ -50,9 +50,9 @@ class ShippedModules:
         empty, it is not used.
         """
         if not self._modules:
-            # Before what is installed here, where another of the same name may lie: what was sent is the caller's.
-            finders = sys.meta_path
-            finders.insert(finders.index(PathFinder) if PathFinder in finders else 0, self)
+            # Before what is installed here, where another of the same name may lie: what was sent is the caller's. And
+            # before those for builtin and frozen modules, none of which is ever sent: each costs a call of its own.
+            sys.meta_path.insert(0, self)
         self._modules[name] = (source, filename, is_package, code)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
@@ -64,4 +64,6 @@ class ShippedModules:
         loader = _Loader(name, source, filename, code)
         spec = ModuleSpec(name, loader, origin=filename, is_package=is_package)
         spec.has_location = True
+        # There is no such file, and to work out a better name would take longer than to find the module.
+        spec.cached = filename + "c"
         return spec
