@@ -19,7 +19,7 @@ _NAMES: Final = """
     contextlib contextvars copy csv dataclasses datetime decimal difflib dis email.message email.parser email.policy
     enum fnmatch fractions functools gettext glob graphlib gzip hashlib heapq html html.entities html.parser inspect
     ipaddress itertools json keyword linecache locale lzma math mimetypes numbers opcode operator optparse pathlib
-    pickle pickletools platform plistlib pprint queue quopri random re reprlib sched selectors shlex shutil stat
+    pickle pickletools platform plistlib pprint queue quopri random re reprlib sched selectors shlex shutil socket stat
     statistics string stringprep struct tempfile textwrap timeit token tokenize tomllib traceback types typing
     unicodedata urllib.parse uuid weakref xml.dom.minidom xml.etree.ElementTree xml.sax xml.sax.saxutils zipfile zlib
     zoneinfo

@@ -24,8 +24,8 @@ __all__ = ["Function", "Serialiser", "Shipment", "names_in", "plain_size"]
 MAX_FUNCTIONS = 4096
 # Bytes of one function with the sources of its modules: a quarter of what one message may hold by default.
 MAX_CODE = 16 * 1024 * 1024
-# What a worker imports for the modules that it is sent.
-_BESIDE = ("linecache",)
+# What a worker imports for the modules that it is sent, and where a task fails.
+_BESIDE = ("linecache", "traceback")
 # From here on a buffer inside an argument travels beside the pickle, uncopied on the worker's side.
 _OUT_OF_BAND = 128 * 1024  # below, the way there and back for the memfd costs more than the copies (measured)
 # Items of a chunk up to which it is worth looking for large ones: chunks with such are small.

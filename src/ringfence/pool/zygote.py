@@ -150,8 +150,7 @@ class Zygote:
             # Whether its first workers shall have all modules: where something went by value already, or where what an
             # import does is counted as a task's doing.
             "whole": "dill" in sys.modules or config.counts_imports,
-            # Whether workers shall find dill, which costs each its share of the fork. One for many tasks may need
-            # it for any of these.
+            # Whether workers shall find what any of many tasks may need: it costs each its share of the fork.
             "completes": not config.one_task,
             "prefix": sys.prefix,
             "attempts": self.proof.attempts(),

@@ -19,7 +19,7 @@ from typing import Any, Final
 from ringfence.sandbox.disguises import compile_patterns
 from ringfence.worker.forks import hold_back
 
-__all__ = ["import_common", "import_rest", "is_missing", "put_off"]
+__all__ = ["import_rest", "is_missing", "put_off"]
 
 _DILL: Final = "dill"
 # What tasks import, and what is wanted when they fail.
@@ -41,14 +41,8 @@ def is_missing() -> bool:
 
 def import_rest() -> None:
     """Import all that was put off: workers forked from here on share it, instead of each having its own."""
-    import_common()
-    import_module(_DILL)
-
-
-def import_common() -> None:
-    """Import all of it but dill, which is as much again, and which some pools never need."""
     hold_back()
-    for name in _COMMON:
+    for name in (*_COMMON, _DILL):
         import_module(name)
     compile_patterns()
 

@@ -162,7 +162,7 @@ class _Zygote:
     """The loop and the children it answers for."""
 
     def __init__(self, channel: Channel, codec: Codec, kit: Kit, trials: Trials, completes: bool) -> None:
-        """`completes`: import in a lull all that workers may need, dill as well, without being told."""
+        """`completes`: import in a lull what workers may need, without being told."""
         self._channel = channel
         self._codec = codec
         self._kit = kit
@@ -174,8 +174,7 @@ class _Zygote:
         # The self-test, and the child that is at it now.
         self._trials = trials
         self._trying = -1
-        self._incomplete = later.is_missing()
-        self._import_missing = later.import_rest if completes else later.import_common
+        self._incomplete = completes and later.is_missing()
 
     def loop(self) -> None:
         try:
@@ -205,7 +204,7 @@ class _Zygote:
             return
         self._incomplete = False
         try:
-            self._import_missing()
+            later.import_rest()
         except Exception:  # noqa: BLE001  # no memory, no descriptor: a worker that needs it tries for itself
             return
         self._prepared.memory.clear()  # to be measured anew: a worker's limit is for what comes on top
@@ -233,7 +232,7 @@ class _Zygote:
     def _import(self, names: list[str]) -> None:
         """Import modules of the library, of which the supervisor says that they do nothing else."""
         try:
-            later.import_common()  # first: it holds back what some of them would have done at each fork
+            hold_back()  # what some of them would have done at each fork
             for name in names:
                 import_module(name)
         except Exception:  # noqa: BLE001  # no memory, no descriptor: a worker that needs it tries for itself
