@@ -128,7 +128,7 @@ def test_a_zygote_is_told_what_to_be_before_the_rest_is_imported() -> None:
     )
     assert not loaded & {
         "concurrent.futures.process", "json", "multiprocessing", "pickletools", "ringfence.pool.crew",
-        "ringfence.pool.intake", "ringfence.pool.supervisor", "tempfile", "tomllib",
+        "ringfence.pool.intake", "ringfence.pool.supervisor", "tempfile",
     }  # fmt: skip
 
 

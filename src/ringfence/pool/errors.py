@@ -1,11 +1,11 @@
 """What a pool's futures can raise, each class one way for a task to end badly."""
 
+from concurrent.futures.process import BrokenProcessPool
 from pickle import PicklingError
 from queue import Full
 from typing import Any
 
 from ringfence.errors import PluginRuntimeError, RingfenceError
-from ringfence.pool.breakdown import Breakdown
 
 __all__ = [
     "BrokenPool",
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-class WorkerCrashed(Breakdown):
+class WorkerCrashed(RingfenceError, BrokenProcessPool):
     """The worker died while it ran this task; the pool lives on.
 
     `exit_code` is the exit status, or None when a signal ended it; `signal` the signal's number, or None;
@@ -172,7 +172,7 @@ class RemoteError(RingfenceError):
         return RemoteError, (self.type_name, self.message, self.traceback, self.remote_args)
 
 
-class BrokenPool(Breakdown):
+class BrokenPool(RingfenceError, BrokenProcessPool):
     """The pool cannot start workers any more; the message says why and what to do."""
 
 

@@ -9,6 +9,7 @@ import builtins
 import pickle
 import signal as signals
 from collections.abc import Callable, Mapping
+from concurrent.futures.process import _RemoteTraceback
 from typing import Any, Final
 
 from ringfence.ipc import messages as m
@@ -154,17 +155,9 @@ def _exception(
             raise RemoteProtocolError("a failure record whose refusal has no message of reasonable length")
         error.__context__ = _denied(behind)
     if record["traceback"]:
-        error.__cause__ = _remote_traceback(f'\n"""\n{finish(record["traceback"])}"""')
+        # typeshed has its argument wrong: it is the text
+        error.__cause__ = _RemoteTraceback(f'\n"""\n{finish(record["traceback"])}"""')  # type: ignore[arg-type]
     return error
-
-
-def _remote_traceback(text: str) -> Exception:
-    """Return what ProcessPoolExecutor says in an error's place where it came from."""
-    try:
-        from concurrent.futures.process import _RemoteTraceback  # here: see pool.breakdown
-    except (ImportError, OSError, MemoryError):  # no descriptor, no memory
-        return Exception(text)
-    return _RemoteTraceback(text)  # type: ignore[arg-type]  # typeshed has its argument wrong: it is the text
 
 
 def _of_kind(record: Mapping[str, Any], memory: int | None, limits: Limits | None, room: _Room) -> BaseException:

@@ -16,7 +16,6 @@ from typing import Final, TypeVar
 
 from ringfence.errors import RingfenceError
 from ringfence.pool.backlog import Backlog
-from ringfence.pool.breakdown import poll
 from ringfence.pool.condition import Condition
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.crew import Crew
@@ -557,7 +556,7 @@ class Supervisor:
             self._hand_out(done)
             return True
         timeout = None if wakes_at == _FOREVER else min(_LONGEST, max(0.0, wakes_at - time.monotonic()))
-        events = poll(self._poller, timeout)
+        events = self._poller.poll(timeout)
         with self._lock:
             self._dispatcher.wakes_at = 0.0
             handlers = self._crew.handlers

@@ -1,6 +1,7 @@
 """Named policies, read from TOML files."""
 
 import os
+import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from types import MappingProxyType
@@ -11,7 +12,6 @@ from ringfence.sandbox.amounts import parse_duration
 from ringfence.sandbox.capabilities import Capabilities, Grant, as_grant
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.limits import Limits
-from ringfence.sandbox.plain_toml import read_plain
 from ringfence.sandbox.policy import Demand, Layer
 
 __all__ = ["Profile", "list_profiles", "load_profile"]
@@ -119,14 +119,10 @@ def _read_file(path: str) -> Profile:
 
 def _parse(name: str, text: str, *, source: str) -> Profile:
     """Check a profile's text strictly: an unknown key is an error, so that a slip never loosens anything."""
-    table = read_plain(text)
-    if table is None:
-        import tomllib  # here: it takes six milliseconds, and a pool's first result waits for its profile
-
-        try:
-            table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise PolicyError(f"{source}: not valid TOML: {error}") from None
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyError(f"{source}: not valid TOML: {error}") from None
     _refuse_unknown(table, _KEYS, source, "key")
     description = table.get("description", "")
     if not isinstance(description, str):

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from ringfence import errors as root
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import RemoteProtocolError
-from ringfence.pool import errors
-from ringfence.pool.breakdown import become_process_pools
+from ringfence.pool import errors, outcome
 from ringfence.pool.outcome import (
     EXCEEDED,
     crash,
@@ -26,6 +25,7 @@ from ringfence.pool.outcome import (
     limit_behind,
     violation,
 )
+from ringfence.pool.terms import TOLD
 from ringfence.sandbox.errors import CapabilityDenied, EnforcementError
 from ringfence.sandbox.limits import Limits
 from ringfence.worker import failure
@@ -337,7 +337,6 @@ def test_every_error_is_a_ringfence_error_and_survives_pickling(cls: type[Except
 
 def test_the_families_of_the_standard_library() -> None:
     """What old code catches, it still catches."""
-    become_process_pools()
     assert issubclass(errors.WorkerCrashed, BrokenProcessPool)
     assert issubclass(errors.BrokenPool, BrokenProcessPool)
     assert issubclass(errors.TaskTimeout, TimeoutError)
@@ -366,3 +365,8 @@ def test_what_the_kernel_killed_for_memory_has_a_measure() -> None:
     assert (error.limit, error.measured) == (64 << 20, 97 << 20)
     assert "97 MiB of memory, limit 64 MiB" in str(error)
     assert killed_for_memory(None, None).measured is None
+
+
+def test_workers_are_told_every_limit_that_they_report() -> None:
+    """The table of what they may report names no other."""
+    assert {field for _, field, _ in outcome.EXCEEDED.values()} == set(TOLD)
