@@ -9,10 +9,10 @@ STAMP := $(VENV)/.ready
 demo: $(STAMP)
 	$(BIN)/ringfence demo
 
-# Two at a time: most tests wait for processes, not for a CPU. Each file is one worker's, and names of cases must not
-# depend on the hash seed.
+# Three at a time: on two processors a third of the time would else be spent waiting for processes. Each file is one
+# worker's, and names of cases must not depend on the hash seed.
 test: $(STAMP) lint
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not soak" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks examples
