@@ -1,9 +1,8 @@
 """ringfence: a sandboxed multi-process worker pool and plugin runtime for code you do not trust."""
 
-from ringfence._version import __version__
+from typing import TYPE_CHECKING
 
-# Not typing's: nothing else here needs that.
-TYPE_CHECKING = False
+from ringfence._version import __version__
 
 if TYPE_CHECKING:
     from ringfence.errors import PluginError, RingfenceError

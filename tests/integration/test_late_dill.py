@@ -55,7 +55,7 @@ def test_the_first_worker_takes_what_goes_by_value() -> None:
 
 
 def test_the_first_worker_imports_what_its_zygote_put_off() -> None:
-    """The library is there whole, typing itself and not what stood in for it, and a failure says where it was."""
+    """The library is there whole, and a failure says where it was."""
     names = ("typing", "threading", "logging", "random", "socket", "pickle", "traceback")
     with Pool(1) as pool:
         failed = pool.submit(eval, "1 // 0").exception(60)

@@ -9,11 +9,8 @@ from ringfence.pool.process import Process, own_pipe, start_interpreter
 __all__ = ["Started", "ignite"]
 
 # A zygote collects no garbage: that would take a tenth of its start, and copy what its workers share.
-_BEGIN: Final = (
-    "import gc, sys; gc.disable(); sys.path[:] = sys.argv[{}:]; "
-    "from ringfence.worker.hints import make_room, stand_in; stand_in(); "
-)
-_SERVE: Final = "from ringfence.worker.zygote import main; make_room(); main(int(sys.argv[1]))"
+_BEGIN: Final = "import gc, sys; gc.disable(); sys.path[:] = sys.argv[{}:]; "
+_SERVE: Final = "from ringfence.worker.zygote import main; main(int(sys.argv[1]))"
 _PROGRAM: Final = _BEGIN.format(2) + _SERVE
 # First it asks the kernel what it offers, in a child that answers while the zygote goes on importing.
 _ASKING: Final = (

@@ -23,7 +23,7 @@ __all__ = ["import_rest", "is_missing", "put_off"]
 
 _DILL: Final = "dill"
 # What tasks import, and what is wanted when they fail.
-_COMMON: Final = ("pickle", "socket", "traceback", "typing")
+_COMMON: Final = ("pickle", "socket", "traceback")
 # Where dill would put the sessions that nobody saves here.
 _TEMPORARY: Final = "/tmp"
 
