@@ -36,7 +36,7 @@ def open_to_everyone(*, numpy: bool = False) -> Iterator[tuple[Path, Path, Path]
             shutil.copytree(here.parent / name, home / name, ignore=skip)
         for name in ("pyproject.toml", "README.md", "ARCHITECTURE.md"):
             shutil.copy(here.parent / name, home)
-        libraries = home / "site-packages"  # the name by which a folder of libraries is known
+        libraries = home / "installed"  # not by its name: what it holds tells that it holds libraries
         libraries.mkdir()
         for entry in Path(pytest.__file__).parents[1].iterdir():
             if not any(fnmatch.fnmatch(entry.name.lower(), pattern) for pattern in left_out):

@@ -1,11 +1,27 @@
-"""The folders from which an interpreter that we start imports."""
+"""The interpreter that we start, and the folders from which it imports."""
 
 import os
 import sys
 import sysconfig
 from functools import cache
+from typing import Final
 
-__all__ = ["library_paths"]
+__all__ = ["interpreter", "library_paths"]
+
+# Names of folders that hold what was installed.
+_INSTALLED: Final = ("site-packages", "dist-packages", "lib-dynload")
+# What workers of ours import. It tells a folder that holds what was installed under any name, as of `pip --target`.
+_OURS: Final = ("msgpack", "dill")
+
+
+def interpreter() -> str:
+    """Return the path of the Python that runs this program. Raises OSError: it is no Python that could be started."""
+    if getattr(sys, "frozen", False):
+        # Started again, with whatever arguments, it would be this program once more, and start a pool again.
+        raise OSError(f"{sys.executable} is a frozen program: it brings no Python interpreter for workers to run in")
+    if not sys.executable:
+        raise OSError("it is not known where this program's Python interpreter is: set sys.executable to its path")
+    return sys.executable
 
 
 @cache
@@ -16,11 +32,17 @@ def library_paths() -> tuple[str, ...]:
     found: list[str] = []
     for entry in sys.path:
         path = os.path.realpath(entry) if entry else ""
-        installed = os.path.basename(path) in ("site-packages", "dist-packages", "lib-dynload")
-        if path and (installed or path in schemes or path.endswith(".zip")):
+        if path and (path in schemes or path.endswith(".zip") or _is_installed(path)):
             found.append(path)
     for path in sorted(schemes):
         if path not in found:
             found.append(path)
     parent = os.path.dirname(own)
     return tuple(found) if parent in found else (*found, parent)
+
+
+def _is_installed(path: str) -> bool:
+    name = os.path.basename(path)
+    if name in _INSTALLED or name.endswith(".whl"):  # an unpacked wheel lies in a folder by itself, as PEX has it
+        return True
+    return any(os.path.isdir(f"{path}/{package}") for package in _OURS)

@@ -7,13 +7,12 @@ import select
 import signal
 import stat
 import subprocess
-import sys
 import threading
 import weakref
 from typing import Final, Protocol
 
 from ringfence.ipc.channel import Channel, pipe
-from ringfence.pool.library import library_paths
+from ringfence.pool.library import interpreter, library_paths
 
 __all__ = ["ByPidfd", "Process", "open_stdin", "own_pipe", "start_interpreter"]
 
@@ -122,7 +121,7 @@ def start_interpreter(program: str, *fds: int, inherit: bool) -> "subprocess.Pop
         # Not subprocess.DEVNULL, which can be written: a worker could lock it, and others of the host would see that.
         given = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", program, *map(str, fds), *library_paths()],
+            [interpreter(), "-I", "-S", "-c", program, *map(str, fds), *library_paths()],
             stdin=given,
             stdout=out,
             stderr=err,

@@ -6,7 +6,7 @@ from typing import Any, Final, final
 
 from ringfence.records import dataclass
 from ringfence.sandbox.capabilities import Capability
-from ringfence.sandbox.features import Features
+from ringfence.sandbox.features import MOUNT_PROC, NO_PROC, Features
 from ringfence.sandbox.landlock import weaknesses
 from ringfence.sandbox.policy import Demand, Layer
 from ringfence.sandbox.report import Level, Status, level_of
@@ -62,7 +62,7 @@ class Assessment:
     capabilities: tuple[CapabilityFinding, ...]
 
     def missing(self, demands: Mapping[Layer, Demand], *, strict: bool = False) -> tuple[LayerFinding, ...]:
-        """Return the layers that a profile requires and this host has not at all.
+        """Return the layers that a profile requires and this host has not at all, and what no pool starts without.
 
         Args:
             demands: the profile's or policy's.
@@ -70,7 +70,8 @@ class Assessment:
         """
         wanted = {Demand.REQUIRED, Demand.PREFERRED} if strict else {Demand.REQUIRED}
         bad = {Status.NONE, Status.PARTIAL} if strict else {Status.NONE}
-        return tuple(f for f in self.layers if demands[f.layer] in wanted and f.status in bad)
+        needed = {layer for layer, demand in demands.items() if demand in wanted} | {Layer.MONITOR}
+        return tuple(f for f in self.layers if f.layer in needed and f.status in bad)
 
     def level(self, demands: Mapping[Layer, Demand]) -> Level:
         """Return the level that a worker held to these demands reaches here."""
@@ -116,7 +117,7 @@ def assess(features: Features) -> Assessment:
             _privileges(host),
             _landlock(host),
             _seccomp(host),
-            _monitor(),
+            _monitor(host),
         ),
         capabilities=tuple(_judge(host, capability) for capability in Capability),
     )
@@ -259,7 +260,9 @@ def _seccomp(host: _Host) -> LayerFinding:
     return LayerFinding(Layer.SECCOMP, Status.NONE, "any system call can be made", why, _FIX_SECCOMP)
 
 
-def _monitor() -> LayerFinding:
+def _monitor(host: _Host) -> LayerFinding:
+    if not host.features.proc:
+        return LayerFinding(Layer.MONITOR, Status.NONE, "no pool starts here", NO_PROC, MOUNT_PROC)
     detail = "the supervisor measures memory and time, and kills"
     return LayerFinding(Layer.MONITOR, Status.FULL, detail)
 

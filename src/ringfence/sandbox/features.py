@@ -17,7 +17,19 @@ from ringfence.sandbox.cgroups import CgroupFeature, find_own_cgroup
 from ringfence.sandbox.errors import PASSING
 from ringfence.sandbox.privileges import NOBODY, covers_worker_uids
 
-__all__ = ["PATIENCE", "CgroupFeature", "Features", "answer", "end_answering", "forget", "learn", "probe", "probe_here"]
+__all__ = [
+    "MOUNT_PROC",
+    "NO_PROC",
+    "PATIENCE",
+    "CgroupFeature",
+    "Features",
+    "answer",
+    "end_answering",
+    "forget",
+    "learn",
+    "probe",
+    "probe_here",
+]
 
 _NAMESPACES: Final = {
     "mnt": 0x00020000,
@@ -37,6 +49,9 @@ _KILL_PROCESS: Final = 0x80000000
 # Seconds to wait for an answer. Starting an interpreter takes some 20 ms; a host so loaded that this is not enough is
 # not probed as bare.
 PATIENCE: Final = 30
+# What a host lacks without /proc, and what brings it. There is no doing without.
+NO_PROC: Final = "/proc is not mounted, where the supervisor sees what its workers became and what they use"
+MOUNT_PROC: Final = "mount /proc (mount -t proc proc /proc)"
 
 
 @final
@@ -61,6 +76,7 @@ class Features:
         pidfd: whether processes can be held by descriptors.
         close_range: whether descriptors can be closed by range.
         memfd: whether anonymous memory files can be made.
+        proc: whether /proc is mounted.
         reasons: for what is missing, by attribute name or ``namespace.<kind>``: why.
     """
 
@@ -80,6 +96,7 @@ class Features:
     pidfd: bool = False
     close_range: bool = False
     memfd: bool = False
+    proc: bool = True
     reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -196,7 +213,8 @@ def _probe() -> Features:
     done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False, env={})
     found = learn(done.stdout) if done.returncode == 0 else None
     if found is None:
-        raise OSError(f"the probe of this kernel failed: {done.stderr.decode(errors='replace')[-1000:]}")
+        said = done.stderr.decode(errors="replace")[-1000:]
+        raise OSError(f"the probe of this kernel, by {sys.executable}, failed: {said}")
     return found
 
 
@@ -242,6 +260,7 @@ def probe_here() -> Features:
             "own_uids": can_setuid and _ask(reasons, "own_uids", _probe_own_uids, False),
             "pidfd": _ask(reasons, "pidfd", lambda: _closes(os.pidfd_open(os.getpid())), False),
             "close_range": _ask(reasons, "close_range", _probe_close_range, False),
+            "proc": os.path.exists("/proc/self/status"),
             "memfd": _ask(reasons, "memfd", lambda: _closes(os.memfd_create("probe")), False),
         }
         user_refusal = trials.refusal(_try_user_namespace)

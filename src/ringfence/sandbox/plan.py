@@ -8,7 +8,7 @@ from ringfence.sandbox.capabilities import Capabilities, Capability
 from ringfence.sandbox.cgroups import CgroupLimits
 from ringfence.sandbox.descriptors import DescriptorPlan
 from ringfence.sandbox.errors import UnsupportedError
-from ringfence.sandbox.features import Features
+from ringfence.sandbox.features import MOUNT_PROC, NO_PROC, Features
 from ringfence.sandbox.kernel_trees import KERNEL_TREES, PROCESSES_AND_DEVICES
 from ringfence.sandbox.landlock import Access, LandlockPlan, PathGrant, plan_landlock, weaknesses
 from ringfence.sandbox.namespaces import SCRATCH, SCRATCH_PARENT, NamespacePlan
@@ -304,6 +304,9 @@ class _Planner:
         return SeccompPlan(code=program.to_bytes(), pid_slots=program.pid_slots)
 
     def _monitor(self) -> None:
+        if not self._features.proc:
+            # Whatever is asked for: it is where the supervisor sees what its workers became.
+            raise UnsupportedError(Layer.MONITOR, NO_PROC, MOUNT_PROC)
         if self._wants(Layer.MONITOR):
             self._note(Layer.MONITOR, Status.FULL, "the supervisor watches memory and time")
 

@@ -1,0 +1,79 @@
+"""Where programs run that are not a plain interpreter on a plain host: each works, or is told what to do."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ringfence.pool import library
+from ringfence.sandbox.features import probe
+
+POOL = "from ringfence import Pool\nwith Pool(1) as pool: print(pool.submit(pow, 2, 5).result())\n"
+TOOLS = "unshare", "umount", "mount"
+
+
+def run(code: str, *, first: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program; `first`: in a mount namespace of its own, after this shell command."""
+    command = [sys.executable, "-c", code]
+    if first is not None:
+        missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+        if missing or "mnt" not in probe().namespaces or probe().needs_user_namespace:
+            pytest.skip("no mount namespace can be made here without a user namespace")
+        command = ["unshare", "--mount", "sh", "-c", f"{first} && exec {shlex.join(command)}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_without_proc_the_pool_says_so() -> None:
+    """What workers became cannot be seen there: no pool starts, whatever its profile, and the error says what to do."""
+    for profile in ("untrusted", "trusted"):
+        ended = run(POOL.replace("Pool(1)", f"Pool(1, profile={profile!r})"), first="umount -l /proc")
+        assert ended.returncode == 1
+        assert "UnsupportedError" in ended.stderr
+        assert "/proc is not mounted" in ended.stderr
+        assert "mount -t proc proc /proc" in ended.stderr
+
+
+def test_without_proc_doctor_says_so() -> None:
+    """Its exit code too, though the layer it stands under is only preferred."""
+    code = "from ringfence.cli import main; main()"
+    ended = run(f"import sys; sys.argv = ['ringfence', 'doctor', '--json']; {code}", first="umount -l /proc")
+    assert ended.returncode == 1, ended.stderr
+    assert '"missing": [\n    "monitor"\n  ]' in ended.stdout
+
+
+@pytest.mark.parametrize("options", ["hidepid=invisible", "subset=pid", "hidepid=ptraceable,subset=pid"])
+def test_a_proc_that_shows_less_will_do(options: str) -> None:
+    """Its owner's processes may be hidden, or all that is not a process."""
+    ended = run(POOL, first=f"mount -t proc -o {options} proc /proc")
+    assert ended.stdout == "32\n", ended.stderr
+
+
+@pytest.mark.parametrize("executable", ["", None])
+def test_an_unknown_interpreter_is_named(executable: str | None) -> None:
+    """As in a program that embeds Python."""
+    ended = run(f"import sys; sys.executable = {executable!r}\n{POOL}")
+    assert "OSError: it is not known where this program's Python interpreter is: set sys.executable" in ended.stderr
+
+
+def test_a_frozen_program_does_not_start_itself(tmp_path: Path) -> None:
+    """Its `sys.executable` is the program itself: started for a zygote, it would make a pool, and so start again."""
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho >> {tmp_path}/started\n")
+    program.chmod(0o755)
+    ended = run(f"import sys; sys.frozen, sys.executable = True, {str(program)!r}\n{POOL}")
+    assert "frozen program" in ended.stderr
+    assert not (tmp_path / "started").exists()
+
+
+def test_libraries_are_known_by_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of `pip install --target`, or of an unpacked wheel; a project's own folder is none."""
+    for name in ("deps/msgpack", "attrs-25.3.0-py3-none-any.whl", "site-packages", "project/package"):
+        (tmp_path / name).mkdir(parents=True)
+    places = [str(tmp_path / name) for name in ("deps", "attrs-25.3.0-py3-none-any.whl", "site-packages", "project")]
+    monkeypatch.setattr(sys, "path", [*places, *sys.path])
+    found = library.library_paths.__wrapped__()
+    assert found[:3] == tuple(places[:3])
+    assert places[3] not in found
