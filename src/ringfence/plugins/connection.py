@@ -28,6 +28,7 @@ from ringfence.plugins.hosting import Host, Line
 from ringfence.plugins.printed import Printed
 from ringfence.plugins.switchboard import Switchboard
 from ringfence.plugins.wire_trace import is_traced, trace
+from ringfence.pool.condition import Promise
 from ringfence.pool.session import Session
 
 __all__ = ["CHAIN", "Connection", "Host", "Line"]
@@ -86,8 +87,8 @@ class Connection:
         # What was heard and is to be told once nobody reads: calls that have ended, calls that came back.
         self._ended_calls: list[tuple[GuestCall, bool, Any, PluginError | None]] = []
         self._unbegun: list[GuestCall] = []
-        self._loaded: Future[dict[str, Any]] = Future()
-        self.ended: Future[PluginError | None] = Future()
+        self._loaded: Promise[dict[str, Any]] = Promise()
+        self.ended: Promise[PluginError | None] = Promise()
         self._leaving = False
         self._check_at: float | None = None
         self._asks = Asks(host, self._send, lambda: self._channel.unsent)

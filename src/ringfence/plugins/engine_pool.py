@@ -35,6 +35,7 @@ from ringfence.plugins.pool_config import PoolConfig, PoolStats
 from ringfence.plugins.pool_crew import Crew
 from ringfence.plugins.pool_worker import AHEAD_TIME, PoolWorker, Waiting
 from ringfence.plugins.surroundings import Surroundings
+from ringfence.pool.condition import Condition
 
 __all__ = ["EnginePool", "end_all"]
 
@@ -69,7 +70,7 @@ class EnginePool:
         times = (config.call_timeout, blueprint.worker.call_timeout)
         given = [each for each in times if each is not None]
         self._timeout = min(given) if given else around.config.call_timeout
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = Condition()
         self._queue: deque[GuestCall | Waiting] = deque()
         # What was accepted and has not ended, leases apart; those are counted in `_leases`.
         self._pending = 0

@@ -31,6 +31,7 @@ from ringfence.plugins.signatures import Function
 from ringfence.plugins.states import LifecycleState, PluginStatus
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.worker_steps import WorkerSteps
+from ringfence.pool.condition import Event
 from ringfence.sandbox.capabilities import Capabilities
 from ringfence.sandbox.report import Report
 
@@ -275,7 +276,7 @@ class PluginHandle:
         When it is cancelled, a call that has not begun never does; one that runs, runs on.
         """
         begun: list[Future[Any]] = []
-        given_up = threading.Event()
+        given_up = Event()
 
         def begin() -> "Future[Any]":
             flight = self._take_off(function, timeout)

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from ringfence.errors import PluginError
 from ringfence.plugins.guest_call import GuestCall
+from ringfence.pool.condition import Promise
 
 if TYPE_CHECKING:
     from ringfence.plugins.engine import Engine
@@ -94,4 +94,4 @@ class Waiting:
         self.function = function
         self.args = args
         self.kwargs = kwargs or {}
-        self.future: Future[Any] = Future()
+        self.future: Promise[Any] = Promise()

@@ -20,6 +20,7 @@ from ringfence.plugins.reload_driver import ReloadAttempt, ReloadOutcome
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.timetable import Timetable
 from ringfence.plugins.worker_steps import abandon_all
+from ringfence.pool.condition import Event
 
 if TYPE_CHECKING:
     from ringfence.plugins.watcher import PluginWatcher
@@ -49,7 +50,7 @@ class RuntimeCore:
         self.watchers: weakref.WeakSet[PluginWatcher] = weakref.WeakSet()
         self.closing = False
         self.lock = threading.Lock()
-        self.ended = threading.Event()
+        self.ended = Event()
         # The thread that ends it all: it must not wait for itself.
         self._ender = 0
         self._sink = None if config.audit_file is None else JsonlSink(config.audit_file)
@@ -114,7 +115,7 @@ class RuntimeCore:
         """In a child that the host forked: be closed. The plugins, and all that would end them, are the parent's."""
         self.lock = threading.Lock()
         self.closing = True
-        self.ended = threading.Event()
+        self.ended = Event()
         self.ended.set()
 
     def _end(self) -> None:

@@ -10,6 +10,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self, final
 
+from ringfence.pool.condition import Condition
+
 __all__ = ["IntervalScheduler", "ScheduleStats"]
 
 _log = logging.getLogger("ringfence.plugins")
@@ -84,7 +86,7 @@ class IntervalScheduler:
         self._clock = clock
         self._spawn = run
         self._on_error = on_error
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = Condition()
         self._entries: dict[str, _Entry] = {}
         # The names of which a run is under way, that of a schedule that was removed meanwhile included; and in which
         # thread, once it has begun.

@@ -18,6 +18,7 @@ from ringfence.plugins.watch_config import WatchConfig
 from ringfence.plugins.watch_events import Renamed, WatchEvent
 from ringfence.plugins.watched_plugins import WatchedPlugins
 from ringfence.plugins.watched_tree import Identity, WatchedTree, identify
+from ringfence.pool.condition import Condition, Event
 
 __all__ = ["PluginWatcher"]
 
@@ -82,7 +83,7 @@ class PluginWatcher:
         # Goes up when what is watched changes, so that the listening thread begins anew.
         self._generation = 0
         # Guards the two below and the handler tuples; also where the handlers' thread sleeps.
-        self._wake = threading.Condition()
+        self._wake = Condition()
         self._run: _Run | None = None
         # The latest thread that runs, or ran, handlers.
         self._handlers_thread: threading.Thread | None = None
@@ -382,7 +383,7 @@ class _Run:
         # The thread that ran handlers before; only one at a time does.
         self.before = before
         self.threads: tuple[threading.Thread, ...] = ()
-        self.stopped = threading.Event()
+        self.stopped = Event()
         # Changes for the handlers' thread: with their group, and when they were seen.
         self.waiting: deque[tuple[WatchEvent, str, float]] = deque()
 

@@ -29,6 +29,7 @@ from ringfence.plugins.network_audit import recorder
 from ringfence.plugins.states import Crashed, LifecycleState, PluginStatus, Running, Terminated
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.switchboard import close_all
+from ringfence.pool.condition import Event
 from ringfence.pool.executor import Pool
 
 __all__ = ["WorkerSteps", "abandon_all"]
@@ -65,7 +66,7 @@ class WorkerSteps:
         self._pool: Pool | None = None
         self._engine: Engine | None = None
         # Shut while state is handed over: calls that come meanwhile wait, and go to the new worker.
-        self._gate = threading.Event()
+        self._gate = Event()
         self._gate.set()
         # A crashed worker is about to be started again: calls wait for that.
         self._is_recovering = False
@@ -347,7 +348,7 @@ class WorkerSteps:
     def forget(self) -> None:
         """In a child that the host forked: have no worker; it is the parent's."""
         self._engine = self._pool = None
-        self._gate = threading.Event()
+        self._gate = Event()
         self._gate.set()
         self._is_recovering = False
         self.lifecycle.forget()

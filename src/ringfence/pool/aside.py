@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from typing import final
 
+from ringfence.pool.condition import Event
+
 __all__ = ["Aside"]
 
 
@@ -15,7 +17,7 @@ class Aside:
         """Begin it; where no thread is to be had, it is over when this returns."""
         self._call = call
         self._error: Exception | None = None
-        self._is_over = threading.Event()
+        self._is_over = Event()
         try:
             threading.Thread(target=self._run, name="ringfence-aside", daemon=True).start()
         except RuntimeError:

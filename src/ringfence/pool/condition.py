@@ -1,10 +1,13 @@
-"""A condition that ^C cannot leave locked."""
+"""A condition that ^C cannot leave locked, and what of the standard library's is built on one."""
 
 import operator
 import threading
-from typing import final
+from concurrent.futures import Future
+from typing import TypeVar, final
 
-__all__ = ["Condition"]
+__all__ = ["Condition", "Event", "Promise"]
+
+_T = TypeVar("_T")
 
 
 @final
@@ -22,3 +25,21 @@ class Condition(threading.Condition):
     # `with` looks both up before it takes the lock.
     __enter__ = property(operator.attrgetter("_ours.__enter__"))
     __exit__ = property(operator.attrgetter("_ours.__exit__"))
+
+
+@final
+class Event(threading.Event):
+    """threading.Event: whoever waits for it may be interrupted, and others wait and set it all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cond = Condition()
+
+
+@final
+class Promise(Future[_T]):
+    """concurrent.futures.Future: whoever waits for it may be interrupted, and it is resolved all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._condition = Condition()

@@ -1,9 +1,35 @@
-"""A condition that ^C cannot leave locked."""
+"""A condition that ^C cannot leave locked, and what is built on one."""
 
+import ast
 import sys
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
-from ringfence.pool.condition import Condition
+import pytest
+
+import ringfence
+from ringfence.pool.condition import Condition, Event, Promise
+
+_ROOT = Path(ringfence.__file__).parent
+
+
+def _steps(function: Callable[[], object]) -> list[str]:
+    """The names of Python's functions that are entered while `function` runs."""
+    names: list[str] = []
+
+    def note(frame: object, event: str, argument: object) -> None:
+        if event == "call":
+            names.append(frame.f_code.co_name)  # type: ignore[attr-defined]
+
+    sys.setprofile(note)
+    try:
+        function()
+    except TimeoutError:
+        pass
+    finally:
+        sys.setprofile(None)
+    return names
 
 
 def test_with_takes_its_lock_in_one_step() -> None:
@@ -35,3 +61,59 @@ def test_it_is_a_condition() -> None:
         assert condition.wait_for(lambda: come, 30)
         assert condition._is_owned()  # type: ignore[attr-defined]
     thread.join()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda: Event().set(),
+        lambda: Event().wait(0),
+        lambda: Event().clear(),
+        lambda: Promise[int]().set_result(1),
+        lambda: Promise[int]().set_exception(ValueError()),
+        lambda: Promise[int]().set_running_or_notify_cancel(),
+        lambda: Promise[int]().cancel(),
+        lambda: Promise[int]().result(0),
+        lambda: Promise[int]().exception(0),
+    ],
+    ids=["set", "wait", "clear", "set_result", "set_exception", "set_running", "cancel", "result", "exception"],
+)  # fmt: skip
+def test_what_is_built_on_it_takes_its_lock_in_one_step(function: Callable[[], object]) -> None:
+    """An event, and a future that is none of a pool's: the standard library's own enter a function that takes it."""
+    steps = _steps(function)
+    assert len(steps) > 1
+    assert not {"__enter__", "__exit__"} & set(steps)
+
+
+def test_a_promise_is_a_future() -> None:
+    """It has a result, or an exception, for whoever waits in whatever thread."""
+    promise: Promise[int] = Promise()
+    thread = threading.Thread(target=promise.set_result, args=(3,))
+    thread.start()
+    assert promise.result(30) == 3
+    thread.join()
+    failed: Promise[int] = Promise()
+    failed.set_exception(ValueError("no"))
+    with pytest.raises(ValueError, match="no"):
+        failed.result()
+
+
+def _unsafe(path: Path) -> list[str]:
+    """What is made in a module that ^C can leave locked: a Condition without a lock that is entered in its place..."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        own = name == "threading.Condition" and (not node.args or isinstance(node.args[0], ast.Call))
+        if own or name in {"threading.Event", "threading.Semaphore", "threading.BoundedSemaphore", "threading.Barrier",
+                           "Future", "futures.Future", "queue.Queue"}:  # fmt: skip
+            found.append(f"{path.relative_to(_ROOT)}:{node.lineno}: {name}")
+    return found
+
+
+def test_none_that_can_be_left_locked_is_made() -> None:
+    """Neither by pools nor by the plugin runtime, where a caller in the main thread may wait for it."""
+    modules = [*(_ROOT / "pool").glob("*.py"), *(_ROOT / "plugins").glob("*.py")]
+    assert len(modules) > 100
+    assert not [each for path in modules for each in _unsafe(path)]
