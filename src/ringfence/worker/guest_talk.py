@@ -9,6 +9,7 @@ remember the thread they were first used in.
 import os
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count
@@ -21,6 +22,7 @@ from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, Unregistere
 from ringfence.ipc.patience import Patience
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.worker.guest_state import CURRENT, Active, Call, Settings
+from ringfence.worker.threads import Thread
 
 __all__ = ["Talk"]
 
@@ -28,6 +30,8 @@ __all__ = ["Talk"]
 # a stream of short calls (at 1 ms it costs them 2 %), more would delay a call that comes meanwhile.
 _TICK: Final = 0.001
 _STDERR: Final = 2
+# Seconds after which a thread that has not begun counts as one that never will.
+_STILLBORN: Final = 1.0
 # Ticks without any call after which the standby sleeps until it is rung.
 _QUIET_TICKS: Final = 20
 
@@ -35,8 +39,8 @@ _Message = list[Any]
 _Perform = Callable[[Call, _Message], None]
 # By these names here, because a plugin may replace what is in `threading`.
 _Lock = threading.Lock
-_Thread = threading.Thread
 _get_ident = threading.get_ident
+_now = time.monotonic
 
 _LEAD: Final = "lead"
 
@@ -71,7 +75,7 @@ class _Bell:
 class _Follower:
     """One thread beside the main one."""
 
-    __slots__ = ("bell", "lead", "quiet", "seen", "thread")
+    __slots__ = ("bell", "lead", "quiet", "seen", "started", "thread")
 
     def __init__(self) -> None:
         self.bell = _Bell()
@@ -80,7 +84,13 @@ class _Follower:
         # `turns` when it last looked, and for how many ticks nothing has happened.
         self.seen = -1
         self.quiet = 0
-        self.thread: threading.Thread | None = None
+        self.thread: Thread | None = None
+        self.started = _now()
+
+    def is_there(self) -> bool:
+        """Whether it runs, or may yet: there may have been no memory for it."""
+        thread = self.thread
+        return thread is None or thread.has_begun() or _now() < self.started + _STILLBORN
 
 
 class _Waiter:
@@ -232,8 +242,8 @@ class Talk(Active):
             self._ring_all()
             busy = {call.thread for call in self._calls.values()}
         for follower in self._followers:
-            if follower.thread is not None and follower.thread.ident not in busy:
-                follower.thread.join()
+            if (thread := follower.thread) is not None and thread.has_begun(_STILLBORN) and thread.ident not in busy:
+                thread.join()
         self._waker.detach()
 
     def abandon(self) -> None:
@@ -367,7 +377,7 @@ class Talk(Active):
     def _spawn(self) -> None:
         follower = _Follower()
         name = f"ringfence-{len(self._followers) + 1}"
-        follower.thread = _Thread(target=self._follow, args=(follower,), name=name, daemon=True)
+        follower.thread = Thread(target=self._follow, args=(follower,), name=name)
         self._followers.append(follower)
         try:
             follower.thread.start()
@@ -439,7 +449,7 @@ class Talk(Active):
         if follower is None and self._idle:
             follower = self._idle.pop()
         if follower is None:
-            return len(self._followers) < self.settings.threads
+            return sum(each.is_there() for each in self._followers) < self.settings.threads
         self._asleep = False
         follower.lead = lead
         follower.bell.ring()

@@ -17,6 +17,7 @@ from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, ProtocolError
 from ringfence.ipc.limits import MAX_FRAME
 from ringfence.worker.json_wire import JsonWire, Unsayable, WireError
+from ringfence.worker.threads import Thread
 
 __all__ = ["PROGRAM_FD", "run_program"]
 
@@ -31,6 +32,8 @@ _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _RESET: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 # Seconds for what a program wrote before it ended; a child of its that lives on must not hold us.
 _LAST_WORDS: Final = 2.0
+# Seconds in which a thread of ours has begun, unless there was no memory for it.
+_BEGINNING: Final = 10.0
 
 
 def run_program(
@@ -114,12 +117,16 @@ class _Relay:
         # Both threads answer the host: the one that reads from it, when a call cannot be passed on.
         self._sending = threading.Lock()
         self._violation: str | None = None
-        self._down = threading.Thread(target=self._pass_down, daemon=True)
-        self._up = threading.Thread(target=self._pass_up, daemon=True)
+        self._down = Thread(target=self._pass_down)
+        self._up = Thread(target=self._pass_up)
 
     def start(self) -> None:
+        """Begin. Raises MemoryError: there is none for a thread."""
         self._down.start()
         self._up.start()
+        if not (self._down.has_begun(_BEGINNING) and self._up.has_begun(_BEGINNING)):
+            self._end_program()
+            raise MemoryError("no memory for a thread that speaks for the program")
 
     def finish(self) -> str | None:
         """Pass on what is left, let go of both sides, and return what the program did wrong, if it did."""

@@ -305,6 +305,43 @@ def test_a_module_that_hangs_while_it_is_loaded_leaves_its_stack() -> None:
         assert "time.sleep(60)" in text
 
 
+_STILLBORN = """
+import sys, threading
+
+def fail():
+    raise MemoryError  # where the interpreter finds no memory, before the first line of Thread's own
+
+def stillborn(bootstrap, *args, **kwargs):
+    for name, start in plain.items():
+        setattr(threading, name, start)
+    return start(fail, *args, **kwargs)
+
+plain = {
+    name: getattr(threading, name)
+    for name in ("_start_joinable_thread", "_start_new_thread") if hasattr(threading, name)
+}
+from ringfence.worker import guest, guest_talk
+guest_talk._STILLBORN = 0.0
+for name in plain:
+    setattr(threading, name, stillborn)
+guest.serve(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_thread_without_memory_is_not_waited_for(threads: int) -> None:
+    """It never says that it has begun (python/cpython#140746); the plugin is loaded, and somebody reads."""
+    with Peer(settings(_SOURCE, threads=threads), program=_STILLBORN) as peer:
+        assert peer.loaded[0] == g.LOADED, peer.loaded
+        waiting = peer.start("wait")
+        peer.send([g.CANCEL, waiting])
+        assert f"(call {waiting}, wait, cancelled)" in peer.stderr_until("--- end of stacks ---")
+        if threads > 1:
+            peer.call("release", 1)
+            assert peer.answer(waiting)[0] == g.RESULT
+            peer.stop()
+
+
 def test_recursion_without_end_never_breaks_a_message(peer: Peer) -> None:
     """Logging and asking raise RecursionError before they write, not while."""
     record = peer.fail("loops_deeper")
