@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pool_tasks as tasks
@@ -22,6 +22,9 @@ from ringfence import (
     Pool,
     PoolClosed,
 )
+from ringfence.pool.aside import Aside
+from ringfence.pool.group import PoolGroup
+from ringfence.pool.proof import Proof
 
 pytestmark = pytest.mark.as_user
 
@@ -221,6 +224,58 @@ def test_a_task_that_comes_when_all_is_over_is_refused() -> None:
     numbers = pool.statistics()
     assert (numbers.submitted, numbers.queued) == (0, 0)
     pool.shutdown()
+
+
+@pytest.mark.parametrize("deed", [Pool.kill_workers, Pool.shutdown, Pool.statistics])
+def test_a_finalizer_beside_the_first_zygote(deed: Callable[[Pool], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage that uses the pool is collected in the thread that tells its zygote what to be: nobody waits for ever."""
+    attempts, go, done = Proof.attempts, threading.Event(), threading.Event()
+
+    def collected(self: Proof) -> object:
+        if threading.current_thread().name == "ringfence-aside":
+            go.wait(30)
+            deed(pool)
+            done.set()
+        return attempts(self)
+
+    def waits_for_it() -> bool:
+        frame = sys._current_frames().get(pool._supervisor.thread.ident or 0)
+        while frame is not None and frame.f_code is not Aside.end.__code__:
+            frame = frame.f_back
+        return frame is not None
+
+    monkeypatch.setattr(Proof, "attempts", collected)
+    with Pool(1, profile="trusted") as pool:
+        future = pool.submit(tasks.square, 3)
+        wait_until(waits_for_it)
+        go.set()
+        assert done.wait(20)
+        if deed is Pool.kill_workers:
+            assert future.cancelled() or isinstance(future.exception(20), BrokenPool)
+        else:
+            assert future.result(20) == 9
+
+
+@pytest.mark.needs("cgroup")
+def test_a_finalizer_beside_a_later_zygote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same while a later one is moved into its control group, where there is one."""
+    adopt = PoolGroup.adopt
+
+    def collected(self: PoolGroup, pid: int) -> None:
+        if pools:
+            pools[0].statistics()
+        adopt(self, pid)
+
+    pools: list[Pool] = []
+    monkeypatch.setattr(PoolGroup, "adopt", collected)
+    with Pool(1, profile="trusted") as pool:
+        assert pool.submit(tasks.square, 3).result(20) == 9
+        pools.append(pool)
+        zygote = pool._supervisor._crew._zygote
+        assert zygote is not None
+        zygote.kill()
+        wait_until(lambda: not pool.reports())
+        assert pool.submit(tasks.square, 4).result(20) == 16
 
 
 def test_a_forgotten_pool_takes_no_task_from_a_finalizer() -> None:

@@ -1,4 +1,7 @@
-"""One call in a thread of its own, for what takes the kernel a while in which there is other work."""
+"""One call in a thread of its own, for what takes the kernel a while in which there is other work.
+
+As in any thread, garbage may be collected in it, and a finalizer may use a pool: wait for it under no lock of a pool's.
+"""
 
 import threading
 from collections.abc import Callable
@@ -18,8 +21,9 @@ class Aside:
         self._call = call
         self._error: Exception | None = None
         self._is_over = Event()
+        self._thread = threading.Thread(target=self._run, name="ringfence-aside", daemon=True)
         try:
-            threading.Thread(target=self._run, name="ringfence-aside", daemon=True).start()
+            self._thread.start()
         except RuntimeError:
             self._run()
 
@@ -30,6 +34,10 @@ class Aside:
             self._error = error
         finally:
             self._is_over.set()
+
+    def is_here(self) -> bool:
+        """Say whether this is its thread."""
+        return threading.current_thread() is self._thread
 
     def end(self) -> None:
         """Wait for its end, however it ended."""

@@ -149,6 +149,15 @@ class Crew:
             when = min(when, self._start_after)
         return when
 
+    def wait_for_spare(self) -> None:
+        """Wait until the threads are over that tell the first zygote what to be; not under the lock, see `Aside`."""
+        if self._spare is not None:
+            self._spare.calm()
+
+    def waits_for_this_thread(self) -> bool:
+        """Say whether `wait_for_spare` waits for the thread that asks."""
+        return self._spare is not None and self._spare.is_told_here()
+
     def _start_zygote(self) -> None:
         zygote, self._spare = self._spare, None
         if zygote is None:

@@ -236,8 +236,8 @@ class Supervisor:
 
     def _await_space(self, wait: bool) -> bool:
         bound = self.config.queue_size
-        # The I/O thread, in a callback, must not wait for itself.
-        if bound is None or threading.current_thread() is self.thread:
+        # The I/O thread, in a callback, must not wait for itself; nor one that it waits for, in a finalizer, for it.
+        if bound is None or threading.current_thread() is self.thread or self._crew.waits_for_this_thread():
             return True
         with self._lock:
             self._backlog.absorb()
@@ -419,7 +419,7 @@ class Supervisor:
 
     def join(self) -> None:
         """Wait until every process is gone; only after shut_down. In one of the pool's own threads: return at once."""
-        own = threading.current_thread() in (self.thread, *self._readers)
+        own = threading.current_thread() in (self.thread, *self._readers) or self._crew.waits_for_this_thread()
         if self._owner_pid == os.getpid() and not own:
             # Not the thread alone: up to Python 3.12, ^C in Thread.join makes the next one think that it has ended.
             with self._ending:
@@ -506,6 +506,7 @@ class Supervisor:
     def _main(self) -> None:
         done: list[Errand] = []
         try:
+            self._crew.wait_for_spare()
             while self._turn(done):
                 pass
         except BaseException as error:  # noqa: BLE001

@@ -126,7 +126,7 @@ class Zygote:
 
     def begin(self, config: PoolConfig, terms: dict[str, Any]) -> None:
         """Begin to `configure` it, in a thread of its own."""
-        self._telling = Aside(lambda: self._configure(config, terms, thorough=False))
+        self._telling = Aside(lambda: self._configure(config, terms, aside=True))
 
     def configure(self, config: PoolConfig, terms: dict[str, Any], *, thorough: bool = False) -> None:
         """Say what its workers are to be, and their terms; `thorough`: and have it try all of the self-test.
@@ -138,11 +138,24 @@ class Zygote:
         else:
             self._configure(config, terms, thorough=thorough)
 
-    def _configure(self, config: PoolConfig, terms: dict[str, Any], *, thorough: bool) -> None:
+    def calm(self) -> None:
+        """Wait until what was begun in other threads is over, however that ended."""
+        if self._telling is not None:
+            self._telling.end()
+        if self._move is not None:  # the other may have begun it
+            self._move.end()
+
+    def is_told_here(self) -> bool:
+        """Say whether this thread is one that `calm` waits for."""
+        return any(aside is not None and aside.is_here() for aside in (self._telling, self._move))
+
+    def _configure(
+        self, config: PoolConfig, terms: dict[str, Any], *, thorough: bool = False, aside: bool = False
+    ) -> None:
         self.settle()
         policy = config.policy
         if config.cgroup is not None and config.plan.cgroup is not None and self._move is None:
-            self.enter_group(config.cgroup, config.plan.cgroup, policy)
+            self.enter_group(config.cgroup, config.plan.cgroup, policy, aside=aside)
         plan = pickle.dumps(config.plan)
         self.proof = Proof(config.plan, config.policy.capabilities, plan, thorough=thorough)
         settings = {
@@ -171,10 +184,11 @@ class Zygote:
         """Whether there is a process already, so that `pid` need not wait for one."""
         return self._process is not None
 
-    def enter_group(self, parent: str, limits: CgroupLimits, policy: Policy) -> None:
-        """Begin to move it into a control group below `parent`; `configure` waits for the end of that.
+    def enter_group(self, parent: str, limits: CgroupLimits, policy: Policy, *, aside: bool = True) -> None:
+        """Move it into a control group below `parent`; `aside`: begin to, `configure` waits for the end of that.
 
-        It takes the kernel some milliseconds, in which there is other work.
+        It takes the kernel some milliseconds, in which there is other work: at the start of a pool, that is. A later
+        zygote is told all under the pool's lock, where nothing may wait for a thread.
         """
         # Of processes that end and that nobody waits for, only their group knows what they used.
         apart = policy.limits.cpu is not None and policy.capabilities.has("process:exec")
@@ -184,7 +198,10 @@ class Zygote:
             self.group = PoolGroup(parent, limits, apart=apart, announce=lambda path: self.send([m.GROUP, path]))
             self.group.adopt(pid)
 
-        self._move = Aside(move)
+        if aside:
+            self._move = Aside(move)
+        else:
+            move()
 
     @property
     def pid(self) -> int:
@@ -221,9 +238,7 @@ class Zygote:
     def end(self) -> None:
         """Kill it if it still lives, reap it, close the channel. Its workers die with it."""
         with ExitStack() as last:  # each of them, whatever the others raise
-            for aside in (self._telling, self._move):
-                if aside is not None:
-                    aside.end()
+            self.calm()
             if self.group is not None:
                 last.callback(self.group.close)
             if self._birth is not None:
