@@ -73,6 +73,22 @@ def test_a_failing_initializer_breaks_the_pool_and_says_why() -> None:
             assert "failing_initialiser" in str(error.__cause__)
 
 
+def test_an_initializer_that_ends_its_worker_breaks_the_pool(tmp_path: Path) -> None:
+    """Also while another worker is still busy with it: that one does not prove that workers can be started."""
+
+    def end_or_stay(folder: str) -> None:
+        try:
+            os.mkdir(f"{folder}/stay")
+        except FileExistsError:
+            os._exit(3)
+        tasks.nap(60)
+
+    with Pool(2, capabilities=[f"fs:write={tmp_path}"], initializer=end_or_stay, initargs=(str(tmp_path),)) as pool:
+        futures = [pool.submit(tasks.square, n) for n in range(4)]
+        assert "exited with code 3" in str(futures[0].exception(30))
+        assert all(isinstance(future.exception(30), BrokenPool) for future in futures)
+
+
 # Recycling
 
 

@@ -200,11 +200,18 @@ class Crew:
             except OSError:
                 pass  # closing it, which is next, does the same
 
-    def _start_failed(self, error: BaseException, done: _Done, *, killed: bool = False) -> None:
-        """A start came to nothing, `killed` by somebody else or by what it met: try again in a while, or never."""
+    def _start_failed(
+        self, error: BaseException, done: _Done, *, killed: bool = False, beginning: bool = False
+    ) -> None:
+        """A start came to nothing, `killed` by somebody else or by what it met: try again in a while, or never.
+
+        `beginning`: it was locked in already, and died of what all have to begin with. Others that have not begun
+        either say nothing against that: where each call has a worker of its own there is always one.
+        """
         if time.monotonic() < self._start_after:
             return  # the same trouble, told by one more worker
-        if self._dispatcher.members:
+        others = self._dispatcher.members.values()
+        if any(handle.started for handle in others) if beginning else others:
             self._start_after = time.monotonic() + 0.2  # others work: the host is short of something for a moment
             return
         delay = self._budget.failed(killed=killed)
@@ -438,7 +445,7 @@ class Crew:
         cause = handle.doom or outcome.crash(handle.exit_code, handle.last_words(), handle.pid)
         self._remove(handle)
         if not handle.started and not handle.stopping and self.broken is None:
-            self._start_failed(cause, done, killed=came_from_outside(cause))
+            self._start_failed(cause, done, killed=came_from_outside(cause), beginning=handle.ready)
 
     def _blame(self, handle: WorkerHandle, task: Any, done: _Done) -> None:
         """The task that a dead worker was running ends, or runs again if it may."""
