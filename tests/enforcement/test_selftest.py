@@ -90,6 +90,44 @@ def test_an_attempt_that_is_killed_from_outside_is_repeated(caller: Caller, kill
     assert ["killed" for finding in selftest.judge(probes, outcome.value[0]) if finding.is_hole][:1] == found
 
 
+def test_an_answer_that_cannot_be_written_down_is_no_hole(caller: Caller) -> None:
+    """The kernel may have no memory for a pipe's page: the attempts are made again."""
+    policy = Policy.build("untrusted")
+    plan = make_plan(policy, caller.features, runtime=RUNTIME)
+    probes = selftest.choose(plan, policy.capabilities, MACHINE)
+
+    def be_zygote(send: Sender) -> None:
+        caller.become()
+        write, zygote, left = os.write, os.getpid(), [1]
+
+        def short(fd: int, data: bytes) -> int:
+            if os.getpid() != zygote and left and len(data) == 8:
+                raise OSError(12, "Cannot allocate memory")
+            return write(fd, data)
+
+        os.write = short  # type: ignore[assignment]
+        trials = Trials(enforce.prepare(plan), Codec(), selftest.batches(probes))
+        while (pid := trials.start()) is not None:
+            trials.ended(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            left.clear()
+        send(["value", trials.answers])
+
+    found = selftest.judge(probes, in_process(be_zygote).value[0])
+    assert [finding.probe.name for finding in found if finding.is_hole] == []
+
+
+@pytest.mark.parametrize("name", ["being root", "RLIMIT_FSIZE"])
+def test_a_hole_is_said_in_a_few_words(name: str) -> None:
+    """Where thousands of millions of answers would be right, too: they are not all gone through."""
+    policy = Policy.build("untrusted")
+    probes = selftest.choose(make_plan(policy, _features(), runtime=RUNTIME), policy.capabilities, MACHINE)
+    (probe,) = (each for each in probes if each.name == name)
+    wide = probe._replace(expected=range(1, 1 << 63))
+    said = selftest.hole(selftest.judge([wide], [0]))
+    assert said is not None
+    assert "should make it 1 or 2 or 3 or 4" in str(said)
+
+
 def nothing(*_: Any, **__: Any) -> None:
     """Do nothing, and say nothing."""
 

@@ -25,9 +25,10 @@ _SIZE: Final = 8
 # As in `sandbox.selftest`, which the zygote does not import: a process that a signal ended.
 _KILLED: Final = -10_000
 _EXIT_NOT_STARTED: Final = 70
+_EXIT_CUT_SHORT: Final = 71
 # Seconds that one worker's attempts may take; they take milliseconds.
 _PATIENCE: Final = 20.0
-# How often an attempt is repeated whose worker was killed from outside.
+# How often an attempt is repeated whose worker was killed from outside, or could not write an answer down.
 _AGAIN: Final = 3
 
 
@@ -79,8 +80,8 @@ class Trials:
         if status == _EXIT_NOT_STARTED:
             self.failure = self._codec.unpack(data)
             return
-        if status == -signal.SIGKILL and self._again:
-            # No part of the sandbox kills so: the host ran out of memory, or somebody's script went by.
+        if status in (-signal.SIGKILL, _EXIT_CUT_SHORT) and self._again:
+            # No part of the sandbox ends it so: the host ran out of memory, or somebody's script went by.
             self._again -= 1
             self._waiting.insert(0, self._group)
             return
@@ -104,6 +105,7 @@ def _run(prepared: enforce.Prepared, codec: Codec, group: Sequence[Any], writer:
             os.write(writer, answer.to_bytes(_SIZE, "little", signed=True))
     except BaseException:  # noqa: BLE001  # nothing may climb back into the zygote's loop
         sys.excepthook(*sys.exc_info())
+        os._exit(_EXIT_CUT_SHORT)
     finally:
         os._exit(0)
 
