@@ -1,8 +1,9 @@
 """One pool's life, run again and again with one system call failing: a program of its own, which prints JSON lines.
 
-Usage: python failing_calls.py count | sweep ROLES ERRNOS|turns [PART/PARTS] | sample SEED NUMBER
-       | one ROLE CALL AT ERRNO; with --nursery, zygotes come from a nursery. With --seen=FILE, what has been tried
-without a finding is noted there, and not tried again: a long sweep may be cut short and taken up.
+Usage: python failing_calls.py count | sweep ROLES ERRNOS|turns|shortages|others [PART/PARTS] | sample SEED NUMBER
+       | one ROLE CALL AT ERRNO; with --nursery, zygotes come from a nursery. `shortages`: each call with the errors
+that it may fail with, `others`: with the rest. With --seen=FILE, what has been tried without a finding is noted there,
+and not tried again: a long sweep may be cut short and taken up.
 """
 
 import errno
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pool_tasks as tasks
 from injection import Ended, Fault, begin, end, run
+from shortages import SHORTAGES
 
 from ringfence import Pool, RingfenceError
 from ringfence.pool import nursery, proof
@@ -169,6 +171,12 @@ def chosen(made: Any, how: str, *which: str) -> list[Fault]:
     roles = which[0].split(",") if which[0] != "all" else _ROLES
     if which[1] == "turns":
         faults = [fault for fault in turns(made, roles) if worth_trying(fault)]
+    elif which[1] in ("shortages", "others"):
+        faults = [
+            fault
+            for fault in every(made, roles, ERRORS)
+            if worth_trying(fault) and (fault.error in SHORTAGES.get(fault.call, ERRORS)) is (which[1] == "shortages")
+        ]
     else:
         errors = [getattr(errno, name) for name in which[1].split(",")]
         faults = [fault for fault in every(made, roles, errors) if worth_trying(fault)]
