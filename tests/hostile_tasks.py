@@ -160,6 +160,15 @@ def rampage(seed):
     time.sleep(30)
 
 
+def dribble():
+    """Write a frame to the channel that has no end, byte by byte."""
+    fd = pool_tasks.channel_fd()
+    _write(fd, struct.pack(">I", 1 << 16))
+    while True:
+        _write(fd, b"x")
+        time.sleep(0.002)
+
+
 def _write(fd, data):
     view = memoryview(data)
     while view:

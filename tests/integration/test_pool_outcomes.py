@@ -8,14 +8,16 @@ import pickle
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from pathlib import Path
 
+import hostile_tasks
 import pool_tasks as tasks
 import pytest
-from waiting import wait_for_cpu_use
+from waiting import wait_for_cpu_use, wait_until
 
 from ringfence import (
     CapabilityDenied,
@@ -29,6 +31,9 @@ from ringfence import (
     TaskTimeout,
     WorkerCrashed,
 )
+from ringfence.pool.handle import WorkerHandle
+from ringfence.pool.waiting import Waiting
+from ringfence.pool.warden import Warden
 
 pytestmark = pytest.mark.as_user
 MIB = 1 << 20
@@ -248,6 +253,37 @@ def test_a_timeout_counts_from_the_start_of_the_task() -> None:
         pool.submit(tasks.square, 1).result()
         futures = [pool.submit(tasks.nap, 0.7) for _ in range(4)]
         assert [future.exception(60) for future in futures] == [None] * 4
+
+
+def test_an_answer_in_time_costs_no_worker_though_its_reader_is_late(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that watches for it gets its turn long after the task's time; the pool sees that it is there."""
+    worker = pool.submit(os.getpid).result()
+    looks: list[float] = []
+    plain, look = Waiting.sleep, Warden.look
+
+    def counted(self: Warden, now: float, hear: Callable[[WorkerHandle], None]) -> None:
+        look(self, now, hear)
+        looks.append(now)
+
+    def late(self: Waiting, handle: WorkerHandle, deadline: float | None) -> None:
+        over = time.monotonic() + 1.2
+        plain(self, handle, deadline)
+        wait_until(lambda: not handle.line or handle.doom is not None or sum(now > over for now in looks) > 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Warden, "look", counted)
+        patch.setattr(Waiting, "sleep", late)
+        assert pool.options(timeout=1.0).submit(tasks.square, 3).result() == 9
+    assert len(looks) > 1
+    assert (pool.submit(os.getpid).result(), pool.statistics().limited) == (worker, 0)
+
+
+def test_who_goes_on_talking_gains_no_time(pool: Pool) -> None:
+    """A task whose worker always has something to say, and never an answer, ends when its time is up."""
+    error = pool.options(timeout=0.5).submit(hostile_tasks.dribble).exception(30)
+    assert isinstance(error, TaskTimeout)
 
 
 def test_memory_taken_at_once_is_refused(pool: Pool) -> None:

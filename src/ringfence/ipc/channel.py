@@ -283,6 +283,16 @@ class Channel:
         except (BlockingIOError, ConnectionError):
             pass
 
+    def has_arrived(self) -> bool:
+        """Say whether there is something to read, the end of the stream included. May run beside who reads."""
+        try:
+            self._socket.recv(1, _PEEK | _socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            pass
+        return True
+
     def look(self, seconds: float) -> bool:
         """Look for something to read for so many seconds, without ever falling asleep; say whether that was worth it.
 

@@ -73,6 +73,7 @@ class WorkerHandle:
         "mark",
         "modules",
         "number",
+        "overdue",
         "pace",
         "patience",
         "peak_rss",
@@ -140,6 +141,8 @@ class WorkerHandle:
         # A thread that waits for the head's answer polls the channel itself; until it is done nobody closes the fds,
         # and whether that is due by then is in `gone`.
         self.watched = False
+        # A task whose time was up when such a thread had something to read: none watches for it again.
+        self.overdue: Task | None = None
         # What the poller reports of the channel (see pool/interest.py); registered as soon as it was asked for.
         self.interest = select.EPOLLIN
         self.gone = False

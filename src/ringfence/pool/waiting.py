@@ -37,7 +37,10 @@ class Waiting:
     def take_over(self, handle: WorkerHandle, task: Task) -> bool:
         """Have this thread hear the worker instead of the I/O thread, if `task` is all that goes on; say whether."""
         alone = len(handle.line) == 1 and handle.line[0] is task and not self._backlog.queued
-        if not alone or handle.watched or not handle.started or handle.doom or handle.channel.wants_write:
+        if (
+            not alone or handle.watched or not handle.started or handle.doom or handle.channel.wants_write
+            or handle.overdue is task
+        ):  # fmt: skip
             self._interest.attend()
             return False
         if handle.channel.fileno() not in self._crew.handlers:

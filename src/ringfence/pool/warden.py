@@ -22,7 +22,8 @@ __all__ = ["Warden"]
 
 # Bytes that a worker without a task may print, beyond what a task may: what native code had buffered.
 _IDLE_OUTPUT: Final = 1024 * 1024
-# Seconds that a late task gets to answer when what it had asked for before was not heard in time.
+# Seconds that a late task gets to answer when what it had asked for before was not heard in time, and those until the
+# next look at one of which something has come that nobody has read yet.
 _UNHEARD: Final = 0.1
 
 
@@ -105,7 +106,12 @@ class Warden:
             hear(handle)  # it may have answered by now
             if not handle.line or handle.line[0] is not task or handle.doom is not None:
                 continue
-            if isinstance(error, TaskTimeout) and len(handle.asked) > asked:
+            if isinstance(error, TaskTimeout) and handle.watched and handle.channel.has_arrived():
+                # It may be the answer, in time, and the thread that watches has been woken and had no turn yet. Once it
+                # has read it watches no more for this task, so this ends, whatever the worker goes on to say.
+                handle.overdue = task
+                self._dispatcher.look_at(handle, now + _UNHEARD)
+            elif isinstance(error, TaskTimeout) and len(handle.asked) > asked:
                 # It has asked in time for a lease, or for its arguments, and we have only heard it now. It may ask once
                 # for each, so this is soon over.
                 self._dispatcher.look_at(handle, now + _UNHEARD)

@@ -33,7 +33,10 @@ def looked(handle: Any, hear: Callable[[Any], None], error: Exception = LATE) ->
 def handle() -> Any:
     """A worker that runs a task."""
     task = SimpleNamespace(id=7, session=None, options=SimpleNamespace(timeout=1.0))
-    return SimpleNamespace(line=[task], doom=None, asked=set(), pid=1, head_since=4.0, mark=None, baseline_rss=0)
+    return SimpleNamespace(
+        line=[task], doom=None, asked=set(), pid=1, head_since=4.0, mark=None, baseline_rss=0, watched=False,
+        overdue=None, channel=SimpleNamespace(has_arrived=lambda: True),
+    )  # fmt: skip
 
 
 def test_a_late_task_ends(handle: Any) -> None:
@@ -44,6 +47,25 @@ def test_a_late_task_ends(handle: Any) -> None:
 def test_an_answer_that_was_not_heard_yet_counts(handle: Any) -> None:
     """It is heard first."""
     assert looked(handle, lambda handle: handle.line.clear()) == ([], [])
+
+
+def test_an_answer_counts_that_the_thread_that_watches_has_not_read_yet(handle: Any) -> None:
+    """Something has come: that thread reads it, whenever it gets a turn, and watches no more for this task."""
+    handle.watched = True
+    for _ in range(3):
+        ended, again = looked(handle, lambda handle: None)
+        assert not ended
+        assert 5.0 < again[0] <= 5.1
+    assert handle.overdue is handle.line[0]
+    handle.watched = False
+    assert looked(handle, lambda handle: None) == ([LATE], [])
+
+
+def test_a_late_task_ends_that_has_said_nothing_to_the_thread_that_watches(handle: Any) -> None:
+    """Nothing has come."""
+    handle.watched = True
+    handle.channel.has_arrived = lambda: False
+    assert looked(handle, lambda handle: None) == ([LATE], [])
 
 
 def test_a_result_that_waits_for_a_lease_is_not_late(handle: Any) -> None:
