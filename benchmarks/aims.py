@@ -16,6 +16,7 @@ UNITS: Mapping[str, tuple[float, int, str]] = {
     "s": (1.0, 2, "s"),
     "ns": (1e9, 0, "ns"),
     "B": (1.0, 0, "B"),
+    "B each": (1.0, 2, "B"),
     "MiB": (1 / (1 << 20), 2, "MiB"),
     "count": (1.0, 0, ""),
 }

@@ -191,7 +191,7 @@ def records(row: Row, lines: Sequence[Line], parameters: Mapping[str, Any]) -> l
                 "contender": line.contender.name,
                 "floor": line.contender.floor,
                 "figure": figure.key,
-                "unit": {"us": "s", "ms": "s", "ns": "s", "MiB": "B"}.get(figure.unit, figure.unit),
+                "unit": {"us": "s", "ms": "s", "ns": "s", "MiB": "B", "B each": "B"}.get(figure.unit, figure.unit),
                 "more_is_better": figure.more_is_better,
                 "parameters": dict(parameters),
                 "values": values,

@@ -17,6 +17,13 @@ def sleep(seconds: float) -> float:
     return seconds
 
 
+def hold(seconds: float) -> float:
+    """Keep a worker busy for so long; return when that began (of time.monotonic, which all processes share)."""
+    begun = time.monotonic()
+    time.sleep(seconds)
+    return begun
+
+
 def spin(seconds: float) -> None:
     """Compute for so long."""
     clock = time.perf_counter
