@@ -7,8 +7,8 @@ What must stay true: a memfd is only ever lent to one worker, and what is writte
 written when the task starts there, or while it is handed in and the worker idles (pool/placing.py), not before. The
 worker says whether it still uses what the arguments were read from; if it lies, its own tasks suffer. What it wrote as
 a result is copied before it is looked at, and the size is sealed, so that nothing it does meanwhile can be felt here;
-nor can it make holes once `settle` was called, which comes before the first look. Let go of, a memfd counts as lent
-until the worker ends: it may hold the memory still.
+nor can it make holes once `settle` was called, which comes before the first look, though the worker has ended by then:
+a child of its may have the memory still. Let go of, a memfd counts as lent until the worker ends, for the same reason.
 """
 
 import mmap
@@ -53,7 +53,7 @@ class Kept:
 
     def __init__(self, fd: int, mapping: mmap.mmap, capacity: int, unsettled: int = -1) -> None:
         self._fd = fd
-        # The same, until it has been settled. `_lock` guards it: the worker may end meanwhile.
+        # The same, until it has been settled, or nobody is left who could look. `_lock` guards it.
         self._unsettled = unsettled
         self._mapping: mmap.mmap | None = mapping
         self.capacity = capacity
@@ -106,8 +106,7 @@ class Kept:
             buffers.settle_kept(fd, self.capacity)
         except OSError:
             with _lock:
-                if self._mapping is not None:
-                    self._unsettled, fd = fd, -1  # there may be memory the next time
+                self._unsettled, fd = fd, -1  # there may be memory the next time
             raise
         finally:
             if fd >= 0:
@@ -119,14 +118,20 @@ class Kept:
         return fd
 
     def close(self) -> None:
-        """Let go of it; whoever still has a view may use that. May be repeated."""
+        """Let go of it; whoever still has a view may use that, having settled it. May be repeated."""
         if self._mapping is None:
             return
         self._mapping = None
-        for fd in (self.take_fd(), self._take_unsettled()):
-            if fd >= 0:
-                os.close(fd)
+        fd = self.take_fd()
+        if fd >= 0:
+            os.close(fd)
         _release(self.capacity)
+
+    def __del__(self) -> None:
+        """Close what a view would have been settled with: nobody has one any more."""
+        fd = getattr(self, "_unsettled", -1)  # ^C may come before there is one
+        if fd >= 0:
+            os.close(fd)
 
 
 def _release(capacity: int) -> None:

@@ -121,7 +121,7 @@ class Lease:
 
     def close(self) -> None:
         """Close our fd; the memory goes when the worker's is closed too. May be repeated."""
-        self._kept = None
+        self._kept = self._settle = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -1,6 +1,7 @@
 """What travels in memfds, on our side: counted, and given back whatever happens."""
 
 import fcntl
+import gc
 import os
 import signal
 import threading
@@ -11,7 +12,9 @@ import pytest
 
 from ringfence.ipc import buffers, parcel
 from ringfence.ipc import messages as m
+from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import RemoteProtocolError
+from ringfence.ipc.large import restore_kept
 from ringfence.pool import kept, transfer
 from ringfence.pool.filling import Filling
 from ringfence.pool.kept import Kept
@@ -210,6 +213,42 @@ def test_what_is_read_has_its_pages_and_keeps_them() -> None:
     held.settle()
     held.close()
     os.close(fd)
+
+
+def test_what_a_dead_worker_wrote_is_read_without_holes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child of its may have the memory still, where no pid namespace ends that with it."""
+    held = Kept.make(MIB, None, writable=True)
+    assert held is not None
+    fd, capacity = held.take_fd(), held.capacity
+    theirs = buffers.map_kept(fd, capacity, writable=True)
+    theirs[:5] = b"right"
+    lease = transfer.Lease(1, MIB, held)
+    held.close()  # its worker is gone
+    theirs.madvise(MADV_REMOVE, 4096, 4096)
+
+    def read(*arguments: Any) -> Any:
+        assert os.fstat(fd).st_blocks * 512 >= capacity
+        with pytest.raises(PermissionError):
+            theirs.madvise(MADV_REMOVE, 0, 4096)
+        return restore_kept(*arguments)
+
+    monkeypatch.setattr(transfer, "restore_kept", read)
+    assert lease.redeem({"form": "bytes", "size": MIB}, Codec()) == b"right" + bytes(MIB - 5)
+    os.close(fd)
+
+
+def test_a_descriptor_that_nobody_can_use_any_more_is_closed() -> None:
+    """That with which a result would have been settled: when neither its worker nor a result is left."""
+    gc.collect()  # not what other tests have left
+    before = len(os.listdir("/proc/self/fd"))
+    held = Kept.make(MIB, None, writable=True)
+    assert held is not None
+    lease = transfer.Lease(1, MIB, held)
+    held.close()
+    del held
+    assert len(os.listdir("/proc/self/fd")) == before + 2  # the mapping has one, too
+    lease.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_memory_that_its_worker_has_sealed_is_not_read() -> None:
