@@ -21,7 +21,7 @@ from jail import Caller, Sender, in_process
 from ringfence.sandbox import _syscalls
 from ringfence.sandbox.bpf import ALLOW, ARCHES, KILL_PROCESS, errno_action
 from ringfence.sandbox.capabilities import Capabilities, Capability, Grant
-from ringfence.sandbox.privileges import forbid_regain
+from ringfence.sandbox.giving_up import forbid_regain
 from ringfence.sandbox.rulesets import BASE, Bundle
 from ringfence.sandbox.seccomp import build_program, choose_bundles
 

@@ -150,7 +150,7 @@ def without(*places: tuple[Any, str]) -> Callable[[], None]:
 
 def an_open_file() -> None:
     """Leave a descriptor open that no worker should have."""
-    enforce.close_all_but = nothing
+    enforce.close_gaps = nothing
     os.set_inheritable(os.open("/dev/null", os.O_RDONLY), True)
 
 

@@ -11,7 +11,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 __all__ = [
     "FilterProgram",
@@ -34,6 +34,7 @@ __all__ = [
     "pivot_root",
     "prctl",
     "references",
+    "refusal",
     "seccomp_action_available",
     "seccomp_load",
     "set_host_name",
@@ -91,8 +92,8 @@ _LANDLOCK_ADD_RULE: Final = 445
 _LANDLOCK_RESTRICT_SELF: Final = 446
 
 _OLD_NUMBERS: Final = {
-    "x86_64": {"pivot_root": 155, "seccomp": 317, "capget": 125, "capset": 126},
-    "aarch64": {"pivot_root": 41, "seccomp": 277, "capget": 90, "capset": 91},
+    "x86_64": {"pivot_root": 155, "seccomp": 317, "capget": 125, "capset": 126, "openat": 257},
+    "aarch64": {"pivot_root": 41, "seccomp": 277, "capget": 90, "capset": 91, "openat": 56},
 }.get(os.uname().machine, {})
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -252,6 +253,24 @@ def attempt(number: int, arguments: Iterable[int | str]) -> int:
     ready = [os.fsencode(value) if isinstance(value, str) else _long(value) for value in arguments]
     result = int(_syscall(_long(number), *ready))
     return -ctypes.get_errno() if result == -1 else result
+
+
+# Made before the fork, as `_CAPSET` is. What pidfd_open answers to -1 is EINVAL, unless a filter knows no such call.
+PIDFD_OPEN_NONE: Final = (_long(434), _long(-1), _long(0))
+OPEN_ROOT: Final = (
+    _long(_OLD_NUMBERS.get("openat", -1)),
+    _long(AT_FDCWD),
+    b"/",
+    _long(os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
+)
+
+
+def refusal(call: tuple[Any, ...]) -> int:
+    """Make one of the calls above, and return the errno that it was refused with, or 0 if it was not.
+
+    No exception is made of it: what that takes would be copied for each worker, which looks for refusals.
+    """
+    return ctypes.get_errno() if int(_syscall(*call)) < 0 else 0
 
 
 def close_range(first: int, last: int) -> None:

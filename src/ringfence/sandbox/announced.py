@@ -3,6 +3,7 @@
 import sys
 from _thread import _local as thread_local
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from ringfence.sandbox.operations import KEPT, NAMED, Event
@@ -35,7 +36,15 @@ _installed = False
 
 
 def install_audit_hook() -> None:
-    """Begin to remember sensitive operations, once per process; Python offers no way to end it.
+    """Begin to remember sensitive operations, once per process; Python offers no way to end it."""
+    global _installed
+    if not _installed:
+        _installed = True
+        sys.addaudithook(_remember)
+
+
+def _hook() -> Callable[[str, tuple[Any, ...]], None]:
+    """Return what remembers them.
 
     Programs open files by the thousand, and the error of an `open` names its path: so of operations on paths no more
     is remembered than their arguments. To look at the instruction that they came from takes 1.2 µs, as that announces
@@ -43,10 +52,6 @@ def install_audit_hook() -> None:
     for any hook, even one that does nothing; `id` and the like, which announce themselves but are not sensitive,
     0.2 µs; code that announces nothing costs what it did.
     """
-    global _installed
-    if _installed:
-        return
-    _installed = True
     keep, memory, named, kept, frame_at, make = _paths.append, _memory, NAMED, KEPT.get, sys._getframe, Event
 
     def remember(name: str, args: tuple[Any, ...]) -> None:
@@ -62,7 +67,11 @@ def install_audit_hook() -> None:
         except Exception:  # noqa: BLE001 - an error here would become the plugin's
             pass
 
-    sys.addaudithook(remember)
+    return remember
+
+
+# Made here, not in each worker, which would copy a page of memory for nearly every object that this takes.
+_remember: Final = _hook()
 
 
 def recent_events() -> tuple[Event, ...]:

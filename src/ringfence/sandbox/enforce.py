@@ -9,12 +9,15 @@ from typing import Final, final
 
 from ringfence.records import dataclass, field
 from ringfence.sandbox import _syscalls as sys
-from ringfence.sandbox.descriptors import close_all_but, empty_environment
+from ringfence.sandbox.closing import Gaps, close_gaps, gaps_between
+from ringfence.sandbox.descriptors import empty_environment
 from ringfence.sandbox.errors import EnforcementError
+from ringfence.sandbox.giving_up import become, drop_bounding_set, drop_capabilities, forbid_regain
 from ringfence.sandbox.landlock import Access, build_ruleset
-from ringfence.sandbox.namespaces import count_alone, enter_own, enter_shared, fork_worker
+from ringfence.sandbox.namespaces import enter_shared
+from ringfence.sandbox.own_namespaces import count_alone, enter_own, fork_worker
 from ringfence.sandbox.pids import has_ended, proc_pid
-from ringfence.sandbox.privileges import become, drop_bounding_set, drop_capabilities, forbid_regain, worker_uid
+from ringfence.sandbox.privileges import worker_uid
 from ringfence.sandbox.report import Report
 from ringfence.sandbox.rlimits import (
     Ceiling,
@@ -28,6 +31,7 @@ from ringfence.sandbox.steps import Plan
 __all__ = ["Prepared", "Timings", "enter", "fork", "host_pid", "prepare"]
 
 _SECCOMP_MODE_FILTER: Final = 2
+_KILL: Final = int(signal.SIGKILL)
 
 
 @final
@@ -47,6 +51,7 @@ class Prepared:
         memory: those on top of what the zygote holds; `fork` fills it the first time.
         translate: whether pids here differ from those outside.
         root_is_closed: whether opening ``/`` must fail once Landlock holds.
+        descriptors: those of them that are held for workers.
     """
 
     plan: Plan
@@ -60,11 +65,11 @@ class Prepared:
     memory: list[Ceiling] = field(default_factory=list)
     translate: bool
     root_is_closed: bool
+    descriptors: tuple[int, ...]
 
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        """The descriptors held for workers."""
-        return tuple(fd for fd in (self.proc, self.parent, self.home, self.ruleset) if fd is not None)
+    def gaps(self, keep_fds: Collection[int]) -> Gaps:
+        """Return what `enter` will close where these descriptors stay open."""
+        return gaps_between({*keep_fds, *self.descriptors})
 
 
 @final
@@ -108,17 +113,20 @@ def prepare(plan: Plan, farewell: Callable[[], None] | None = None) -> Prepared:
     home = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc) if spaces and spaces.own_pids else None
     if plan.privileges is not None and plan.privileges.drop_bounding and not (spaces and spaces.user):
         drop_bounding_set()
+    parent = _own_pidfd()
+    ruleset = build_ruleset(plan.landlock, plan.grants) if plan.landlock is not None else None
     return Prepared(
         plan=plan,
         proc=proc,
         pid=os.getpid(),
-        parent=_own_pidfd(),
+        parent=parent,
         home=home,
-        ruleset=build_ruleset(plan.landlock, plan.grants) if plan.landlock is not None else None,
+        ruleset=ruleset,
         program=sys.FilterProgram(plan.seccomp.code, plan.seccomp.pid_slots) if plan.seccomp is not None else None,
         rlimits=resolve(plan.rlimits) if plan.rlimits is not None else (),
         translate=translate,
         root_is_closed=plan.landlock is not None and not _lists_root(plan),
+        descriptors=tuple(fd for fd in (proc, parent, home, ruleset) if fd is not None),
     )
 
 
@@ -154,12 +162,15 @@ def host_pid(prepared: Prepared, pid: int) -> int:
         os.close(pidfd)
 
 
-def enter(prepared: Prepared, keep_fds: Collection[int], *, timings: Timings | None = None) -> Report:
+def enter(
+    prepared: Prepared, keep_fds: Collection[int], *, gaps: Gaps | None = None, timings: Timings | None = None
+) -> Report:
     """Lock this process in, for good. Call it in the child of `fork`, before any foreign code.
 
     Args:
         prepared: what `prepare` returned in the parent.
         keep_fds: the descriptors that stay open besides 0, 1 and 2.
+        gaps: what `prepared.gaps` says of these, if it was asked before the fork.
         timings: if given, takes down how long each step took.
 
     Raises:
@@ -168,7 +179,7 @@ def enter(prepared: Prepared, keep_fds: Collection[int], *, timings: Timings | N
     plan, mark = prepared.plan, (timings.mark if timings is not None else _no_mark)
     os.setsid()
     if plan.descriptors is not None:
-        close_all_but({*keep_fds, *prepared.descriptors}, by_range=plan.close_range)
+        close_gaps(prepared.gaps(keep_fds) if gaps is None else gaps, by_range=plan.close_range)
     mark("descriptors")
     uid = None
     if plan.privileges is not None and plan.privileges.change_uid:
@@ -254,7 +265,7 @@ def _own_host_pid(prepared: Prepared) -> int:
 
 def _die_with_parent(prepared: Prepared) -> None:
     """Be killed when the zygote ends, which may just have happened."""
-    sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+    sys.prctl(sys.PR_SET_PDEATHSIG, _KILL)
     if prepared.parent is not None:
         orphaned = has_ended(prepared.parent)
     else:
@@ -281,11 +292,7 @@ def _filter(program: sys.FilterProgram) -> None:
 
 def _seems_older() -> bool:
     """Say whether a call is answered as our filter answers it: a container's own filter shows in the mode as well."""
-    try:
-        os.close(os.pidfd_open(-1))  # EINVAL, where no filter says that there is no such call
-    except OSError as error:
-        return error.errno == errno.ENOSYS
-    return False
+    return sys.refusal(sys.PIDFD_OPEN_NONE) == errno.ENOSYS
 
 
 def _self_test(prepared: Prepared) -> None:
@@ -296,12 +303,5 @@ def _self_test(prepared: Prepared) -> None:
         raise EnforcementError("verify the seccomp filter", 0, "a filter is in force, but it is not this one")
     if prepared.ruleset is not None and sys.prctl(sys.PR_GET_NO_NEW_PRIVS) != 1:
         raise EnforcementError("verify no_new_privs", 0, "it is not set")
-    if not prepared.root_is_closed:
-        return
-    try:
-        os.close(os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    except OSError as error:
-        if error.errno == errno.EACCES:
-            return
-        raise EnforcementError("verify Landlock", error.errno or 0) from error
-    raise EnforcementError("verify Landlock", 0, "a closed folder could be opened")
+    if prepared.root_is_closed and (refused := sys.refusal(sys.OPEN_ROOT)) != errno.EACCES:
+        raise EnforcementError("verify Landlock", refused, "" if refused else "a closed folder could be opened")

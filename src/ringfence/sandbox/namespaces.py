@@ -20,11 +20,8 @@ from ringfence.sandbox.private_root import build_private_root
 __all__ = [
     "SCRATCH",
     "NamespacePlan",
-    "count_alone",
-    "enter_own",
     "enter_shared",
     "fork_as_init",
-    "fork_worker",
 ]
 
 _FLAGS: Final = {
@@ -36,7 +33,6 @@ _FLAGS: Final = {
     "net": 0x40000000,
 }
 _NEWUSER: Final = 0x10000000
-_NEWNS: Final = 0x00020000
 _NEWPID: Final = 0x20000000
 
 # The private folder of a worker: a tmpfs below a folder that the shared Landlock rule-set can name. (A rule
@@ -142,75 +138,3 @@ def fork_as_init(farewell: Callable[[], None] | None = None) -> None:
         signal.signal(os.WTERMSIG(status), signal.SIG_DFL) if os.WTERMSIG(status) not in (9, 19) else None
         os.kill(os.getpid(), os.WTERMSIG(status))
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-
-
-def fork_worker(plan: NamespacePlan | None, home: int | None) -> int:
-    """Fork; with a pid namespace the child is pid 1 of a new one.
-
-    Args:
-        plan: what is planned, or `None` for a plain fork.
-        home: an fd of this process's own pid namespace, to come back to.
-    """
-    from ringfence.sandbox import _syscalls
-
-    if plan is None or home is None:
-        return os.fork()
-    _syscalls.unshare(_NEWPID)
-    pid = -1
-    try:
-        pid = os.fork()
-        return pid
-    finally:
-        if pid != 0:
-            # The next child belongs here again, until the next unshare.
-            _syscalls.setns(home, _NEWPID)
-
-
-def enter_own(plan: NamespacePlan, uid: int, gid: int, proc: int) -> None:
-    """Enter the namespaces that are this worker's alone: its private folder, its user namespace.
-
-    Args:
-        plan: what is planned.
-        uid: who will own the private folder.
-        gid: and the folder's group.
-        proc: an fd of /proc.
-    """
-    from ringfence.sandbox import _syscalls
-
-    step = "mount the private folder"
-    try:
-        if plan.private_root and plan.scratch:
-            _syscalls.unshare(_NEWNS)
-            _mount_scratch(plan, uid, gid)
-        if plan.user:
-            # RLIMIT_NPROC counts per user and user namespace: in a shared one a hostile worker would use up
-            # its neighbours' threads.
-            step = "enter the worker's own user namespace"
-            _syscalls.unshare(_NEWUSER)
-            write_id_maps(uid, gid, proc)
-    except OSError as error:
-        raise EnforcementError(step, error.errno or 0) from error
-
-
-def count_alone(uid: int, proc: int) -> None:
-    """Enter a user namespace in which only this worker's processes are counted. To be called as the user ``uid``."""
-    from ringfence.sandbox import _syscalls as sys
-
-    try:
-        # The change of user has closed our own files in /proc to us.
-        sys.prctl(sys.PR_SET_DUMPABLE, 1)
-        sys.unshare(_NEWUSER)
-        write_id_maps(uid, uid, proc)
-    except OSError as error:
-        raise EnforcementError("enter the worker's own user namespace", error.errno or 0) from error
-
-
-def _mount_scratch(plan: NamespacePlan, uid: int, gid: int) -> None:
-    from ringfence.sandbox import _syscalls as sys
-
-    flags = sys.MS_NOSUID | sys.MS_NODEV | (0 if plan.run_programs else sys.MS_NOEXEC)
-    # A file costs kernel memory even when empty: an inode for every 16 KiB, as the size bounds the rest.
-    inodes = max(256, (plan.scratch or 0) >> 14)
-    options = f"size={plan.scratch},nr_inodes={inodes},mode=0700,uid={uid},gid={gid}"
-    sys.mount("private", SCRATCH, "tmpfs", flags, options)
-    os.chdir(SCRATCH)

@@ -125,9 +125,9 @@ def apply_rlimits(ceilings: Iterable[Ceiling]) -> None:
     Raises:
         EnforcementError: the kernel refused one.
     """
-    for ceiling in ceilings:
+    for name, number, soft, hard in ceilings:
         try:
-            resource.setrlimit(ceiling.number, (ceiling.soft, ceiling.hard))
+            resource.setrlimit(number, (soft, hard))
         except (OSError, ValueError) as error:
             errno = getattr(error, "errno", None) or 0
-            raise EnforcementError(f"set {ceiling.name} to {ceiling.soft}", errno, str(error)) from error
+            raise EnforcementError(f"set {name} to {soft}", errno, str(error)) from error

@@ -48,6 +48,7 @@ class Kit:
         self.ready = self.codec.pack([m.READY, m.PROTOCOL_VERSION, prepared.plan.report.to_data()])
         self._targets = {"channel": channel, "tokens": self._tokens, "stacks": self._stacks}
         self.descriptors = tuple(self._targets.values())
+        self.gaps = prepared.gaps(self.descriptors)
 
     def take(self, fds: dict[str, int]) -> None:
         """Put a worker's own descriptors, by role, in their places."""

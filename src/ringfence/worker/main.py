@@ -43,7 +43,7 @@ def run(kit: Kit, fds: dict[str, int]) -> NoReturn:
 
 def _run(kit: Kit, fds: dict[str, int]) -> int:
     kit.take(fds)
-    kept: tuple[int, ...] = kit.descriptors
+    kept, gaps = kit.descriptors, kit.gaps
     worker = kit.worker
     # While sockets can still be had.
     if "broker" in fds:
@@ -51,9 +51,10 @@ def _run(kit: Kit, fds: dict[str, int]) -> int:
 
         worker.network = Network(fds["broker"])
         kept = (*kept, fds["broker"], *worker.network.descriptors)
+        gaps = kit.prepared.gaps(kept)
     try:
         # From here to READY nothing foreign is read, let alone run.
-        enforce.enter(kit.prepared, kept)
+        enforce.enter(kit.prepared, kept, gaps=gaps)
     except BaseException as error:  # noqa: BLE001  # whatever it is, the supervisor is told before any foreign code
         kit.channel.send(kit.codec.pack([m.ERROR, -1, failure.record(error, kit.codec, kind="start")]))
         return EXIT_NOT_STARTED

@@ -17,7 +17,7 @@ from ringfence.ipc import messages as m
 from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed
-from ringfence.sandbox.descriptors import close_all_but
+from ringfence.sandbox.closing import close_all_but
 from ringfence.sandbox.errors import EnforcementError
 from ringfence.worker import failure, later, zygote
 

@@ -28,11 +28,11 @@ class Baseline:
     """What this process had used before it ran anything foreign."""
 
     def __init__(self) -> None:
-        self.begin()
+        self._peak, self._blocks = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, _blocks_written()
 
     def begin(self) -> None:
-        """Begin anew, from here on."""
-        self._peak, self._blocks = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, _blocks_written()
+        """Begin anew, in a process that was just forked, and so has written nothing."""
+        self._peak, self._blocks = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
 
     def held(self) -> int:
         """Return how many bytes of memory it has held at most since then, resident ones."""

@@ -1,5 +1,6 @@
 """Gives a forked worker random numbers of its own: what is seeded in the zygote would be the same in each."""
 
+import _random
 import os
 import sys
 from typing import Final
@@ -17,7 +18,10 @@ def reseed() -> None:
     generator is not told of forks.
     """
     if "random" in sys.modules:
-        sys.modules["random"].seed()
+        shared = sys.modules["random"]._inst
+        # Its own seed() does no more, for no seed given, but takes ten pages of a worker's own.
+        _random.Random.seed(shared)
+        shared.gauss_next = None
     if "_ssl" in sys.modules:
         sys.modules["_ssl"].RAND_add(os.urandom(_BYTES), float(_BYTES))
     if "numpy.random" in sys.modules:
