@@ -24,6 +24,7 @@ from ringfence.ipc.errors import ChannelClosed
 from ringfence.sandbox import enforce, features
 from ringfence.worker import failure, later
 from ringfence.worker import main as worker
+from ringfence.worker.filling import fill
 from ringfence.worker.forks import hold_back
 from ringfence.worker.kit import Kit
 from ringfence.worker.selftest import Trials
@@ -152,6 +153,7 @@ def _configure(
         channel.send(codec.pack([m.FAILED, -1, failure.record(error, codec, kind="start")]))
         return None
     # What lives now lives in every worker: keep the collector from touching, and so copying, those pages.
+    fill()
     gc.freeze()
     gc.disable()
     channel.send(codec.pack([m.CONFIGURED]))
@@ -210,6 +212,7 @@ class _Zygote:
         self._prepared.memory.clear()  # to be measured anew: a worker's limit is for what comes on top
         gc.unfreeze()
         gc.collect()
+        fill()
         gc.freeze()
 
     def _serve(self) -> bool:
@@ -238,6 +241,7 @@ class _Zygote:
         except Exception:  # noqa: BLE001  # no memory, no descriptor: a worker that needs it tries for itself
             pass
         self._prepared.memory.clear()  # to be measured anew: a worker's limit is for what comes on top
+        fill()
         gc.freeze()
 
     def _spawn(self, number: int, fds: dict[str, int]) -> None:
