@@ -1,6 +1,5 @@
 """Approval: asking the host's owner, once, whether a plugin may have what it declares."""
 
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -8,6 +7,7 @@ from typing import Final, Protocol, final, runtime_checkable
 
 from ringfence.plugins.errors import ApprovalRequired
 from ringfence.plugins.lockfile import LockFile, Pin, covers_all
+from ringfence.pool.locks import Lock
 from ringfence.sandbox.capabilities import Capabilities, Capability, GrantLike, Risk
 
 __all__ = [
@@ -173,7 +173,7 @@ class Approvals:
         self._approver = approver
         self._lockfile = lockfile
         self._session: dict[str, Pin] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     @property
     def is_open(self) -> bool:

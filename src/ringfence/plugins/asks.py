@@ -1,6 +1,5 @@
 """Asks: the calls of host functions that one guest makes, run in the host's threads and answered in bounded memory."""
 
-import threading
 from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import Any, Final, final
@@ -12,6 +11,7 @@ from ringfence.plugins.errors import HostFunctionError
 from ringfence.plugins.guest_call import CODEC, GuestCall
 from ringfence.plugins.host_functions import record_for_guest
 from ringfence.plugins.hosting import Host
+from ringfence.pool.locks import Lock
 
 __all__ = ["CHAIN", "Asks"]
 
@@ -35,7 +35,7 @@ class Asks:
         self._host = host
         self._send = send
         self._unread = unread
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # By their numbers, the bytes of those that have not been answered; those that wait until the guest reads.
         self._under_way: dict[int, int] = {}
         self._parked: list[Callable[[], object]] = []
@@ -49,7 +49,7 @@ class Asks:
 
     def forget(self) -> None:
         """In a child that the host forked."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._over = True
 
     def take(

@@ -1,7 +1,6 @@
 """AuditLog: who used or was refused which capability, kept for whoever asks and passed on to sinks."""
 
 import logging
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from typing import Final, final
 
 from ringfence.plugins.audit_events import RELOAD, AuditEvent, AuditLevel, AuditSink
 from ringfence.plugins.jsonl import JsonlSink
+from ringfence.pool.locks import Lock
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.sandbox.refusal import Refusal
 
@@ -41,7 +41,7 @@ class AuditLog:
     ) -> None:
         self.level = level
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._events: deque[AuditEvent] = deque(maxlen=keep)
         self._sinks: tuple[AuditSink, ...] = ()
         self._failing: set[AuditSink] = set()

@@ -1,10 +1,11 @@
 """CircuitBreaker: leaves alone for a while what has failed several times in a row."""
 
-import threading
 import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import final
+
+from ringfence.pool.locks import Lock
 
 __all__ = ["BreakerState", "CircuitBreaker"]
 
@@ -33,7 +34,7 @@ class CircuitBreaker:
         self._threshold = threshold
         self._timeout = timeout
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._failures = 0
         # When it opened, or when the attempt of a half-open breaker began; None while it is closed.
         self._since: float | None = None

@@ -5,7 +5,6 @@ group "ringfence.extensions" is asked for by name (only that module is then impo
 own, likewise. Imported inside workers, hence light: what is needed to fail or to search is imported then.
 """
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
@@ -13,6 +12,7 @@ from uuid import UUID
 
 from ringfence.plugins.extension import check_extension
 from ringfence.plugins.opaque import OpaqueList
+from ringfence.pool.locks import RLock
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -104,7 +104,7 @@ class PluginCatalog:
     """What can be made, by kind and name. Usable from several threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = RLock()
         # Both hold the same entries; the second only those of kinds whose UUIDs are unique.
         self._by_name: dict[tuple[str, str], PluginEntry] = {}
         self._by_uuid: dict[tuple[str, UUID], PluginEntry] = {}

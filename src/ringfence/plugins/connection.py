@@ -29,6 +29,7 @@ from ringfence.plugins.printed import Printed
 from ringfence.plugins.switchboard import Switchboard
 from ringfence.plugins.wire_trace import is_traced, trace
 from ringfence.pool.condition import Promise
+from ringfence.pool.locks import Lock
 from ringfence.pool.session import Session
 
 __all__ = ["CHAIN", "Connection", "Host", "Line"]
@@ -69,7 +70,7 @@ class Connection:
         self._dialogue = g.Dialogue()
         self._last_number = 0
         # Guards the calls and writing; never held while anything foreign runs.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._calls: dict[int, GuestCall] = {}
         self._over = False
         # The guest can be heard no more; its worker may not be gone yet.
@@ -108,7 +109,7 @@ class Connection:
 
     def forget(self) -> None:
         """In a child that the host forked: close our copy of the socket; the guest is the parent's."""
-        self._lock, self._reading = threading.Lock(), threading.Lock()
+        self._lock, self._reading = Lock(), threading.Lock()
         self._over = self._deaf = True
         self._asks.forget()
         self._channel.close()

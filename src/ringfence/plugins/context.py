@@ -2,12 +2,12 @@
 
 import itertools
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, final
 
 from ringfence.plugins.errors import CallTimeout, FsOpsExceeded, NetOpsExceeded, OutputExceeded
+from ringfence.pool.locks import Lock
 from ringfence.sandbox.capabilities import Capabilities, GrantLike
 from ringfence.sandbox.errors import CapabilityDenied
 
@@ -17,7 +17,7 @@ __all__ = ["DefaultHostContext", "ExecutionContext", "HostContext", "NoopHostCon
 _LEVELS: Final = (5, logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 
 _ids = itertools.count(1)
-_ids_lock = threading.Lock()
+_ids_lock = Lock()
 
 
 def _next_id() -> int:
@@ -164,7 +164,7 @@ class ExecutionContext:
         self._most = {"output": max_output, "fs": max_fs_ops, "net": max_net_ops}
         self._clock = clock
         # Guards the rest.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._begun = clock()
         self._used = dict.fromkeys(self._most, 0)
         self._cancelled = False

@@ -1,12 +1,13 @@
 """What happens to plugins, as events, and the one bus of a runtime that carries them."""
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
+
+from ringfence.pool.locks import Lock
 
 __all__ = [
     "Created",
@@ -115,7 +116,7 @@ class EventBus:
         """Take the clock that events are stamped with."""
         self._clock = clock
         # Guards the fields below. Never held while a subscriber runs.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._subscribers: tuple[tuple[object, Subscriber], ...] = ()
         self._waiting: deque[LifecycleEvent] = deque()
         # Whether a thread is delivering; that thread then delivers everything that is posted meanwhile.

@@ -1,7 +1,6 @@
 """PluginHandle: one loaded plugin, to call and to manage."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -32,6 +31,7 @@ from ringfence.plugins.states import LifecycleState, PluginStatus
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.worker_steps import WorkerSteps
 from ringfence.pool.condition import Event
+from ringfence.pool.locks import Lock
 from ringfence.sandbox.capabilities import Capabilities
 from ringfence.sandbox.report import Report
 
@@ -68,7 +68,7 @@ class PluginHandle:
         self.lifecycle: PluginLifecycle = self._steps.lifecycle
         self._loaded_at = time.time()
         self._counter = _Counter()
-        self._reading = threading.Lock()
+        self._reading = Lock()
         self._read: tuple[Blueprint, Mapping[str, Function]] | None = None
 
     def __del__(self) -> None:
@@ -455,7 +455,7 @@ class _Counter:
     __slots__ = ("_lock", "value")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.value = 0
 
     def add(self) -> None:

@@ -1,9 +1,10 @@
 """LifecycleHooks: functions of the host that are called as plugins go through their lives."""
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Self, overload
+
+from ringfence.pool.locks import Lock
 
 __all__ = ["LifecycleHooks"]
 
@@ -28,7 +29,7 @@ class LifecycleHooks:
     def __init__(self) -> None:
         """Make hooks that do nothing yet."""
         # Replaced, never changed, under the lock: readers take a reference and need none.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._callbacks: dict[str, tuple[Callable[..., object], ...]] = {}
         self._added: tuple[LifecycleHooks, ...] = ()
 

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar, final, get_args, get_origin, overload
@@ -19,6 +18,7 @@ from ringfence.plugins.errors import (
     LimitExceeded,
     ReentrantCall,
 )
+from ringfence.pool.locks import Lock
 from ringfence.sandbox.capabilities import Capabilities, Grant, GrantLike, as_grant
 
 __all__ = ["ArgError", "HostFunction", "HostRegistry", "record_for_guest"]
@@ -211,7 +211,7 @@ class HostRegistry:
     def __init__(self, audit: Callable[[AuditEvent], object] | None = None) -> None:
         """Begin empty. `audit` is told of every use and every refusal, such as by ``AuditLog().record``."""
         self._audit = audit
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # Replaced, never changed, under the lock: readers need none.
         self._functions: Mapping[str, HostFunction] = {}
 

@@ -1,13 +1,13 @@
 """UUIDs: the ones that an instance generates, and those by which extensions are known for good."""
 
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
 from uuid import UUID
 
 from ringfence.plugins.errors import PluginCompatibilityError
+from ringfence.pool.locks import Lock
 
 __all__ = ["KnownUuids", "UuidChanged", "UuidSource", "UuidStore", "check_uuid"]
 
@@ -31,7 +31,7 @@ class UuidSource:
         self._node = _NO_ADDRESS | node_id
         self._sequence = secrets.randbits(14)
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._last = 0
 
     def __call__(self) -> UUID:

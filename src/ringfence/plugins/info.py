@@ -1,15 +1,15 @@
 """PluginInfo: what there is to know of a loaded plugin, at one moment."""
 
 import itertools
-import threading
 from dataclasses import dataclass
 
 from ringfence.plugins.states import LifecycleState
+from ringfence.pool.locks import Lock
 
 __all__ = ["PluginInfo", "next_plugin_id"]
 
 _ids = itertools.count(1)
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def next_plugin_id() -> int:

@@ -1,7 +1,6 @@
 """Installation: what ties a loaded plugin to its store: the version in use, and the one place of a singleton."""
 
 import logging
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from ringfence.plugins.states import LifecycleState
 from ringfence.plugins.store import Lease, PluginStore
 from ringfence.plugins.store_errors import StoreBusy
 from ringfence.plugins.worker_steps import WorkerSteps
+from ringfence.pool.locks import Lock
 
 __all__ = ["Installation"]
 
@@ -43,7 +43,7 @@ class Installation:
         self._name = name
         self._version = version
         self._wanted = wanted
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # Of the version that runs, and of one that is about to.
         self._leases: list[Lease] = []
         self._place: Singleton | None = None

@@ -24,6 +24,7 @@ from ringfence.plugins.identity import UuidSource, UuidStore, check_uuid
 from ringfence.plugins.log_message import InstanceStateEXT, discard, hyinfo, hywarn
 from ringfence.plugins.opaque import OpaqueList
 from ringfence.plugins.states import LifecycleState
+from ringfence.pool.locks import Lock
 
 __all__ = ["InstanceContext", "InstanceRef", "UnconsumedConfigWarning", "create_instance"]
 
@@ -80,7 +81,7 @@ class InstanceContext:
         self._stack = stack
         self._ext_list = ext_list
         self._uuids = UuidSource(info.node_id)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._pid = os.getpid()
         self._closed = False
         # What extensions may hook into, and what happens to them.

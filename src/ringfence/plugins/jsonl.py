@@ -3,12 +3,12 @@
 import json
 import os
 import stat
-import threading
 from types import TracebackType
 from typing import Final, Self, final
 
 from ringfence.plugins.audit_events import AuditEvent
 from ringfence.plugins.errors import PluginIOError
+from ringfence.pool.locks import Lock
 
 __all__ = ["JsonlSink"]
 
@@ -30,7 +30,7 @@ class JsonlSink:
 
     def __init__(self, path: "str | os.PathLike[str]") -> None:
         self.path = os.path.abspath(path)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._fd: int | None = None
         self._closed = False
         # A line that went in half: the next one must not be joined to it.

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
 
+from ringfence.pool.locks import Lock
+
 __all__ = ["Lease", "Leases", "holds_lease"]
 
 # The leases that are entered in this context. A host function that a plugin's call led to runs in a copy of the
@@ -67,7 +69,7 @@ class Leases:
         """Take the clock that waiting is measured with."""
         self._clock = clock
         # Entered in place of the condition, whose own `with` an interrupt can leave locked.
-        self._mutex = threading.Lock()
+        self._mutex = Lock()
         self._changed = threading.Condition(self._mutex)
         self._generation = 0
         # How many are out, by generation; a generation without any is not in it.

@@ -1,10 +1,11 @@
 """Ledger: what was registered on behalf of whom, so that all of it can be taken back."""
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
+
+from ringfence.pool.locks import Lock
 
 __all__ = ["Ledger", "Owned"]
 
@@ -38,7 +39,7 @@ class Ledger:
     def __init__(self) -> None:
         """Begin empty."""
         # Never held while something is taken back.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._entries: dict[str, list[_Entry]] = {}
 
     def add(self, owner: str, what: str, release: Callable[[], object]) -> Callable[[], bool]:

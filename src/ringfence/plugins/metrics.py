@@ -1,7 +1,6 @@
 """PluginMetrics: counts and times of what plugins do, as a summary or as text for Prometheus."""
 
 import math
-import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pydantic import Field, field_validator
 
 from ringfence.plugins.model import Count, Flag, FrozenModel
 from ringfence.plugins.prometheus import Family, Sample, expose
+from ringfence.pool.locks import Lock
 
 __all__ = ["MetricsConfig", "MetricsSummary", "PluginMetrics"]
 
@@ -114,7 +114,7 @@ class PluginMetrics:
     def __init__(self, config: MetricsConfig | None = None) -> None:
         """Begin at 0."""
         self.config = MetricsConfig() if config is None else config
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._loads = _Histogram(LOAD_BUCKETS)
         self._unloads = 0
         self._errors: dict[str, int] = {}

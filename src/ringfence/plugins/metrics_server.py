@@ -7,6 +7,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, final
 
+from ringfence.pool.locks import Lock
+
 __all__ = ["MetricsServer"]
 
 _CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -62,7 +64,7 @@ class _Server(ThreadingHTTPServer):
         self.address_family = family
         self.text = text
         self._connections: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:

@@ -1,6 +1,5 @@
 """HostProfile: a named set of everything that a host decides about its plugins; and the profiles there are."""
 
-import threading
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Protocol, Self, final
@@ -11,6 +10,7 @@ from ringfence.plugins.audit import AuditLevel
 from ringfence.plugins.errors import DuplicatedKey, IncompatibleProfile, InvalidConfig, InvalidManifest
 from ringfence.plugins.model import Flag, FrozenModel, Seconds
 from ringfence.plugins.sandbox_config import SandboxConfig
+from ringfence.pool.locks import Lock
 from ringfence.sandbox.capabilities import Capabilities, Capability
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.limits import Limits
@@ -256,7 +256,7 @@ class ProfileRegistry:
     """Profiles by name: five that come with the package, and those that were registered. Threads may share it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._profiles = {name: profile(name) for name in _PRELOADED}
 
     def register(self, new: HostProfile, *, replace: bool = False) -> None:

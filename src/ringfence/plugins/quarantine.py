@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import filelock
 from ringfence.errors import PluginParseError
 from ringfence.plugins.errors import PluginIOError, PluginQuarantined
 from ringfence.plugins.private_file import read_private, replace_private
+from ringfence.pool.locks import Lock
 
 __all__ = ["Quarantine", "Quarantined"]
 
@@ -50,7 +50,7 @@ class Quarantine:
         """Use the file at `path` (it and its folder are made if need be), or keep all in memory without one."""
         self.path = None if path is None else os.path.abspath(path)
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # The entries when there is no file.
         self._memory: dict[str, Quarantined] = {}
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import threading
 import time
 from typing import final
 
@@ -12,6 +11,7 @@ from ringfence.plugins.restart import CrashHistory, GiveUp, RestartPolicy
 from ringfence.plugins.states import LifecycleState
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.worker_steps import WorkerSteps
+from ringfence.pool.locks import Lock
 
 __all__ = ["Recovery"]
 
@@ -30,7 +30,7 @@ class Recovery:
         self._policy = policy
         self.quarantine = Quarantine(path)
         self._histories: dict[str, CrashHistory] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # Those that are being started again, each with the death that was reported meanwhile: one crash, not two.
         self._under_way: dict[WorkerSteps, PluginError | None] = {}
         self._closed = False

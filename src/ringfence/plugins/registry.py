@@ -21,6 +21,7 @@ from ringfence.plugins.events import EventBus, LifecycleEvent, Stopped, Unloaded
 from ringfence.plugins.info import PluginInfo
 from ringfence.plugins.lifecycle import PluginLifecycle
 from ringfence.plugins.states import LifecycleState
+from ringfence.pool.locks import Lock, RLock
 from ringfence.sandbox.capabilities import Capability
 
 __all__ = ["PluginRegistry", "Registered", "RegistryStats"]
@@ -348,7 +349,7 @@ class _Shelf(Generic[H]):
     """The handles. Apart from the registry, so that they can be unloaded when nobody holds the registry any more."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = RLock()
         # Replaced as a whole, under the lock, and never changed: whoever has read the attribute has a snapshot.
         self.handles: dict[str, H] = {}
         self.closed = False
@@ -391,7 +392,7 @@ class _Bridges:
     def __init__(self, events: EventBus, shelf: "_Shelf[Any]") -> None:
         self._events = events
         self._shelf = shelf
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # By bus: the names of its plugins, so that no event of a plugin that is not ours gets through.
         self._names: dict[int, set[str]] = {}
         self._ends: list[Callable[[], None]] = []

@@ -1,6 +1,5 @@
 """RestartPolicy: from the times of a plugin's crashes to whether, and when, it is started again."""
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from ringfence.plugins.backoff import BackoffConfig
 from ringfence.plugins.model import FrozenModel, Seconds
+from ringfence.pool.locks import Lock
 
 __all__ = ["CrashHistory", "GiveUp", "RestartAfter", "RestartPolicy"]
 
@@ -84,7 +84,7 @@ class CrashHistory:
         """Begin without any."""
         self.policy = policy
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._crashes: tuple[float, ...] = ()
 
     def crashed(self) -> RestartAfter | GiveUp:

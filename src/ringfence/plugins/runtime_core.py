@@ -21,6 +21,7 @@ from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.timetable import Timetable
 from ringfence.plugins.worker_steps import abandon_all
 from ringfence.pool.condition import Event
+from ringfence.pool.locks import Lock
 
 if TYPE_CHECKING:
     from ringfence.plugins.watcher import PluginWatcher
@@ -49,7 +50,7 @@ class RuntimeCore:
         # Their threads hold the runtime, as long as they run.
         self.watchers: weakref.WeakSet[PluginWatcher] = weakref.WeakSet()
         self.closing = False
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.ended = Event()
         # The thread that ends it all: it must not wait for itself.
         self._ender = 0
@@ -113,7 +114,7 @@ class RuntimeCore:
 
     def forget(self) -> None:
         """In a child that the host forked: be closed. The plugins, and all that would end them, are the parent's."""
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.closing = True
         self.ended = Event()
         self.ended.set()

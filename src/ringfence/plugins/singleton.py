@@ -1,10 +1,10 @@
 """A plugin that runs in one process at a time: the kernel gives the place to the next when its holder dies."""
 
 import os
-import threading
 from typing import Self, final
 
 from ringfence.plugins.locks import KernelLock, holder_of, lock_exclusive
+from ringfence.pool.locks import Lock
 
 __all__ = ["Singleton"]
 
@@ -21,7 +21,7 @@ class Singleton:
 
     def __init__(self, name: str, path: str, timeout: float | None = None) -> None:
         self.name, self.path, self.timeout = name, path, timeout
-        self._mutex = threading.Lock()
+        self._mutex = Lock()
         self._lock: KernelLock | None = None
 
     @property

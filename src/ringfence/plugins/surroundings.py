@@ -20,6 +20,7 @@ from ringfence.plugins.records import PluginLog, on_one_line
 from ringfence.plugins.switchboard import Switchboard
 from ringfence.plugins.wire_trace import switch_on
 from ringfence.pool import nursery
+from ringfence.pool.locks import Lock, RLock
 
 __all__ = ["Surroundings"]
 
@@ -61,14 +62,14 @@ class Surroundings:
         self.grace = config.drain_timeout
         # No semaphore: an interrupt can leave one locked.
         self._slots = config.max_concurrent_calls
-        self._slots_mutex = threading.Lock()
+        self._slots_mutex = Lock()
         self._slot_given = threading.Condition(self._slots_mutex)
         # Kept while plugins come and go: the next one starts quickly.
         self._nursery = weakref.finalize(self, nursery.hold().release) if is_closed else _nothing
         self._sinks: tuple[LogSink, ...] = ()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # What is printed comes by another thread than what is logged; sinks are told one thing at a time.
-        self._telling = threading.RLock()
+        self._telling = RLock()
         # By how many plugins deep the calls are that led there; _CHORES for what no call led to.
         self._executors: dict[int, ThreadPoolExecutor] = {}
         self._closed = False

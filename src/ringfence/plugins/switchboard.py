@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from ringfence.pool.locks import Lock
+
 __all__ = ["Switchboard", "close_all"]
 
 _log = logging.getLogger("ringfence.plugins")
@@ -33,7 +35,7 @@ class Switchboard:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._poller: select.epoll | None = None
         self._waker = -1
         self._thread: threading.Thread | None = None
@@ -174,7 +176,7 @@ class Switchboard:
 
     def _forget_after_fork(self) -> None:
         """In a child that the caller forked: our thread is not here, our descriptors are."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._closing = True
         self._thread = None
         self._release()

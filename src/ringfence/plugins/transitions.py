@@ -19,6 +19,7 @@ from ringfence.plugins.events import Created, Error, LifecycleEvent
 from ringfence.plugins.leases import Lease, Leases, holds_lease
 from ringfence.plugins.states import LifecycleState, Operation, refusal, require
 from ringfence.plugins.steps import Steps
+from ringfence.pool.locks import Lock
 
 __all__ = ["Body", "Owner", "Transitions", "said"]
 
@@ -75,7 +76,7 @@ class Transitions:
         self._turn = threading.Lock()
         # Guards what follows, and is never held while anything foreign runs.
         # The lock is entered in place of the condition, whose own `with` an interrupt can leave locked.
-        self._mutex = threading.Lock()
+        self._mutex = Lock()
         self._changed = threading.Condition(self._mutex)
         self._state = _S.CREATED
         self._failure: BaseException | None = None
@@ -229,7 +230,7 @@ class Transitions:
         """In a forked child: the plugin is its parent's, whose threads may hold the locks; here it is UNLOADED."""
         self.leases = Leases()
         self._turn = threading.Lock()
-        self._mutex = threading.Lock()
+        self._mutex = Lock()
         self._changed = threading.Condition(self._mutex)
         self._doing = self._heading = self._death = None
         self._state = _S.UNLOADED

@@ -1,13 +1,13 @@
 """Which plugin a changed file belongs to, also while its manifest is broken or gone."""
 
 import logging
-import threading
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
 from ringfence.plugins.folder import extract_plugin_name
 from ringfence.plugins.manifest import MANIFEST_NAMES
+from ringfence.pool.locks import Lock
 
 __all__ = ["WatchedPlugins"]
 
@@ -24,7 +24,7 @@ class WatchedPlugins:
     def __init__(self, plugin_of: Callable[[Path], str | None] | None = None) -> None:
         self._plugin_of = plugin_of
         # Guards the next, and is not held while files are read.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # The plugin of each manifest that could be read: by its folder if that is all the plugin's, else by the path
         # without suffix that the manifest and the plugin's file share.
         self._known: dict[Path, str] = {}

@@ -19,6 +19,7 @@ from ringfence.plugins.watch_events import Renamed, WatchEvent
 from ringfence.plugins.watched_plugins import WatchedPlugins
 from ringfence.plugins.watched_tree import Identity, WatchedTree, identify
 from ringfence.pool.condition import Condition, Event
+from ringfence.pool.locks import Lock
 
 __all__ = ["PluginWatcher"]
 
@@ -78,7 +79,7 @@ class PluginWatcher:
                 record=lambda attempt: _call_each("on_attempt", self._recorders, attempt),
             )
         # Guards the tree; held while folders are read, never while anybody else's code runs.
-        self._tree_lock = threading.Lock()
+        self._tree_lock = Lock()
         self._tree = WatchedTree(self.config)
         # Goes up when what is watched changes, so that the listening thread begins anew.
         self._generation = 0

@@ -12,6 +12,7 @@ from typing import Any, Final
 from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError
 from ringfence.pool.broker_link import Link
 from ringfence.pool.broker_lookup import Found, Resolver
+from ringfence.pool.locks import Lock
 from ringfence.pool.network_events import NetworkEvent
 from ringfence.sandbox.net_rules import NetRules
 
@@ -29,7 +30,7 @@ class Broker:
         self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poller.register(self._waker, select.EPOLLIN)
         # Guards the notes and whether we still take any.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._notes: deque[Callable[[], None]] = deque()
         self._over = False
         # By fd; and what each fd is registered for, 0 where it is not.
@@ -77,7 +78,7 @@ class Broker:
     def forget(self) -> None:
         """In a child forked by the caller: close our copies of every fd."""
         self._over = True
-        self._lock = threading.Lock()
+        self._lock = Lock()
         for link in self._links.values():
             link.channel.close()
         self._poller.close()
@@ -248,14 +249,14 @@ class Hold:
         mine.end()
 
 
-_lock = threading.Lock()
+_lock = Lock()
 _broker: Broker | None = None
 _holds = 0
 
 
 def _forget() -> None:
     global _broker, _holds, _lock
-    _lock = threading.Lock()
+    _lock = Lock()
     broker, _broker, _holds = _broker, None, 0
     if broker is not None:
         broker.forget()

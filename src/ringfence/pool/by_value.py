@@ -5,7 +5,6 @@ import dis
 import enum
 import io
 import sys
-import threading
 import types
 from collections.abc import Iterator
 from importlib import import_module
@@ -16,6 +15,7 @@ from dill import detect
 
 from ringfence.ipc.enums import make_enum
 from ringfence.pool.codebase import is_library, needed_by
+from ringfence.pool.locks import Lock
 from ringfence.pool.serialise import names_in
 
 __all__ = ["dumps_by_value"]
@@ -69,7 +69,7 @@ for _metaclass in {type(cls) for cls in (enum.Enum, enum.IntEnum, enum.StrEnum, 
 
 # What refers to a global by its name; a class body, which is code inside a function's, uses LOAD_NAME.
 _GLOBAL_OPCODES: Final = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
-_patching = threading.Lock()
+_patching = Lock()
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:

@@ -5,6 +5,8 @@ import threading
 from concurrent.futures import Future
 from typing import TypeVar, final
 
+from ringfence.pool.locks import RLock
+
 __all__ = ["Condition", "Event", "Promise"]
 
 _T = TypeVar("_T")
@@ -15,11 +17,11 @@ class Condition(threading.Condition):
     """threading.Condition with another `__enter__`.
 
     That one is written in Python: ^C may end it just when it has got the lock, which then nobody lets go of. Here
-    `with` finds the lock's own methods, which it calls in one step of the interpreter.
+    `with` finds the lock's own methods.
     """
 
     def __init__(self) -> None:
-        self._ours = threading.RLock()
+        self._ours = RLock()
         super().__init__(self._ours)
 
     # `with` looks both up before it takes the lock.

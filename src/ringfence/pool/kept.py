@@ -13,10 +13,10 @@ a child of its may have the memory still. Let go of, a memfd counts as lent unti
 
 import mmap
 import os
-import threading
 from typing import Final
 
 from ringfence.ipc import buffers
+from ringfence.pool.locks import Lock
 
 __all__ = ["IDLE", "Kept"]
 
@@ -33,14 +33,14 @@ _SHARE: Final = 3
 
 _total = 0
 _count = 0
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def _after_fork() -> None:
     """In a child, which has none of them, and may lack the thread that has the lock."""
     global _total, _count, _lock
     _total = _count = 0
-    _lock = threading.Lock()
+    _lock = Lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

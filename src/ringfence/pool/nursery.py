@@ -10,7 +10,6 @@ import logging
 import os
 import resource
 import subprocess
-import threading
 import time
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, DeadlineExceeded, RemoteProtocolError
 from ringfence.ipc.protocol import NURSERY, Conversation
 from ringfence.pool import outcome
+from ringfence.pool.locks import RLock
 from ringfence.pool.process import ByPidfd, own_pipe, start_interpreter
 
 __all__ = ["Birth", "Hold", "NurseryLost", "ask", "hold"]
@@ -110,7 +110,7 @@ class _Nursery:
         self._conversation = Conversation(NURSERY)
         self._numbers = itertools.count(1)
         # For reading: whoever waits for an answer keeps those of others for them.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         # Birth number to what the nursery said of it; None: it is being waited for, or will be.
         self._answers: dict[int, ByPidfd | NurseryLost | None] = {}
         self._gone: str | None = None
@@ -198,7 +198,7 @@ class _Home:
 
     def _reset(self) -> None:
         # Reentrant: a finalizer or a signal handler may let go of something while this thread is in here.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._nursery: _Nursery | None = None
         self._users = 0
         self._failures = 0

@@ -7,12 +7,12 @@ import select
 import signal
 import stat
 import subprocess
-import threading
 import weakref
 from typing import Final, Protocol
 
 from ringfence.ipc.channel import Channel, pipe
 from ringfence.pool.library import interpreter, library_paths
+from ringfence.pool.locks import RLock
 
 __all__ = ["ByPidfd", "Process", "open_stdin", "own_pipe", "start_interpreter"]
 
@@ -34,7 +34,7 @@ _ENVIRONMENT = {
 # Ends of channels that no child which the caller forks may have: who is at the other end ends when the last copy is
 # closed. Held while one is made, so that no fork comes in between; reentrant, for a fork from a finalizer.
 _ends: "weakref.WeakSet[Channel]" = weakref.WeakSet()
-_forking: Final = threading.RLock()
+_forking: Final = RLock()
 
 
 def own_pipe() -> tuple[Channel, Channel]:

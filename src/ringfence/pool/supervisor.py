@@ -24,6 +24,7 @@ from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import BrokenPool, PoolClosed
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.interest import Interest
+from ringfence.pool.locks import RLock
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
 from ringfence.pool.placing import Placing
@@ -60,7 +61,7 @@ class Supervisor:
         self._owner_pid = os.getpid()
         # Reentrant only so that a thread can tell whether it holds it, after a signal has cut it short: nothing below
         # takes it twice, and what a finalizer or a signal handler asks for while it is held waits in `_deferred`.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._space = threading.Condition(self._lock)
         self._poller = select.epoll()
         try:
@@ -458,7 +459,7 @@ class Supervisor:
     def forget(self) -> None:
         """In a child forked by the caller: close our copies of every fd, so that the parent's death is still seen."""
         self._forked = self._refuses = True
-        self._lock = threading.RLock()  # the parent's threads may have held the other one
+        self._lock = RLock()  # the parent's threads may have held the other one
         self._space = threading.Condition(self._lock)
         if not self._finished:
             self._finished = True
