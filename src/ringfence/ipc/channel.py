@@ -238,6 +238,15 @@ class Channel:
         self._in_doubt = False
         return sent == len(data)
 
+    def send_many(self, bodies: Sequence[bytes]) -> None:
+        """Send several frames as `send` sends one; small ones with one system call.
+
+        Raises FrameTooLarge, before anything is sent, or ChannelClosed.
+        """
+        # A signal may have cut the write short, in a channel that waits as well.
+        if not self.write_many_nowait(bodies):
+            self._drain(None)
+
     def flush(self) -> bool:
         """Write the outbox as far as it goes without waiting; return True if it is empty. Raises
         ChannelClosed."""

@@ -186,7 +186,7 @@ class Worker:
                 self._send([m.REFUSED, task, *told])
             self._uncaught = None
             if self._lent.frees():
-                self._channel.write_many_nowait([self._free, answer])  # at once: whoever reads the first has the second
+                self._channel.send_many([self._free, answer])  # at once: whoever reads the first has the second
             else:
                 self._channel.send(answer)
         return True

@@ -166,6 +166,31 @@ def test_an_exception_while_a_send_waits_breaks_no_frame(alarm: None, blocking: 
         thread.join()
 
 
+def test_a_signal_in_the_middle_of_several_frames_keeps_none_of_them_back(pair: Pair) -> None:
+    """The kernel then takes a part: the rest is sent too, though nothing follows that would take it along."""
+    near, far = pair
+    with socket.socket(fileno=os.dup(near.fileno())) as narrow:
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    bodies, heard, ring = [b"a", os.urandom(60_000)], [], threading.Event()
+
+    def read() -> None:
+        ring.wait()
+        heard.extend(far.recv(time.monotonic() + 10) for _ in bodies)
+
+    before = signal.signal(signal.SIGALRM, lambda number, frame: ring.set())
+    reader = in_thread(read)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        near.send_many(bodies)
+        ring.set()
+        reader.join()
+    finally:
+        ring.set()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert heard == bodies
+
+
 @pytest.mark.parametrize("body", [b"x" * 10, BIG])
 def test_an_exception_in_the_middle_of_a_write_ends_the_stream(alarm: None, body: bytes) -> None:
     """When it is not known how much a write has sent, nothing more is sent: no peer sees a frame made of two."""
