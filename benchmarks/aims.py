@@ -52,8 +52,8 @@ class Verdict:
 
     def cell(self) -> str:
         """Return it for the table's last column."""
-        outcome = "not measured" if self.met is None else f"{self.value_text()} {'met' if self.met else 'MISSED'}"
-        return f"{self.bound_text()}: {outcome}"
+        outcome = "" if self.met is None else " met" if self.met else " MISSED"
+        return f"{self.bound_text()}: {self.value_text()}{outcome}"
 
     def sentence(self, parameters: Mapping[str, Any]) -> str:
         """Return what is asked for, in words."""

@@ -14,6 +14,7 @@ from pickle import PicklingError
 
 import pool_tasks as tasks
 import pytest
+from waiting import wait_until
 
 from ringfence import Pool, PoolClosed, UnsupportedError
 from ringfence.pool import crew
@@ -364,6 +365,16 @@ def test_tasks_ahead_of_busy_workers_get_workers_of_their_own(monkeypatch: pytes
         for future in [pool.submit(time.sleep, 0.7) for _ in range(6)]:
             future.result()
         assert pool.statistics().started == 6
+
+
+def test_workers_that_start_take_no_tasks_from_each_other() -> None:
+    """One task each, as long as none has been answered: nothing is sent ahead that would be taken back for the next."""
+    with Pool(max_workers=6) as pool:
+        futures = [pool.submit(time.sleep, 20) for _ in range(6)]
+        wait_until(lambda: all(future.running() for future in futures))
+        assert pool.statistics().taken_back == 0
+        for future in futures:
+            future.cancel()
 
 
 def test_an_exception_in_the_with_block_passes_through() -> None:

@@ -58,7 +58,7 @@ def test_what_was_not_measured_is_not_met() -> None:
     """An aim without figures says so, and is not counted among those that are met."""
     made = row(Aim(figure="rate", kind="times", bound=8, beside="peer"))
     [verdict] = judge(made, [Line(contender, why="not installed") for contender in made.contenders])
-    assert (verdict.met, verdict.cell()) == (None, "≥ 8: not measured")
+    assert (verdict.met, verdict.cell()) == (None, "≥ 8: –")
     assert "meets 0 of 1" in table.summary([(verdict, {})])
 
 

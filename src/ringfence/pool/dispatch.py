@@ -23,6 +23,9 @@ _FOREVER = float("inf")
 _BATCH = 256
 # Flags of tasks that ask for something before they run.
 _ASKS = m.BUFFERED | m.SESSION
+# Of how many workers that hold more than a little the fullest gives some of it to one that idles: were all compared,
+# each of a thousand that run dry would pay for a thousand.
+_COMPARED = 16
 # How many workers are topped up at a time: what a submitting thread may be kept busy with.
 _TOP_UP = 4
 
@@ -184,15 +187,14 @@ class Dispatcher:
             self._share_at = _FOREVER
             return
         now = time.monotonic()
-        holders = self._rich
+        holders = candidates = self._rich
         if now >= self._share_at:
             holders, self._share_at = self.members, _FOREVER
+            candidates = {handle.number: handle for handle in holders.values() if self._is_rich(handle, now)}
         poor: set[int] = set()  # those that turned out to have nothing left that has not started
         while self._idle and self._has_slot():
-            rich = take_back(
-                handle for handle in holders.values()
-                if handle.pace.is_rich(handle.held, now - handle.head_since) and handle.number not in poor
-            )  # fmt: skip
+            others = (h for h in candidates.values() if h.number not in poor and self._is_rich(h, now))
+            rich = take_back(itertools.islice(others, _COMPARED))
             if rich is None:
                 break
             taken = self.take_back(rich, rich.held // 2)
@@ -204,6 +206,9 @@ class Dispatcher:
         # Of one that has taken all its tokens there is nothing to take until it answers.
         if not poor or any(handle.held > 1 and handle.number not in poor for handle in holders.values()):
             self._share_later(now)
+
+    def _is_rich(self, handle: WorkerHandle, now: float) -> bool:
+        return handle.pace.is_rich(handle.held, now - handle.head_since)
 
     def _share_later(self, now: float) -> None:
         """Where somebody holds a little ahead while others idle, look again soon: the task before it may be long."""

@@ -37,8 +37,9 @@ class Pace:
         """`aim`: seconds of work to hold ahead."""
         self._aim = aim
         self.seconds: float | None = None
-        # How many tasks the worker may hold besides the one it runs.
-        self.ahead = 1
+        # How many tasks the worker may hold besides the one it runs. None before its first answer: of two long ones the
+        # second would be taken back for the next worker that starts, with a message each way.
+        self.ahead = 0
 
     @property
     def grain(self) -> int:

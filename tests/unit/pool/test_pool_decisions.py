@@ -49,9 +49,11 @@ def test_tasks_are_taken_back_from_the_longest_line() -> None:
     assert take_back([Line(1), Line(0)]) is None
 
 
-def test_a_new_worker_holds_little() -> None:
-    """Before anything is known, one task ahead."""
-    assert Pace().ahead == 1
+def test_a_new_worker_holds_nothing_ahead() -> None:
+    """Before anything is known, no task ahead."""
+    pace = Pace()
+    assert pace.ahead == 0
+    assert [room(0, pace.ahead), room(1, pace.ahead)] == [1, 0]
 
 
 def test_workers_that_take_turns_on_a_processor_hold_more_ahead() -> None:
