@@ -28,7 +28,7 @@ from ringfence.plugins.hosting import Host, Line
 from ringfence.plugins.printed import Printed
 from ringfence.plugins.switchboard import Switchboard
 from ringfence.plugins.wire_trace import is_traced, trace
-from ringfence.pool.condition import Promise
+from ringfence.pool.condition import Promise, Thread
 from ringfence.pool.locks import Lock
 from ringfence.pool.session import Session
 
@@ -397,7 +397,7 @@ class Connection:
             self._watcher = -1  # nobody's: `hear` is about to take over
             self._listen()
             try:
-                threading.Thread(target=hear, name="ringfence-guest").start()
+                Thread(target=hear, name="ringfence-guest").start()
             except RuntimeError:
                 self._watcher = 0
                 self._listen()

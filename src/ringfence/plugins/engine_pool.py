@@ -35,7 +35,7 @@ from ringfence.plugins.pool_config import PoolConfig, PoolStats
 from ringfence.plugins.pool_crew import Crew
 from ringfence.plugins.pool_worker import AHEAD_TIME, PoolWorker, Waiting
 from ringfence.plugins.surroundings import Surroundings
-from ringfence.pool.condition import Condition
+from ringfence.pool.condition import Condition, Thread
 
 __all__ = ["EnginePool", "end_all"]
 
@@ -547,7 +547,7 @@ class EnginePool:
         self._fail(lost, PoolShutdown(self._shut_down_text))
         wait = wait and not self.around.board.is_current
         if not wait:
-            threading.Thread(target=self._finish, args=(again,), name="ringfence-pool-shutdown").start()
+            Thread(target=self._finish, args=(again,), name="ringfence-pool-shutdown").start()
         else:
             self._finish(again)
 

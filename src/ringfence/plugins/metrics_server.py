@@ -1,12 +1,12 @@
 """A small HTTP server for one text, such as a scraper of metrics asks for every few seconds."""
 
 import socket
-import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, final
 
+from ringfence.pool.condition import Thread
 from ringfence.pool.locks import Lock
 
 __all__ = ["MetricsServer"]
@@ -113,7 +113,7 @@ class MetricsServer:
         # The host's first address: a name may have several.
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self._server = _Server((str(address[0]), int(address[1])), family, text)
-        self._thread = threading.Thread(
+        self._thread = Thread(
             target=self._server.serve_forever, args=(0.1,), name="ringfence-metrics", daemon=True
         )
         self._thread.start()

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import threading
 import time
 import weakref
 from collections import deque
@@ -21,6 +20,7 @@ from ringfence.plugins.pool_config import PoolConfig, PoolStats
 from ringfence.plugins.pool_plugin import Subject, blank, subject_of
 from ringfence.plugins.pool_worker import Waiting
 from ringfence.plugins.records import PluginLog
+from ringfence.pool.condition import Thread
 
 if TYPE_CHECKING:
     from ringfence.plugins.runtime import PluginRuntime
@@ -308,4 +308,4 @@ def _result(future: "Future[Any]", deadline: float | None) -> Any:
 
 def _forgotten(core: EnginePool) -> None:
     """Nobody holds the pool any more: what was accepted ends, and it goes. In a thread, since this may run anywhere."""
-    threading.Thread(target=core.shut_down, name="ringfence-pool-forgotten").start()
+    Thread(target=core.shut_down, name="ringfence-pool-forgotten").start()

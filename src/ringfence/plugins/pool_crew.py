@@ -16,6 +16,7 @@ from ringfence.plugins.network_audit import recorder
 from ringfence.plugins.pool_config import PoolConfig
 from ringfence.plugins.pool_worker import AHEAD_TIME, PoolWorker, Reports
 from ringfence.plugins.surroundings import Surroundings
+from ringfence.pool.condition import Thread
 
 __all__ = ["Crew", "Owner"]
 
@@ -100,7 +101,7 @@ class Crew:
                     self._threads.discard(threading.current_thread())
                     self._changed.notify_all()
 
-        thread = threading.Thread(target=run, name="ringfence-pool-worker")
+        thread = Thread(target=run, name="ringfence-pool-worker")
         self._threads.add(thread)
         thread.start()
 

@@ -21,6 +21,7 @@ from ringfence.plugins.events import EventBus, LifecycleEvent, Stopped, Unloaded
 from ringfence.plugins.info import PluginInfo
 from ringfence.plugins.lifecycle import PluginLifecycle
 from ringfence.plugins.states import LifecycleState
+from ringfence.pool.condition import Thread
 from ringfence.pool.locks import Lock, RLock
 from ringfence.sandbox.capabilities import Capability
 
@@ -447,7 +448,7 @@ def _unloads_stopped(shelf: "_Shelf[Any]") -> Callable[[LifecycleEvent], None]:
         try:
             _clean_up(shelf, handle)
         except ReentrantCall:  # this thread, which happens to deliver the event, may not wait for the plugin
-            threading.Thread(target=_clean_up, args=(shelf, handle), name="ringfence-unload").start()
+            Thread(target=_clean_up, args=(shelf, handle), name="ringfence-unload").start()
 
     return subscriber
 
@@ -481,6 +482,6 @@ def _forgotten(shelf: "_Shelf[Any]", bridges: _Bridges) -> None:
         bridges.close()
     elif threading.main_thread().is_alive():
         # The collector may run this anywhere, in a thread that has a plugin's turn as well: never wait here.
-        threading.Thread(target=unload, name="ringfence-unload").start()
+        Thread(target=unload, name="ringfence-unload").start()
     else:
         unload()  # the program ends, and no thread can be started any more

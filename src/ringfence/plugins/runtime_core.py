@@ -20,7 +20,7 @@ from ringfence.plugins.reload_driver import ReloadAttempt, ReloadOutcome
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.timetable import Timetable
 from ringfence.plugins.worker_steps import abandon_all
-from ringfence.pool.condition import Event
+from ringfence.pool.condition import Event, Thread
 from ringfence.pool.locks import Lock
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class RuntimeCore:
             self._end()
             return
         # In a context of its own, whatever threads inherit: it is inside of nothing.
-        thread = threading.Thread(target=Context().run, args=(self._end_alone,), name="ringfence-shutdown")
+        thread = Thread(target=Context().run, args=(self._end_alone,), name="ringfence-shutdown")
         try:
             thread.start()
         except RuntimeError:  # the interpreter is ending

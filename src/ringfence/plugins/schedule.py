@@ -10,7 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self, final
 
-from ringfence.pool.condition import Condition
+from ringfence.pool.condition import Condition, Thread
 
 __all__ = ["IntervalScheduler", "ScheduleStats"]
 
@@ -108,7 +108,7 @@ class IntervalScheduler:
             self._entries[name] = _Entry(seconds, function, self._clock() + seconds)
             if self._thread is None:
                 # A daemon: a program that forgets to close it can end all the same.
-                self._thread = threading.Thread(target=self._loop, name="ringfence-schedule", daemon=True)
+                self._thread = Thread(target=self._loop, name="ringfence-schedule", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from ringfence.pool.condition import Thread
 from ringfence.pool.locks import Lock
 
 __all__ = ["Switchboard", "close_all"]
@@ -123,7 +124,7 @@ class Switchboard:
         if self._thread is not None or self._closing:
             return
         poller, waker = select.epoll(), -1
-        thread = threading.Thread(target=_run, args=(weakref.ref(self),), name="ringfence-plugins")
+        thread = Thread(target=_run, args=(weakref.ref(self),), name="ringfence-plugins")
         try:
             waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             poller.register(waker, select.EPOLLIN)

@@ -18,7 +18,7 @@ from ringfence.plugins.watch_config import WatchConfig
 from ringfence.plugins.watch_events import Renamed, WatchEvent
 from ringfence.plugins.watched_plugins import WatchedPlugins
 from ringfence.plugins.watched_tree import Identity, WatchedTree, identify
-from ringfence.pool.condition import Condition, Event
+from ringfence.pool.condition import Condition, Event, Thread
 from ringfence.pool.locks import Lock
 
 __all__ = ["PluginWatcher"]
@@ -194,8 +194,8 @@ class PluginWatcher:
             self._tree.reconcile()
             files = list(self._tree.files)
         self._plugins.learn(files)
-        listening = threading.Thread(target=self._listen, args=(run,), name="ringfence-watch", daemon=True)
-        telling = threading.Thread(target=self._tell, args=(run,), name="ringfence-watch-handlers", daemon=True)
+        listening = Thread(target=self._listen, args=(run,), name="ringfence-watch", daemon=True)
+        telling = Thread(target=self._tell, args=(run,), name="ringfence-watch-handlers", daemon=True)
         with self._wake:
             if not run.is_stopped:
                 self._handlers_thread = telling

@@ -29,7 +29,7 @@ from ringfence.plugins.network_audit import recorder
 from ringfence.plugins.states import Crashed, LifecycleState, PluginStatus, Running, Terminated
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.switchboard import close_all
-from ringfence.pool.condition import Event
+from ringfence.pool.condition import Event, Thread
 from ringfence.pool.executor import Pool
 
 __all__ = ["WorkerSteps", "abandon_all"]
@@ -269,7 +269,7 @@ class WorkerSteps:
     def _renew_soon(self) -> bool:
         """Start the worker again, which was killed because a call went too far; return whether that is under way."""
         try:
-            threading.Thread(target=self._renew, name="ringfence-renew").start()
+            Thread(target=self._renew, name="ringfence-renew").start()
         except RuntimeError:  # the interpreter is ending
             return False
         return True
@@ -361,7 +361,7 @@ class WorkerSteps:
         if self.lifecycle.state is LifecycleState.UNLOADED:
             return
         try:
-            threading.Thread(target=self.abandon, name="ringfence-abandoned").start()
+            Thread(target=self.abandon, name="ringfence-abandoned").start()
         except RuntimeError:  # the interpreter is ending, and has ended this plugin
             pass
 

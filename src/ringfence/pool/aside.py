@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import final
 
-from ringfence.pool.condition import Event
+from ringfence.pool.condition import Event, Thread
 
 __all__ = ["Aside"]
 
@@ -21,7 +21,7 @@ class Aside:
         self._call = call
         self._error: Exception | None = None
         self._is_over = Event()
-        self._thread = threading.Thread(target=self._run, name="ringfence-aside", daemon=True)
+        self._thread = Thread(target=self._run, name="ringfence-aside", daemon=True)
         try:
             self._thread.start()
         except RuntimeError:

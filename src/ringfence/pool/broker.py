@@ -3,7 +3,6 @@
 import logging
 import os
 import select
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any, Final
 from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError
 from ringfence.pool.broker_link import Link
 from ringfence.pool.broker_lookup import Found, Resolver
+from ringfence.pool.condition import Thread
 from ringfence.pool.locks import Lock
 from ringfence.pool.network_events import NetworkEvent
 from ringfence.sandbox.net_rules import NetRules
@@ -37,7 +37,7 @@ class Broker:
         self._links: dict[int, Link] = {}
         self._masks: dict[int, int] = {}
         self._resolver = Resolver()
-        self._thread = threading.Thread(target=self._main, name="ringfence-broker", daemon=True)
+        self._thread = Thread(target=self._main, name="ringfence-broker", daemon=True)
         try:
             self._thread.start()
         except BaseException:

@@ -7,6 +7,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from typing import Final, NamedTuple
 
+from ringfence.pool.condition import Thread
+
 __all__ = ["Found", "Resolver", "resolve"]
 
 Found = list[tuple[int, str]] | OSError
@@ -74,7 +76,7 @@ class Resolver:
             start = self._busy > len(self._threads) and len(self._threads) < _THREADS
             if start:
                 # Daemons: nobody waits at the interpreter's end for a name server that does not answer.
-                thread = threading.Thread(target=self._serve, name="ringfence-resolver", daemon=True)
+                thread = Thread(target=self._serve, name="ringfence-resolver", daemon=True)
                 self._threads.append(thread)
         self._wishes.put(wish)
         if start:

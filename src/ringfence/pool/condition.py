@@ -3,11 +3,11 @@
 import operator
 import threading
 from concurrent.futures import Future
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 from ringfence.pool.locks import RLock
 
-__all__ = ["Condition", "Event", "Promise"]
+__all__ = ["Condition", "Event", "Promise", "Thread"]
 
 _T = TypeVar("_T")
 
@@ -45,3 +45,12 @@ class Promise(Future[_T]):
     def __init__(self) -> None:
         super().__init__()
         self._condition = Condition()
+
+
+@final
+class Thread(threading.Thread):
+    """threading.Thread: whoever starts it may be interrupted, and it runs all the same."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self._started = Event()

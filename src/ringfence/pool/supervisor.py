@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from ringfence.errors import RingfenceError
 from ringfence.pool.backlog import Backlog
-from ringfence.pool.condition import Condition
+from ringfence.pool.condition import Condition, Thread
 from ringfence.pool.config import PoolConfig
 from ringfence.pool.crew import Crew
 from ringfence.pool.delivery import Cancellation, Errand, deliver
@@ -112,7 +112,7 @@ class Supervisor:
         # When a submitting thread last sent a task by itself.
         self._sent_at = 0.0
         self._ending, self._ended = Condition(), False
-        self.thread = threading.Thread(target=self._main, name="ringfence-supervisor")
+        self.thread = Thread(target=self._main, name="ringfence-supervisor")
         # Each reads a large answer, and delivers it; the I/O thread starts them and waits for them in the end.
         self._readers: list[threading.Thread] = []
 
@@ -495,7 +495,7 @@ class Supervisor:
         if any(delivery.is_long for delivery in done):
             self._readers = [thread for thread in self._readers if thread.is_alive()]
             for delivery in [delivery for delivery in done if delivery.is_long]:
-                thread = threading.Thread(target=deliver, args=([delivery],), name="ringfence-answer")
+                thread = Thread(target=deliver, args=([delivery],), name="ringfence-answer")
                 try:
                     thread.start()
                 except RuntimeError:  # there may be no more threads

@@ -12,7 +12,7 @@ import pytest
 
 import ringfence
 from ringfence.pool import locks
-from ringfence.pool.condition import Condition, Event, Promise
+from ringfence.pool.condition import Condition, Event, Promise, Thread
 from ringfence.pool.locks import Lock, RLock
 
 _ROOT = Path(ringfence.__file__).parent
@@ -104,6 +104,7 @@ def test_it_is_a_condition() -> None:
 @pytest.mark.parametrize(
     "function",
     [
+        lambda: Thread(target=int).start(),
         lambda: Event().set(),
         lambda: Event().wait(0),
         lambda: Event().clear(),
@@ -114,10 +115,11 @@ def test_it_is_a_condition() -> None:
         lambda: Promise[int]().result(0),
         lambda: Promise[int]().exception(0),
     ],
-    ids=["set", "wait", "clear", "set_result", "set_exception", "set_running", "cancel", "result", "exception"],
+    ids=["start", "set", "wait", "clear", "set_result", "set_exception", "set_running", "cancel", "result",
+         "exception"],
 )  # fmt: skip
 def test_what_is_built_on_it_takes_its_lock_in_one_step(function: Callable[[], object]) -> None:
-    """An event, and a future that is none of a pool's: the standard library's own enter a function that takes it."""
+    """A thread's start, an event, a future that is none of a pool's: the plain ones enter a function that takes it."""
     steps = _steps(function)
     assert len(steps) > 1
     assert not {"__enter__", "__exit__"} & set(steps)
@@ -136,6 +138,12 @@ def test_a_promise_is_a_future() -> None:
         failed.result()
 
 
+_UNSAFE = {
+    "threading.Thread", "threading.Event", "threading.Semaphore", "threading.BoundedSemaphore", "threading.Barrier",
+    "Future", "futures.Future", "queue.Queue",
+}  # fmt: skip
+
+
 def _unsafe(path: Path) -> list[str]:
     """What is made in a module that ^C can leave locked: a Condition without a lock that is entered in its place..."""
     found = []
@@ -145,8 +153,7 @@ def _unsafe(path: Path) -> list[str]:
         name = ast.unparse(node.func)
         own = name == "threading.Condition" and (not node.args or isinstance(node.args[0], ast.Call))
         own |= name in {"threading.Lock", "threading.RLock"} and path.name not in _TAKEN_WITHOUT_WITH
-        if own or name in {"threading.Event", "threading.Semaphore", "threading.BoundedSemaphore", "threading.Barrier",
-                           "Future", "futures.Future", "queue.Queue"}:  # fmt: skip
+        if own or name in _UNSAFE:
             found.append(f"{path.relative_to(_ROOT)}:{node.lineno}: {name}")
     return found
 
