@@ -1,5 +1,6 @@
 """PoolFuture: a concurrent.futures.Future that can end a running task, and costs little when nobody waits for it."""
 
+from _thread import start_new_thread
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER
@@ -137,15 +138,8 @@ class PoolFuture(Future[Any]):
         self._state = FINISHED
         if self._unheard is not None:
             self._unheard = None  # it leads to the pool, which whoever keeps a result need not keep
-        condition = self._made_condition
-        if condition is not None:
-            with condition:
-                for waiter in self._waiters:
-                    if error is None:
-                        waiter.add_result(self)
-                    else:
-                        waiter.add_exception(self)
-                condition.notify_all()
+        if self._made_condition is not None:
+            self._wake(self._made_condition)
         if self._done_callbacks:
             self._call_back()
 
@@ -157,14 +151,33 @@ class PoolFuture(Future[Any]):
         self._state = CANCELLED_AND_NOTIFIED
         if self._unheard is not None:
             self._unheard = None
-        condition = self._made_condition
-        if condition is not None:
-            with condition:
-                for waiter in self._waiters:
-                    waiter.add_cancelled(self)
-                condition.notify_all()
+        if self._made_condition is not None:
+            self._wake(self._made_condition)
         if self._done_callbacks:
             self._call_back()
+
+    def _wake(self, condition: Condition) -> None:
+        """Tell whoever waits for the future, now that its state says how it ended."""
+        if condition._is_owned():  # type: ignore[attr-defined]
+            # We are a finalizer or a signal handler in a thread that has looked at the state and is about to wait: it
+            # would hear nothing. Another thread tells it as soon as it does.
+            try:
+                start_new_thread(self._tell, (condition,))
+                return
+            except RuntimeError:  # there may be no more threads
+                pass
+        self._tell(condition)
+
+    def _tell(self, condition: Condition) -> None:
+        with condition:
+            for waiter in self._waiters:
+                if self._state != FINISHED:
+                    waiter.add_cancelled(self)
+                elif self._exception is None:
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+            condition.notify_all()
 
     def _call_back(self) -> None:
         """Run every callback, whatever one of them raises: another may be what wakes a coroutine."""

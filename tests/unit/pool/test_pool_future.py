@@ -3,7 +3,10 @@
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Any
 
 import pytest
 
@@ -78,3 +81,28 @@ def test_everybody_waits_on_one_condition(monkeypatch: pytest.MonkeyPatch) -> No
     make_with(second, monkeypatch)
     assert future._condition is first[0]
     assert future._condition is first[0]
+
+
+@pytest.mark.parametrize("wait_for", [Future.exception, lambda future, seconds: wait([future], seconds)])
+def test_who_is_just_about_to_wait_is_told(wait_for: Callable[[PoolFuture, float], object]) -> None:
+    """A finalizer in its own thread brings the outcome, after the state was looked at: it does not wait in vain."""
+
+    class Waiters(list[Any]):
+        def append(self, waiter: Any) -> None:
+            finalize()
+            super().append(waiter)
+
+    def finalize() -> None:
+        if not told:
+            told.append(True)
+            future.resolve(None, LookupError())
+
+    told: list[bool] = []
+    future = PoolFuture()
+    future._waiters = Waiters()
+    condition = future._condition
+    condition._release_save = lambda go=condition._release_save: (finalize(), go())[1]  # type: ignore[attr-defined]
+    started = time.monotonic()
+    wait_for(future, 20)
+    assert told
+    assert time.monotonic() - started < 15
