@@ -44,6 +44,30 @@ def test_a_pool_that_was_cut_short_takes_no_task() -> None:
             assert not supervisor._backlog.inbox
 
 
+@pytest.mark.parametrize("deed", [Pool.statistics, lambda pool: pool.submit(tasks.square, 3)], ids=["count", "submit"])
+def test_ctrl_c_while_tasks_are_taken_in(deed: Callable[[Pool], object]) -> None:
+    """The task that somebody had in his hands then has an outcome."""
+
+    class Inbox(deque[Any]):
+        """Where tasks are put; ^C comes when the first is taken out."""
+
+        def popleft(self) -> Any:
+            task = super().popleft()
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt
+            return task
+
+    with Pool(1, queue_size=5) as pool:
+        pool.submit(tasks.square, 1).result(30)
+        supervisor = pool._supervisor
+        with supervisor._lock:
+            supervisor._backlog.inbox = Inbox()
+            future = pool.submit(tasks.square, 2)
+            with pytest.raises(KeyboardInterrupt):
+                deed(pool)
+        assert isinstance(future.exception(30), BrokenPool)
+
+
 def test_nothing_is_held_by_a_pool_that_was_cut_short() -> None:
     """What a worker held then has an outcome, and counts no more."""
     with Pool(1) as pool:

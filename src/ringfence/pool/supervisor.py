@@ -62,7 +62,7 @@ class Supervisor:
         # Reentrant only so that a thread can tell whether it holds it, after a signal has cut it short: nothing below
         # takes it twice, and what a finalizer or a signal handler asks for while it is held waits in `_deferred`.
         self._lock = RLock()
-        self._space = threading.Condition(self._lock)
+        self._space = Condition(self._lock)
         self._poller = select.epoll()
         try:
             self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -241,14 +241,21 @@ class Supervisor:
         if bound is None or threading.current_thread() is self.thread or self._crew.waits_for_this_thread():
             return True
         with self._lock:
-            self._backlog.absorb()
+            self._absorb()
             while self._backlog.queued >= bound:
                 if not wait:
                     return False
                 self._space.wait()
                 self._check_open()
-                self._backlog.absorb()
+                self._absorb()
         return True
+
+    def _absorb(self) -> None:
+        try:
+            self._backlog.absorb()
+        except BaseException:
+            self._cut_short()  # ^C may have had a task in its hands
+            raise
 
     def _withdraw(self, task: Task) -> None:
         """The pool was closed while `task` was put in: take it out again, unless it has been taken in."""
@@ -432,24 +439,21 @@ class Supervisor:
         """Block while the queue is full."""
         bound = self.config.queue_size
         with self._lock:
-            self._backlog.absorb()
+            self._absorb()
             while bound is not None and self._backlog.queued >= bound and not self._closing:
                 self._space.wait()
 
     def statistics(self) -> Statistics:
         """Return the pool's numbers at this moment."""
-        with self._lock:
-            self._backlog.absorb()
-            self._interest.attend()
-            totals = {name: getattr(self._counters, name) for name in Counters.__slots__}
-            return Statistics(
-                workers=len(self._crew.workers),
-                idle=self._dispatcher.idle,
-                queued=self._backlog.queued,
-                held=self._dispatcher.held,
-                submitted=self._backlog.submitted,
-                **totals,
-            )
+        return self._change(self._count)
+
+    def _count(self, _: list[Errand]) -> Statistics:
+        self._backlog.absorb()
+        self._interest.attend()
+        numbers = {name: getattr(self._counters, name) for name in Counters.__slots__}
+        numbers |= {"queued": self._backlog.queued, "submitted": self._backlog.submitted}
+        held, idle = self._dispatcher.held, self._dispatcher.idle
+        return Statistics(workers=len(self._crew.workers), idle=idle, held=held, **numbers)
 
     def reports(self) -> dict[int, Report]:
         """Return by pid, for each worker that is ready, what came true of its lock-in."""
@@ -460,7 +464,7 @@ class Supervisor:
         """In a child forked by the caller: close our copies of every fd, so that the parent's death is still seen."""
         self._forked = self._refuses = True
         self._lock = RLock()  # the parent's threads may have held the other one
-        self._space = threading.Condition(self._lock)
+        self._space = Condition(self._lock)
         if not self._finished:
             self._finished = True
             self._crew.forget()

@@ -84,6 +84,23 @@ def test_a_lock_excludes_others(make: Callable[[], Any]) -> None:
     assert order == ["first", "other"]
 
 
+def test_ctrl_c_between_letting_go_and_waiting() -> None:
+    """It is ^C for who waits, and no error of a lock that `with` has not."""
+    condition = Condition()
+    let_go = condition._release_save  # type: ignore[attr-defined]
+
+    def interrupted() -> None:
+        let_go()
+        raise KeyboardInterrupt
+
+    condition._release_save = interrupted  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt), condition:
+        condition.wait(1)
+    assert condition.acquire(blocking=False)
+    condition.release()
+    assert not condition._is_owned()  # type: ignore[attr-defined]
+
+
 def test_it_is_a_condition() -> None:
     """Who waits is woken, and has the lock again."""
     condition, come = Condition(), []
