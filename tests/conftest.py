@@ -25,6 +25,8 @@ settings.load_profile("ringfence")
 _GRACE = 5.0
 # Libraries open these once and keep them.
 _LASTING = ("/dev/null", "/dev/urandom", "/dev/tty", "/dev/pts", "/dev/random")
+# And libffi, as newer distributions build it, keeps its own file open from the first callback on.
+_OWN_FILES = ("libffi.so",)
 
 
 def _children() -> set[str]:
@@ -44,7 +46,7 @@ def _fds() -> dict[int, str]:
             target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:  # the listing's own fd
             continue
-        if not target.startswith(_LASTING):
+        if not target.startswith(_LASTING) and not os.path.basename(target).startswith(_OWN_FILES):
             found[int(name)] = target
     return found
 

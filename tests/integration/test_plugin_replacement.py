@@ -47,7 +47,7 @@ def birthdays(): return born
 def forgotten() -> Iterator[None]:
     """Nothing of a loader that nobody shut down is left, once the garbage was collected."""
     yield
-    wait_until(_collected, 5, "the end of forgotten loaders' threads")
+    wait_until(_collected, what="the end of forgotten loaders' threads")
 
 
 def _collected() -> bool:
@@ -193,7 +193,7 @@ def test_what_failed_is_forgotten_all_the_same(manifest: Path, function: str) ->
         return weakref.ref(plugin)
 
     plugin = use()
-    wait_until(lambda: gc.collect() + 1 and plugin() is None, 5, "its end")
+    wait_until(lambda: gc.collect() + 1 and plugin() is None, what="its end")
 
 
 def test_what_never_came_up_is_forgotten(tmp_path: Path) -> None:

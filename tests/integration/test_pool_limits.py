@@ -157,9 +157,10 @@ def test_a_share_of_a_processor(way: str, monkeypatch: pytest.MonkeyPatch) -> No
     if way == "signals":
         monkeypatch.setattr(PoolGroup, "freeze", lambda *_: False)
         monkeypatch.setattr(PoolGroup, "cpu_used", lambda *_: None)
-    with Pool(1, limits=Limits(cpu_share=0.2, cpu=30), capabilities=["process:exec"], timeout=60) as pool:
-        assert pool.submit(tasks.spin, 1.0).result(60) < 0.4
-        assert pool.submit(tasks.spin_in_children, 1.0).result(60) < 0.4
+    # So small that they get more than that on a loaded machine, too.
+    with Pool(1, limits=Limits(cpu_share=0.05, cpu=30), capabilities=["process:exec"], timeout=60) as pool:
+        assert pool.submit(tasks.spin, 1.0).result(60) < 0.3
+        assert pool.submit(tasks.spin_in_children, 1.0).result(60) < 0.3
         assert pool.statistics().paused > 0
         error = pool.options(timeout=0.5).submit(tasks.python_loop).exception(60)
         assert isinstance(error, TaskTimeout)

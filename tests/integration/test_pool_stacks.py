@@ -78,16 +78,19 @@ def test_a_plugins_call_that_keeps_the_interpreter_says_where(tmp_path: Path) ->
     folder.mkdir()
     (folder / "plugin.toml").write_text(
         'name = "slow"\nversion = "1.0.0"\n'
-        'api-version = { major = 0, minor = 1, patch = 0 }\nsource = "plugin.py"\nexports = ["native", "python"]\n'
+        'api-version = { major = 0, minor = 1, patch = 0 }\nsource = "plugin.py"\n'
+        'exports = ["native", "python", "ready"]\n'
     )
     (folder / "plugin.py").write_text(
         "import re\n"
         "def native():\n    return re.match(r'(a+)+$', 'a' * 50 + 'b')\n"
         "def python():\n    while True: pass\n"
+        "def ready(): pass\n"
     )
     with PluginRuntime() as runtime:
         handle = runtime.load_manifest(folder / "plugin.toml")
         for name in ("native", "python"):
+            handle.call("ready")  # however long its worker takes to be started again
             with pytest.raises(CallTimeout) as caught:
                 handle.call(name, timeout=0.3)
             assert f"in {name}" in caught.value.stack

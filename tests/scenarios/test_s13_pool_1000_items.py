@@ -388,8 +388,7 @@ def test_wait_respects_its_timeout_with_a_stuck_worker() -> None:
 def test_idle_workers_are_recycled_and_come_back() -> None:
     """After `max_idle_time`, down to one; work brings them back."""
     with PluginPool("worker", FOUR.with_max_idle_time(0.3)) as pool:
-        first = pool.pids
-        assert len(first) == 4
+        first = pool.pids  # on a loaded machine some may be gone by now
         wait_until(lambda: pool.stats().total == 1, what="the end of the idle ones")
         assert pool.stats().recycled == 3
         wait_until_gone(set(first) - set(pool.pids))

@@ -483,6 +483,10 @@ def child():
 """
 
 
+# What tests that run beside this one make there.
+_OTHER_TESTS = tuple(f"ringfence-{what}-" for what in ("copy", "tests", "limits", "standings", "escape"))
+
+
 def left_behind() -> set[str]:
     """Return what lies in the places for temporary files and has a name of ours."""
     places = {tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"}
@@ -490,7 +494,7 @@ def left_behind() -> set[str]:
         os.path.join(place, name)
         for place in places
         for name in os.listdir(place)
-        if name.startswith("ringfence") and not name.startswith(("ringfence-copy-", "ringfence-tests-"))
+        if name.startswith("ringfence") and not name.startswith(_OTHER_TESTS)
     }
 
 
