@@ -176,9 +176,9 @@ class Channel:
         had left; otherwise its rest stays in the outbox and goes out with the next send() or flush().
         """
         header = encode_header(len(body), self._max_outgoing)
-        if self._blocking and deadline is None and not fds and not self._outbox and len(body) <= _WRITE_SIZE:
+        if self._blocking and deadline is None and not self._outbox and len(body) <= _WRITE_SIZE:
             data = header + body
-            sent = self._write_some(data)
+            sent = self._write_first(data, fds)
             if sent < len(data):
                 self._outbox.add_rest(memoryview(data)[sent:])
             self._in_doubt = False
@@ -201,7 +201,7 @@ class Channel:
         to write. Raises FrameTooLarge or ChannelClosed.
         """
         header = encode_header(len(body), self._max_outgoing)
-        if self._outbox or fds or len(body) > _WRITE_SIZE:
+        if self._outbox or len(body) > _WRITE_SIZE:
             self._check_count(fds)
             token = self._outbox.add_frame(header, body, fds)
             try:
@@ -211,9 +211,10 @@ class Channel:
                 raise
         data = header + body
         try:
-            sent = self._write_some(data)
+            sent = self._write_first(data, fds)
         except BlockingIOError:
-            sent = 0
+            self._outbox.add_frame(header, body, fds)
+            return False
         if sent < len(data):
             self._outbox.add_rest(memoryview(data)[sent:])
         self._in_doubt = False
@@ -425,7 +426,14 @@ class Channel:
             self._write_failed(error)
             raise
 
-    def _write_many(self, buffers: Sequence[memoryview], fds: Sequence[int]) -> int:
+    def _write_first(self, data: bytes, fds: Sequence[int]) -> int:
+        """The same for the first bytes of a frame, with file descriptors; there is nothing in the outbox."""
+        if not fds:
+            return self._write_some(data)
+        self._check_count(fds)
+        return self._write_many((data,), fds)
+
+    def _write_many(self, buffers: Sequence[bytes | memoryview], fds: Sequence[int]) -> int:
         """The same for several buffers, with file descriptors."""
         if self._in_doubt:
             raise ChannelClosed("an interrupted write left the stream in doubt")
