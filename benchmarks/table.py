@@ -73,7 +73,7 @@ def _by_figure(
 ) -> list[str]:
     """Return a line for each figure, with a column for each contender and its least and greatest value."""
     spread = len(lines) <= 2
-    width = 31 if spread else 16
+    width = 30 if spread else 16
     aim = "   aim" if verdicts else ""
     ratios = f"{'ratio':>8}" if spread and len(lines) == 2 else ""
     names = [textwrap.wrap(line.contender.name, width - 2) for line in lines]
@@ -96,7 +96,9 @@ def _by_figure(
         if ratios:
             better = ratio(figure, lines[0].median(figure.key), lines[-1].median(figure.key))
             shown += f"{times(better):>8}"
-        parts.append(f"{shown}   {'; '.join(filter(None, cells))}".rstrip())
+        first, *others = list(filter(None, cells)) or [""]
+        parts.append(f"{shown}   {first}".rstrip())
+        parts += [f"{'':{len(shown)}}   {other}" for other in others]
     return parts
 
 
