@@ -127,6 +127,33 @@ def test_nothing_is_left_when_the_last_pool_is_gone() -> None:
     assert not any(map(is_alive, {pid, *everything}))
 
 
+def test_nobody_waits_to_let_go() -> None:
+    """A finalizer that runs in a thread which asks for a zygote may wait for the pool whose thread lets one go."""
+    home, inside, leave = nursery._home, threading.Event(), threading.Event()
+    kept, let_go = nursery.hold(), nursery.hold()
+    users = home._users
+
+    def be_inside() -> None:
+        with home._lock:
+            inside.set()
+            leave.wait(30)
+        home.count_off()
+
+    other = threading.Thread(target=be_inside)
+    other.start()
+    assert inside.wait(30)
+    releasing = threading.Thread(target=let_go.release)
+    releasing.start()
+    releasing.join(10)
+    waited = releasing.is_alive()
+    leave.set()
+    releasing.join()
+    other.join()
+    assert not waited
+    assert home._users == users - 1
+    kept.release()
+
+
 def test_a_hold_keeps_it_for_the_next_plugin() -> None:
     """Between two plugins it stays, as long as somebody holds it."""
     with nursery.hold():

@@ -11,6 +11,7 @@ import os
 import resource
 import subprocess
 import time
+from collections import deque
 from typing import Any, Final
 
 from ringfence.ipc import messages as m
@@ -90,6 +91,7 @@ def hold(*, start: bool = False) -> Hold:
     lease = _home.hold()
     if start:
         _home.start()
+    _home.count_off()
     return lease
 
 
@@ -98,7 +100,10 @@ def ask(channel: int, *, start: bool) -> Birth | None:
 
     `start`: start a nursery if none is running. Does not wait: `Birth.wait` does.
     """
-    return _home.ask(channel, start=start)
+    try:
+        return _home.ask(channel, start=start)
+    finally:
+        _home.count_off()
 
 
 class _Nursery:
@@ -204,6 +209,8 @@ class _Home:
         self._failures = 0
         # What holds compare: those of the process that forked this one are not counted here.
         self._generation = object()
+        # What was let go of while another thread was in here, which counts it off when it leaves.
+        self._let_go: deque[Hold] = deque()
 
     def hold(self) -> Hold:
         with self._lock:
@@ -221,16 +228,26 @@ class _Home:
             return self._nursery
 
     def release(self, lease: Hold) -> None:
-        ended = None
-        with self._lock:
-            if lease.generation is not self._generation:
-                return  # released before, or in a process that forked this one
-            lease.generation = None
-            self._users -= 1
-            if not self._users:
-                ended, self._nursery = self._nursery, None
-        if ended is not None:
-            ended.end()
+        """Let go, without waiting: who does that may hold its pool's lock, and a finalizer in here may wait for it."""
+        self._let_go.append(lease)
+        self.count_off()
+
+    def count_off(self) -> None:
+        """Take in what was let go of, unless another thread is in here; whoever was calls this when it has left."""
+        while self._let_go and self._lock.acquire(blocking=False):
+            ended = None
+            try:
+                lease = self._let_go.popleft() if self._let_go else None
+                # It may have been released before, or in a process that forked this one.
+                if lease is not None and lease.generation is self._generation:
+                    lease.generation = None
+                    self._users -= 1
+                    if not self._users:
+                        ended, self._nursery = self._nursery, None
+            finally:
+                self._lock.release()
+            if ended is not None:
+                ended.end()
 
     def ask(self, channel: int, *, start: bool) -> Birth | None:
         try:
@@ -260,6 +277,7 @@ class _Home:
                 return  # somebody else has met the same trouble
             self._nursery = None
             self._failures += 1
+        self.count_off()
         _log.warning("no zygote comes from the nursery (%s); it is started afresh, which takes longer", error)
         if nursery is not None:
             nursery.end(kill=True)

@@ -101,7 +101,8 @@ def test_who_is_just_about_to_wait_is_told(wait_for: Callable[[PoolFuture, float
     future = PoolFuture()
     future._waiters = Waiters()
     condition = future._condition
-    condition._release_save = lambda go=condition._release_save: (finalize(), go())[1]  # type: ignore[attr-defined]
+    sleep = condition.wait
+    condition.wait = lambda timeout=None: (finalize(), sleep(timeout))[1]  # type: ignore[method-assign]
     started = time.monotonic()
     wait_for(future, 20)
     assert told
