@@ -128,10 +128,9 @@ def summary(judged: Sequence[tuple[Verdict, Mapping[str, Any]]]) -> str:
     parts = [f"Aims: this run meets {met} of {len(judged)}."]
     for verdict, parameters in judged:
         outcome = "not measured" if verdict.met is None else "met" if verdict.met else "MISSED"
-        parts.append(
-            f"  {verdict.row.name:<12}{verdict.sentence(parameters):<86}{verdict.value_text():>7}  "
-            f"{outcome}{_not_always(verdict)}"
-        )
+        head = f"  {verdict.row.name:<11}{verdict.value_text():>6}  {outcome:<12}  "
+        said = f"{verdict.sentence(parameters)}{_not_always(verdict)}"
+        parts += textwrap.wrap(said, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
     return "\n".join(parts) + "\n"
 
 
