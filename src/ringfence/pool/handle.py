@@ -403,7 +403,10 @@ class WorkerHandle:
         if self.stack_fd >= 0:
             os.close(self.stack_fd)
         self.pidfd = self.stack_fd = -1
-        for held in (self.lease, self.there, self.back):
+        kept = (self.lease, self.there, self.back)
+        # A result's memory is closed with the last that can look at it: that must not be us.
+        self.lease = self.there = self.back = None
+        for held in kept:
             if held is not None:
                 held.close()
         if self.unlink is not None:
