@@ -218,7 +218,9 @@ def test_a_task_is_cancelled_whose_worker_has_just_died() -> None:
     """Before the worker is buried: what it held counts once, or the tasks after it would get no worker at all."""
     with Pool(1, profile="trusted") as pool:
         supervisor = pool._supervisor
-        futures = [pool.submit(tasks.nap, 60), *[pool.submit(tasks.square, n) for n in range(3)]]
+        pool.submit(tasks.square, 1).result(30)  # nothing is sent ahead to who has not answered yet
+        with supervisor._lock:  # all of them at once
+            futures = [pool.submit(tasks.nap, 60), *[pool.submit(tasks.square, n) for n in range(3)]]
         wait_until(lambda: supervisor._dispatcher.ahead)
         with supervisor._lock:
             (handle,) = supervisor._crew.workers.values()

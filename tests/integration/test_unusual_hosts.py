@@ -10,6 +10,7 @@ import pytest
 
 from ringfence.pool import library
 from ringfence.sandbox.features import probe
+from ringfence.sandbox.runtime_paths import runtime_paths
 
 POOL = "from ringfence import Pool\nwith Pool(1) as pool: print(pool.submit(pow, 2, 5).result())\n"
 TOOLS = "unshare", "umount", "mount"
@@ -77,3 +78,12 @@ def test_libraries_are_known_by_what_they_hold(tmp_path: Path, monkeypatch: pyte
     found = library.library_paths.__wrapped__()
     assert found[:3] == tuple(places[:3])
     assert places[3] not in found
+
+
+def test_shared_objects_below_the_interpreters_prefix_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of conda, whose ssl and NumPy load what lies in $PREFIX/lib, not only below $PREFIX/lib/python3.x."""
+    (tmp_path / "lib").mkdir()
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    assert str(tmp_path / "lib") in runtime_paths().read

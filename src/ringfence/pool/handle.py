@@ -409,8 +409,6 @@ class WorkerHandle:
         for held in kept:
             if held is not None:
                 held.close()
-        # A kept one has a descriptor as long as anybody has it, and we are in a cycle.
-        self.lease = self.there = self.back = None
         if self.unlink is not None:
             self.unlink()
         for stream in (self.stdout, self.stderr):

@@ -28,10 +28,12 @@ from ringfence.pool.locks import RLock
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
 from ringfence.pool.placing import Placing
+from ringfence.pool.readers import Readers
 from ringfence.pool.schedule import Pace
 from ringfence.pool.statistics import Counters, Statistics
 from ringfence.pool.task import Task, owed_by
 from ringfence.pool.waiting import Waiting
+from ringfence.pool.waker import Waker
 from ringfence.pool.zygote import Zygote
 from ringfence.sandbox.report import Report
 
@@ -65,7 +67,7 @@ class Supervisor:
         self._space = Condition(self._lock)
         self._poller = select.epoll()
         try:
-            self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._waker: Waker | None = Waker()  # until the end
         except BaseException:
             self._poller.close()  # now: an error's traceback may keep us for a while
             raise
@@ -81,11 +83,12 @@ class Supervisor:
             most_busy=config.max_workers, patience=Pace(config.ahead).patience,
         )
         try:
-            self._poller.register(self._waker, select.EPOLLIN)
+            self._woken = self._waker.fd  # its number alone: a traceback may keep what the loop has in its hands
+            self._poller.register(self._woken, select.EPOLLIN)
             self._network = Network.of(config, self._wake)
         except BaseException:
             self._poller.close()  # as above
-            os.close(self._waker)
+            self._waker = None
             raise
         self._crew = Crew(
             config, self._backlog, self._dispatcher, monitor, self._counters, self._poller, zygote, self._network,
@@ -113,8 +116,7 @@ class Supervisor:
         self._sent_at = 0.0
         self._ending, self._ended = Condition(), False
         self.thread = Thread(target=self._main, name="ringfence-supervisor")
-        # Each reads a large answer, and delivers it; the I/O thread starts them and waits for them in the end.
-        self._readers: list[threading.Thread] = []
+        self._readers = Readers()
 
     def discard(self) -> None:
         """Let go of everything, the zygote included, where the thread could not be started."""
@@ -427,7 +429,8 @@ class Supervisor:
 
     def join(self) -> None:
         """Wait until every process is gone; only after shut_down. In one of the pool's own threads: return at once."""
-        own = threading.current_thread() in (self.thread, *self._readers) or self._crew.waits_for_this_thread()
+        thread = threading.current_thread()
+        own = thread is self.thread or self._readers.has(thread) or self._crew.waits_for_this_thread()
         if self._owner_pid == os.getpid() and not own:
             # Not the thread alone: up to Python 3.12, ^C in Thread.join makes the next one think that it has ended.
             with self._ending:
@@ -469,7 +472,7 @@ class Supervisor:
             self._finished = True
             self._crew.forget()
             self._poller.close()
-            os.close(self._waker)
+            self._waker = None
 
     def forgotten(self) -> None:
         """Nobody holds the pool any more: finish what was accepted, and go. May be called anywhere, at any time."""
@@ -477,8 +480,8 @@ class Supervisor:
         self._wake()
 
     def _wake(self) -> None:
-        if not self._finished:
-            os.eventfd_write(self._waker, 1)
+        if (waker := self._waker) is not None:
+            waker.wake()
 
     def _under_lock(self, handle: WorkerHandle, step: Callable[[], BaseException | None]) -> BaseException | None:
         try:
@@ -494,20 +497,6 @@ class Supervisor:
 
     # The I/O thread
 
-    def _hand_out(self, done: list[Errand]) -> None:
-        """Deliver; what takes long, in a thread of its own."""
-        if any(delivery.is_long for delivery in done):
-            self._readers = [thread for thread in self._readers if thread.is_alive()]
-            for delivery in [delivery for delivery in done if delivery.is_long]:
-                thread = Thread(target=deliver, args=([delivery],), name="ringfence-answer")
-                try:
-                    thread.start()
-                except RuntimeError:  # there may be no more threads
-                    continue
-                self._readers.append(thread)
-                done.remove(delivery)
-        deliver(done)
-
     def _main(self) -> None:
         done: list[Errand] = []
         try:
@@ -521,8 +510,7 @@ class Supervisor:
         finally:
             deliver(done)
             try:
-                for thread in self._readers:
-                    thread.join()
+                self._readers.join()
                 self._release()
             finally:
                 with self._ending:
@@ -559,7 +547,7 @@ class Supervisor:
         if self._network is not None:
             self._network.tell()
         if done:
-            self._hand_out(done)
+            self._readers.deliver(done)
             return True
         timeout = None if wakes_at == _FOREVER else min(_LONGEST, max(0.0, wakes_at - time.monotonic()))
         events = self._poller.poll(timeout)
@@ -567,7 +555,7 @@ class Supervisor:
             self._dispatcher.wakes_at = 0.0
             handlers = self._crew.handlers
             for fd, _ in events:
-                if fd == self._waker:
+                if fd == self._woken:
                     os.eventfd_read(fd)
                 elif fd in handlers:
                     handlers[fd](done)
@@ -576,7 +564,7 @@ class Supervisor:
             self._dispatcher.feed()
             if self.config.queue_size is not None:
                 self._space.notify_all()
-        self._hand_out(done)
+        self._readers.deliver(done)
         if self._dispatcher.ahead > _BUSY:
             time.sleep(_COALESCE)
         return True
@@ -597,4 +585,4 @@ class Supervisor:
         with self._lock:
             self._finished = True
             self._poller.close()
-            os.close(self._waker)
+            self._waker = None

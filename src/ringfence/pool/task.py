@@ -107,5 +107,6 @@ class Task:
 
 def owed_by(keeper: object) -> list[Task]:
     """Return every task for whose outcome `keeper` stands, wherever it is; slow, for when nothing else knows."""
-    tasks = [thing for thing in gc.get_objects() if type(thing) is Task]
+    # By their class: to hold all there is for a moment, as gc.get_objects does, breaks tuples that other threads grow.
+    tasks = [thing for thing in gc.get_referrers(Task) if type(thing) is Task]
     return [task for task in tasks if task.future._owner is not None and task.future._owner[0] is keeper]

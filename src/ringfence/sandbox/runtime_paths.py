@@ -82,6 +82,7 @@ def runtime_paths(extra: Iterable[str] = ()) -> RuntimePaths:
         base["stdlib"],
         base["platstdlib"],
         *_shared_library(),
+        os.path.join(sys.base_prefix, "lib"),  # with shared objects that the library's and NumPy's need, as of conda
         *_site_folders(),
         package,
         *extra,

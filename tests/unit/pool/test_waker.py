@@ -1,0 +1,43 @@
+"""What wakes a pool's thread is closed when nobody can write to it any more, not before."""
+
+import os
+
+import pool_tasks as tasks
+
+from ringfence import Pool
+from ringfence.pool.waker import Waker
+
+
+def _leads_to(fd: int) -> str | None:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        return None
+
+
+def test_a_waker_is_open_as_long_as_anybody_has_it() -> None:
+    """Closed at once with the last: no collector is needed."""
+    waker = Waker()
+    fd, other = waker.fd, waker
+    del waker
+    other.wake()
+    assert os.eventfd_read(fd) == 1
+    del other
+    assert _leads_to(fd) is None
+
+
+def test_who_is_about_to_wake_a_pool_that_ends_writes_to_nothing_else() -> None:
+    """Between its look at the pool and its write the pool may end, and another file be opened under that number."""
+    with Pool(1, profile="trusted") as pool:
+        assert pool.submit(tasks.square, 2).result(30) == 4
+        waker = pool._supervisor._waker
+        assert waker is not None
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
+    assert _leads_to(waker.fd) == "anon_inode:[eventfd]"
+    waker.wake()
+    fd = waker.fd
+    del waker
+    assert _leads_to(fd) is None
+    assert pool._supervisor._waker is None
+    for each in opened:
+        os.close(each)
