@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, Protocol, final, runtime_checkable
 
+from ringfence.locks import Lock
 from ringfence.plugins.errors import ApprovalRequired
 from ringfence.plugins.lockfile import LockFile, Pin, covers_all
-from ringfence.pool.locks import Lock
 from ringfence.sandbox.capabilities import Capabilities, Capability, GrantLike, Risk
 
 __all__ = [

@@ -7,11 +7,11 @@ from typing import Any, Final, final
 from ringfence.ipc import guest_messages as g
 from ringfence.ipc.errors import NotSerializable, RemoteProtocolError
 from ringfence.ipc.limits import MAX_FRAME
+from ringfence.locks import Lock
 from ringfence.plugins.errors import HostFunctionError
 from ringfence.plugins.guest_call import CODEC, GuestCall
 from ringfence.plugins.host_functions import record_for_guest
 from ringfence.plugins.hosting import Host
-from ringfence.pool.locks import Lock
 
 __all__ = ["CHAIN", "Asks"]
 

@@ -6,9 +6,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final, final
 
+from ringfence.locks import Lock
 from ringfence.plugins.audit_events import RELOAD, AuditEvent, AuditLevel, AuditSink
 from ringfence.plugins.jsonl import JsonlSink
-from ringfence.pool.locks import Lock
 from ringfence.sandbox.errors import CapabilityDenied
 from ringfence.sandbox.refusal import Refusal
 

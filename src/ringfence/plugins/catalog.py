@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 from uuid import UUID
 
+from ringfence.locks import RLock
 from ringfence.plugins.extension import check_extension
 from ringfence.plugins.opaque import OpaqueList
-from ringfence.pool.locks import RLock
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

@@ -14,6 +14,7 @@ from ringfence.ipc.channel import Channel
 from ringfence.ipc.errors import ChannelClosed, NotSerializable, RemoteProtocolError
 from ringfence.ipc.limits import DEFAULT_LIMITS, MAX_FRAME
 from ringfence.ipc.patience import Patience
+from ringfence.locks import Lock
 from ringfence.plugins import outcomes
 from ringfence.plugins.asides import Asides
 from ringfence.plugins.asks import CHAIN, Asks
@@ -29,7 +30,6 @@ from ringfence.plugins.printed import Printed
 from ringfence.plugins.switchboard import Switchboard
 from ringfence.plugins.wire_trace import is_traced, trace
 from ringfence.pool.condition import Promise, Thread
-from ringfence.pool.locks import Lock
 from ringfence.pool.session import Session
 
 __all__ = ["CHAIN", "Connection", "Host", "Line"]

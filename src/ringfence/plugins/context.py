@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, final
 
+from ringfence.locks import Lock
 from ringfence.plugins.errors import CallTimeout, FsOpsExceeded, NetOpsExceeded, OutputExceeded
-from ringfence.pool.locks import Lock
 from ringfence.sandbox.capabilities import Capabilities, GrantLike
 from ringfence.sandbox.errors import CapabilityDenied
 

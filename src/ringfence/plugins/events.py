@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
-from ringfence.pool.locks import Lock
+from ringfence.locks import Lock
 
 __all__ = [
     "Created",

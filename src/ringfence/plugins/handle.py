@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any, Final, final
 
 from ringfence.errors import PluginError
+from ringfence.locks import Lock
 from ringfence.plugins.blueprint import LIFECYCLE, Blueprint, signatures_of
 from ringfence.plugins.connection import CHAIN
 from ringfence.plugins.engine import Engine
@@ -31,7 +32,6 @@ from ringfence.plugins.states import LifecycleState, PluginStatus
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.worker_steps import WorkerSteps
 from ringfence.pool.condition import Event
-from ringfence.pool.locks import Lock
 from ringfence.sandbox.capabilities import Capabilities
 from ringfence.sandbox.report import Report
 

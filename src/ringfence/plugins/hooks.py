@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Self, overload
 
-from ringfence.pool.locks import Lock
+from ringfence.locks import Lock
 
 __all__ = ["LifecycleHooks"]
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, TypeVar, final, get_args, get_origin, 
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, ValidationError, validate_call
 
+from ringfence.locks import Lock
 from ringfence.plugins.audit import AuditEvent
 from ringfence.plugins.context import ExecutionContext
 from ringfence.plugins.errors import (
@@ -18,7 +19,6 @@ from ringfence.plugins.errors import (
     LimitExceeded,
     ReentrantCall,
 )
-from ringfence.pool.locks import Lock
 from ringfence.sandbox.capabilities import Capabilities, Grant, GrantLike, as_grant
 
 __all__ = ["ArgError", "HostFunction", "HostRegistry", "record_for_guest"]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Final, Protocol
 from uuid import UUID
 
+from ringfence.locks import Lock
 from ringfence.plugins.errors import PluginCompatibilityError
-from ringfence.pool.locks import Lock
 
 __all__ = ["KnownUuids", "UuidChanged", "UuidSource", "UuidStore", "check_uuid"]
 

@@ -3,8 +3,8 @@
 import itertools
 from dataclasses import dataclass
 
+from ringfence.locks import Lock
 from ringfence.plugins.states import LifecycleState
-from ringfence.pool.locks import Lock
 
 __all__ = ["PluginInfo", "next_plugin_id"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, final
 
 from ringfence.errors import PluginError
+from ringfence.locks import Lock
 from ringfence.plugins.events import EventBus, LifecycleEvent
 from ringfence.plugins.manifest import Manifest
 from ringfence.plugins.singleton import Singleton
@@ -15,7 +16,6 @@ from ringfence.plugins.states import LifecycleState
 from ringfence.plugins.store import Lease, PluginStore
 from ringfence.plugins.store_errors import StoreBusy
 from ringfence.plugins.worker_steps import WorkerSteps
-from ringfence.pool.locks import Lock
 
 __all__ = ["Installation"]
 

@@ -15,6 +15,7 @@ from types import MappingProxyType, TracebackType
 from typing import Final, Self, TypeVar, cast, final
 from uuid import UUID
 
+from ringfence.locks import Lock
 from ringfence.plugins.application import ApplicationInfo, InstanceCreateInfo
 from ringfence.plugins.catalog import CATALOG, PluginCatalog
 from ringfence.plugins.errors import InvalidConfig, PluginStateError
@@ -24,7 +25,6 @@ from ringfence.plugins.identity import UuidSource, UuidStore, check_uuid
 from ringfence.plugins.log_message import InstanceStateEXT, discard, hyinfo, hywarn
 from ringfence.plugins.opaque import OpaqueList
 from ringfence.plugins.states import LifecycleState
-from ringfence.pool.locks import Lock
 
 __all__ = ["InstanceContext", "InstanceRef", "UnconsumedConfigWarning", "create_instance"]
 

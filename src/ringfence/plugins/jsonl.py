@@ -6,9 +6,9 @@ import stat
 from types import TracebackType
 from typing import Final, Self, final
 
+from ringfence.locks import Lock
 from ringfence.plugins.audit_events import AuditEvent
 from ringfence.plugins.errors import PluginIOError
-from ringfence.pool.locks import Lock
 
 __all__ = ["JsonlSink"]
 

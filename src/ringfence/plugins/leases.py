@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
 
-from ringfence.pool.locks import Lock
+from ringfence.locks import Lock
 
 __all__ = ["Lease", "Leases", "holds_lease"]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-from ringfence.pool.locks import Lock
+from ringfence.locks import Lock
 
 __all__ = ["Ledger", "Owned"]
 

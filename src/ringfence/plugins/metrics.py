@@ -8,9 +8,9 @@ from typing import Any, Final, final
 
 from pydantic import Field, field_validator
 
+from ringfence.locks import Lock
 from ringfence.plugins.model import Count, Flag, FrozenModel
 from ringfence.plugins.prometheus import Family, Sample, expose
-from ringfence.pool.locks import Lock
 
 __all__ = ["MetricsConfig", "MetricsSummary", "PluginMetrics"]
 

@@ -6,8 +6,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, final
 
+from ringfence.locks import Lock
 from ringfence.pool.condition import Thread
-from ringfence.pool.locks import Lock
 
 __all__ = ["MetricsServer"]
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Final, Protocol, Self, final
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
+from ringfence.locks import Lock
 from ringfence.plugins.audit import AuditLevel
 from ringfence.plugins.errors import DuplicatedKey, IncompatibleProfile, InvalidConfig, InvalidManifest
 from ringfence.plugins.model import Flag, FrozenModel, Seconds
 from ringfence.plugins.sandbox_config import SandboxConfig
-from ringfence.pool.locks import Lock
 from ringfence.sandbox.capabilities import Capabilities, Capability
 from ringfence.sandbox.errors import PolicyError
 from ringfence.sandbox.limits import Limits

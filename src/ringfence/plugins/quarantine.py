@@ -12,9 +12,9 @@ from typing import Any, Final, final
 import filelock
 
 from ringfence.errors import PluginParseError
+from ringfence.locks import Lock
 from ringfence.plugins.errors import PluginIOError, PluginQuarantined
 from ringfence.plugins.private_file import read_private, replace_private
-from ringfence.pool.locks import Lock
 
 __all__ = ["Quarantine", "Quarantined"]
 

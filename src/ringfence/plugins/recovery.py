@@ -6,12 +6,12 @@ import time
 from typing import final
 
 from ringfence.errors import PluginError
+from ringfence.locks import Lock
 from ringfence.plugins.quarantine import Quarantine
 from ringfence.plugins.restart import CrashHistory, GiveUp, RestartPolicy
 from ringfence.plugins.states import LifecycleState
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.worker_steps import WorkerSteps
-from ringfence.pool.locks import Lock
 
 __all__ = ["Recovery"]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar, final, overload
 
+from ringfence.locks import Lock, RLock
 from ringfence.plugins.config import RegistryConfig
 from ringfence.plugins.errors import (
     InvalidState,
@@ -22,7 +23,6 @@ from ringfence.plugins.info import PluginInfo
 from ringfence.plugins.lifecycle import PluginLifecycle
 from ringfence.plugins.states import LifecycleState
 from ringfence.pool.condition import Thread
-from ringfence.pool.locks import Lock, RLock
 from ringfence.sandbox.capabilities import Capability
 
 __all__ = ["PluginRegistry", "Registered", "RegistryStats"]

@@ -8,9 +8,9 @@ from typing import Annotated, Self, final
 
 from pydantic import Field
 
+from ringfence.locks import Lock
 from ringfence.plugins.backoff import BackoffConfig
 from ringfence.plugins.model import FrozenModel, Seconds
-from ringfence.pool.locks import Lock
 
 __all__ = ["CrashHistory", "GiveUp", "RestartAfter", "RestartPolicy"]
 

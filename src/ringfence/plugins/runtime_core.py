@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from contextvars import Context
 from typing import TYPE_CHECKING, Final, final
 
+from ringfence.locks import Lock
 from ringfence.plugins.audit import AuditEvent, JsonlSink
 from ringfence.plugins.audit_events import RELOAD
 from ringfence.plugins.config import RuntimeConfig
@@ -21,7 +22,6 @@ from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.timetable import Timetable
 from ringfence.plugins.worker_steps import abandon_all
 from ringfence.pool.condition import Event, Thread
-from ringfence.pool.locks import Lock
 
 if TYPE_CHECKING:
     from ringfence.plugins.watcher import PluginWatcher

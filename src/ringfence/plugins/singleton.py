@@ -3,8 +3,8 @@
 import os
 from typing import Self, final
 
+from ringfence.locks import Lock
 from ringfence.plugins.locks import KernelLock, holder_of, lock_exclusive
-from ringfence.pool.locks import Lock
 
 __all__ = ["Singleton"]
 

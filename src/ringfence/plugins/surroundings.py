@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, final
 
+from ringfence.locks import Lock, RLock
 from ringfence.plugins.audit import AuditLevel, AuditLog
 from ringfence.plugins.config import RuntimeConfig
 from ringfence.plugins.errors import PoolTimeout
@@ -20,7 +21,6 @@ from ringfence.plugins.records import PluginLog, on_one_line
 from ringfence.plugins.switchboard import Switchboard
 from ringfence.plugins.wire_trace import switch_on
 from ringfence.pool import nursery
-from ringfence.pool.locks import Lock, RLock
 
 __all__ = ["Surroundings"]
 

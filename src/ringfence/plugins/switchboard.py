@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from ringfence.locks import Lock
 from ringfence.pool.condition import Thread
-from ringfence.pool.locks import Lock
 
 __all__ = ["Switchboard", "close_all"]
 

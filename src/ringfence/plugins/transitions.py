@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Final, Protocol, final
 
 from ringfence.errors import RingfenceError
+from ringfence.locks import Lock
 from ringfence.plugins.errors import (
     ExecutionFailed,
     InitializationFailed,
@@ -19,7 +20,6 @@ from ringfence.plugins.events import Created, Error, LifecycleEvent
 from ringfence.plugins.leases import Lease, Leases, holds_lease
 from ringfence.plugins.states import LifecycleState, Operation, refusal, require
 from ringfence.plugins.steps import Steps
-from ringfence.pool.locks import Lock
 
 __all__ = ["Body", "Owner", "Transitions", "said"]
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
+from ringfence.locks import Lock
 from ringfence.plugins.folder import extract_plugin_name
 from ringfence.plugins.manifest import MANIFEST_NAMES
-from ringfence.pool.locks import Lock
 
 __all__ = ["WatchedPlugins"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from ringfence.locks import Lock
 from ringfence.plugins.debounce import Debouncer
 from ringfence.plugins.errors import WatchError
 from ringfence.plugins.kernel_watch import TICK, reports
@@ -19,7 +20,6 @@ from ringfence.plugins.watch_events import Renamed, WatchEvent
 from ringfence.plugins.watched_plugins import WatchedPlugins
 from ringfence.plugins.watched_tree import Identity, WatchedTree, identify
 from ringfence.pool.condition import Condition, Event, Thread
-from ringfence.pool.locks import Lock
 
 __all__ = ["PluginWatcher"]
 

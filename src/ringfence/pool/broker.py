@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError
+from ringfence.locks import Lock
 from ringfence.pool.broker_link import Link
 from ringfence.pool.broker_lookup import Found, Resolver
 from ringfence.pool.condition import Thread
-from ringfence.pool.locks import Lock
 from ringfence.pool.network_events import NetworkEvent
 from ringfence.sandbox.net_rules import NetRules
 

@@ -14,8 +14,8 @@ import dill
 from dill import detect
 
 from ringfence.ipc.enums import make_enum
+from ringfence.locks import Lock
 from ringfence.pool.codebase import is_library, needed_by
-from ringfence.pool.locks import Lock
 from ringfence.pool.serialise import names_in
 
 __all__ = ["dumps_by_value"]

@@ -5,7 +5,7 @@ import threading
 from concurrent.futures import Future
 from typing import Any, TypeVar, final
 
-from ringfence.pool.locks import RLock
+from ringfence.locks import RLock
 
 __all__ = ["Condition", "Event", "Promise", "Thread"]
 

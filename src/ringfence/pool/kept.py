@@ -16,7 +16,7 @@ import os
 from typing import Final
 
 from ringfence.ipc import buffers
-from ringfence.pool.locks import Lock
+from ringfence.locks import Lock
 
 __all__ = ["IDLE", "Kept"]
 

@@ -18,8 +18,8 @@ from ringfence.ipc import messages as m
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import ChannelClosed, DeadlineExceeded, RemoteProtocolError
 from ringfence.ipc.protocol import NURSERY, Conversation
+from ringfence.locks import RLock
 from ringfence.pool import outcome
-from ringfence.pool.locks import RLock
 from ringfence.pool.process import ByPidfd, own_pipe, start_interpreter
 
 __all__ = ["Birth", "Hold", "NurseryLost", "ask", "hold"]

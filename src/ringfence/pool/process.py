@@ -11,8 +11,8 @@ import weakref
 from typing import Final, Protocol
 
 from ringfence.ipc.channel import Channel, pipe
+from ringfence.locks import RLock
 from ringfence.pool.library import interpreter, library_paths
-from ringfence.pool.locks import RLock
 
 __all__ = ["ByPidfd", "Process", "open_stdin", "own_pipe", "start_interpreter"]
 

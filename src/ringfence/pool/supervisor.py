@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from ringfence.errors import RingfenceError
+from ringfence.locks import RLock
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.condition import Condition, Thread
 from ringfence.pool.config import PoolConfig
@@ -24,7 +25,6 @@ from ringfence.pool.dispatch import Dispatcher
 from ringfence.pool.errors import BrokenPool, PoolClosed
 from ringfence.pool.handle import WorkerHandle
 from ringfence.pool.interest import Interest
-from ringfence.pool.locks import RLock
 from ringfence.pool.monitor import Monitor
 from ringfence.pool.network import Network
 from ringfence.pool.placing import Placing

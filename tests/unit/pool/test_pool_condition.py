@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import ringfence
-from ringfence.pool import locks
+from ringfence import locks
+from ringfence.locks import Lock, RLock
 from ringfence.pool.condition import Condition, Event, Promise, Thread
-from ringfence.pool.locks import Lock, RLock
 
 _ROOT = Path(ringfence.__file__).parent
 # One tries for some of their locks, or lets go of them elsewhere, or no caller's thread takes them.
