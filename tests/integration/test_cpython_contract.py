@@ -6,9 +6,12 @@ is listed with the reason.
 
 import contextlib
 import functools
+import gc
 import os
+import tempfile
 import time
 import unittest
+from collections.abc import Iterator
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -60,6 +63,25 @@ NOT_APPLICABLE = {
     "ProcessPoolExecutorTest.test_max_tasks_per_child_defaults_to_spawn_context": _NO_CONTEXT,
     "ProcessPoolExecutorTest.test_python_finalization_error": "counts the threads that ProcessPoolExecutor starts",
     "ProcessPoolExecutorTest.test_process_fork_from_a_threadpool": _NO_CONTEXT,
+    # From Python 3.14 on.
+    "ProcessPoolExecutorTest.test_swallows_falsey_exceptions": "raises classes of its own, which come as RemoteError "
+    "(below, with their text)",
+    "ProcessPoolExecutorTest.test_broken_process_pool_traceback": _NO_INNARDS,
+    "ProcessPoolExecutorTest.test_shutdown_no_wait_max_tasks_gh119592": f"{_NO_CONTEXT} (below, without one)",
+    "ProcessPoolExecutorTest.test_gc_during_max_tasks_worker_exit_gh152967": f"{_NO_CONTEXT} (below, without one)",
+    **dict.fromkeys(
+        (
+            "ProcessPoolExecutorTest.test_terminate_workers",
+            "ProcessPoolExecutorTest.test_kill_workers",
+            "ProcessPoolExecutorTest.test_force_shutdown_workers",
+            "ProcessPoolExecutorTest.test_force_shutdown_workers_invalid_op",
+            "ProcessPoolExecutorTest.test_force_shutdown_workers_not_started_yet",
+            "ProcessPoolExecutorTest.test_force_shutdown_workers_stops_pool",
+            "ProcessPoolExecutorTest.test_force_shutdown_during_max_tasks_worker_exit",
+            "ProcessPoolExecutorTest.test_failed_worker_replacement_breaks_pool",
+        ),
+        _NO_INNARDS,
+    ),
     "ExecutorDeadlockTest.test_shutdown_deadlock_pickle": f"{_NO_INNARDS} (below, without them)",
     "ExecutorDeadlockTest.test_gh105829_should_not_deadlock_if_wakeup_pipe_full": _NO_INNARDS,
 }
@@ -99,6 +121,25 @@ class _Context:
         return "spawn"
 
 
+class _Event:
+    """An event that several processes see: a file that is there or not."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def set(self) -> None:
+        with open(self._path, "w"):
+            pass
+
+    def wait(self, timeout: float | None = None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not os.path.exists(self._path):
+            if deadline is not None and time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+
 class _Mixin(util.ExecutorMixin):
     """Gives the tests a Pool where they expect an executor."""
 
@@ -107,6 +148,14 @@ class _Mixin(util.ExecutorMixin):
 
     def get_context(self) -> "_Context":
         return _Context()
+
+    def create_event(self) -> "_Event":
+        """Return what a task waits for (Python 3.14's tests): theirs is a manager's, which they connect to."""
+        if self.settings is SANDBOXED:
+            self.skipTest("shares an event with a task, as nothing is shared with a worker that is locked in")
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        return _Event(f"{folder.name}/set")
 
     def setUp(self) -> None:
         stack = contextlib.ExitStack()
@@ -203,6 +252,49 @@ def test_a_failing_initializer_breaks_the_executor(pool: Any) -> None:
             executor.submit(test_init.get_init_status).result()
         with pytest.raises(BrokenExecutor):
             executor.submit(test_init.get_init_status)
+
+
+class _Falsey(Exception):
+    def __bool__(self) -> bool:
+        return False
+
+
+class _Empty(Exception):
+    def __len__(self) -> int:
+        return 0
+
+
+def _raise(kind: type[Exception]) -> None:
+    raise kind("this is an error all the same")
+
+
+@pytest.mark.parametrize("kind", [_Falsey, _Empty])
+@pytest.mark.parametrize("pool", [TrustedPool, SandboxedPool])
+def test_errors_that_count_as_false_are_errors(pool: Any, kind: type[Exception]) -> None:
+    """test_swallows_falsey_exceptions (gh-132063), of a function and of what map goes through."""
+
+    def items() -> Iterator[int]:
+        yield 1
+        _raise(kind)
+
+    with pool(1) as executor:
+        with pytest.raises(ringfence.RemoteError, match="this is an error"):
+            executor.submit(_raise, kind).result()
+        with pytest.raises(kind, match="this is an error"):
+            list(executor.map(abs, items()))
+
+
+@pytest.mark.parametrize("how", ["shut down", "forgotten"])
+@pytest.mark.parametrize("pool", [TrustedPool, SandboxedPool])
+def test_what_waits_gets_a_new_worker_after_the_end(pool: Any, how: str) -> None:
+    """As gh-119592 and gh-152967 ask for: who has done all it may is replaced, though nobody holds the pool."""
+    executor = pool(1, max_tasks_per_child=1)
+    futures = [executor.submit(test_process_pool.mul, 3, n) for n in range(4)]
+    if how == "shut down":
+        executor.shutdown(wait=False)
+    del executor
+    gc.collect()
+    assert [future.result(60) for future in futures] == [0, 3, 6, 9]
 
 
 @pytest.mark.parametrize("pool", [TrustedPool, SandboxedPool])

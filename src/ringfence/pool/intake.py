@@ -122,8 +122,10 @@ class Intake:
     ) -> Mapper:
         """Return what maps `fn` over `iterables` (see Pool.map)."""
         for name, value in (("chunksize", chunksize), ("buffersize", buffersize)):
+            if value is not None and not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer or None")
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be greater than 0, or None")
+                raise ValueError(f"{name} must be None or > 0")
         self._supervisor.refuse_when_closed()
         return Mapper(
             self._hand_in_chunk,
