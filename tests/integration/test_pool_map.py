@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pool_tasks as tasks
 import pytest
@@ -142,8 +143,15 @@ def test_buffersize_bounds_what_is_read_ahead(pool: Pool) -> None:
 @pytest.mark.parametrize("arguments", [{"chunksize": 0}, {"chunksize": -1}, {"buffersize": 0}, {"buffersize": -3}])
 def test_sizes_must_be_positive(pool: Pool, arguments: dict[str, int]) -> None:
     """A chunk or buffer of nothing is a ValueError of the call."""
-    with pytest.raises(ValueError, match="greater than 0"):
+    with pytest.raises(ValueError, match="size must be None or > 0"):
         pool.map(tasks.square, range(3), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("arguments", [{"chunksize": 1.5}, {"buffersize": "2"}])
+def test_sizes_must_be_whole_numbers(pool: Pool, arguments: dict[str, Any]) -> None:
+    """Anything else is a TypeError of the call."""
+    with pytest.raises(TypeError, match="size must be an integer or None"):
+        pool.map(tasks.square, range(3), **arguments)
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 4, 100])
