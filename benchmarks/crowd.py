@@ -6,9 +6,12 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks import pools
+from benchmarks import pools, warm
 from benchmarks.model import Aim, Contender, Figure, Measured, Parameters, Row, Unavailable
 from benchmarks.tasks import hold, sleep
+
+# Bytes of memory that one more worker makes the machine use, with what the kernel keeps for it: rather more than it is.
+_WORKER = 4 << 20
 
 
 def _switches(pids: Iterable[int]) -> int:
@@ -49,6 +52,7 @@ def _measure(opener: pools.Opener, parameters: Parameters) -> Measured:
         # The pool itself is there before they are, unless it starts all of them with its first task.
         if not parameters["at_once"]:
             operations.result(operations.submit(sleep, 0.1))
+        warm.free_memory(workers * _WORKER)
         start = time.monotonic()
         # Each holds a worker until the last one has started.
         held = [operations.submit(hold, parameters["hold"]) for _ in range(workers)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
-from benchmarks import pools
+from benchmarks import pools, warm
 from benchmarks.model import Aim, Contender, Figure, Measured, Parameters, Row, Unavailable
 from benchmarks.tasks import echo
 
@@ -35,6 +35,7 @@ def _same(kind: str, first: Any, second: Any) -> bool:
 
 def _measure(opener: pools.Opener, parameters: Parameters) -> Measured:
     results = {}
+    warm.free_memory()
     with opener() as operations:
         pools.warm_up(operations)
         for kind, value in _values(parameters["bytes"]).items():
@@ -124,6 +125,7 @@ def _by_hand(parameters: Parameters, *, keep: bool) -> Measured:
     values = _values(parameters["bytes"])
     hand = _ByHand(parameters["bytes"], keep=keep)
     results = {}
+    warm.free_memory()
     try:
         for kind, value in values.items():
             assert _same(kind, hand.call(kind, value), value)
