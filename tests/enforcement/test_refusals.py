@@ -9,7 +9,7 @@ import pool_tasks as tasks
 import pytest
 from scenario_plugins import write_plugin
 
-from ringfence import CapabilityDenied, PluginRuntime, Pool
+from ringfence import CapabilityDenied, MemoryExceeded, PluginRuntime, Pool
 from ringfence.sandbox.features import probe
 
 pytestmark = pytest.mark.as_user
@@ -107,9 +107,6 @@ _NOTED = {
     "the user's name": (
         "import getpass\ngetpass.getuser()", Exception, "runs as a user of its own",
     ),
-    "C callbacks": (
-        "import ctypes\nctypes.CFUNCTYPE(None)(print)", MemoryError, "needs native:jit, which this worker lacks",
-    ),
 }  # fmt: skip
 # Nothing here is the sandbox's doing.
 _ORDINARY = {
@@ -120,6 +117,25 @@ _ORDINARY = {
     "exists": "import os\nresult = os.path.exists('/etc/passwd')\n1 / 0",
     "one's own": "raise FileNotFoundError('/etc/passwd is what I wanted')",
 }
+
+
+# Ways to make a callback for C code.
+_CALLBACKS = {
+    "at once": "ctypes.CFUNCTYPE(None)(print)",
+    "by a name": "made = ctypes.PYFUNCTYPE(None)\nmade(print)",
+    "by a member": "class C:\n    made = ctypes.CFUNCTYPE(None)\nc = C()\nc.made(print)",
+    "of its own attributes": "class C: pass\nc = C()\nc.made = ctypes.CFUNCTYPE(None)\nc.made(print)",
+    "by a module": "import types\nm = types.ModuleType('m')\nm.made = ctypes.CFUNCTYPE(None)\nm.made(*[print])",
+    "of a class": "class C(ctypes._CFuncPtr):\n    _flags_, _restype_, _argtypes_ = 1, None, ()\nC(print)",
+    "decorated": "made = ctypes.CFUNCTYPE(None)\n@made\ndef f(): pass",
+    "in a function": "def f(made):\n    return made(print)\nf(ctypes.CFUNCTYPE(None))",
+}
+# These may be one, or may not.
+_UNSURE = {
+    "an item": "made = [ctypes.CFUNCTYPE(None)]\nmade[0](print)",
+    "by C code": "made = ctypes.CFUNCTYPE(None)\nlist(map(made, [print]))",
+}
+_WORKS = "import ctypes\n{}\nresult = 'made'"
 
 
 def _line_of(source: str) -> str:
@@ -162,6 +178,36 @@ def test_what_keeps_its_type_gets_a_note(pool: Pool) -> None:
             assert f'grant it with capabilities=["{denied.needs}"]' in error.__notes__[0], name
 
 
+def test_a_callback_for_c_code_is_no_lack_of_memory(pool: Pool) -> None:
+    """ctypes says MemoryError: it is native:jit that lacks, unless this libffi does without; and all works with it."""
+    is_refused = pool.submit(tasks.author, "import ctypes\nctypes.CFUNCTYPE(None)(print)").exception(30) is not None
+    for name, line in (_CALLBACKS | _UNSURE).items():
+        error = pool.submit(tasks.author, _WORKS.format(line)).exception(30)
+        if not is_refused:
+            assert error is None, (name, error)
+        elif name in _CALLBACKS:
+            assert isinstance(error, CapabilityDenied), (name, error)
+            assert "ctypes.CFUNCTYPE needs native:jit; this worker has nothing of the kind" in str(error), name
+            assert "memory that is both written and run" in str(error), name
+            assert error.__notes__ == ['grant it with capabilities=["native:jit"]'], name
+            assert "MemoryError" in str(error.__cause__), name
+        else:
+            assert isinstance(error, MemoryExceeded), (name, error)
+            assert "needs native:jit, which this worker lacks" in error.__notes__[0], name
+    with Pool(1, capabilities=["native:jit"]) as made:
+        for name, line in (_CALLBACKS | _UNSURE).items():
+            assert made.submit(tasks.author, _WORKS.format(line)).result(30) == "made", name
+
+
+def test_a_lack_of_memory_is_no_callback(pool: Pool) -> None:
+    """Whoever has loaded ctypes and asks for too much, of a text of its own or of none, is told so."""
+    for line in ("raise MemoryError", "import numpy\nnumpy.ones(1 << 28)"):
+        error = pool.submit(tasks.author, f"import ctypes\n{line}").exception(30)
+        assert isinstance(error, MemoryExceeded) and not getattr(error, "__notes__", []), (line, error)
+    error = pool.submit(tasks.author, "import ctypes\nbytearray(1 << 30)").exception(30)
+    assert isinstance(error, MemoryExceeded) and "more than its 256 MiB" in str(error)
+
+
 def test_what_is_not_the_sandboxs_doing_stays_as_it_is(pool: Pool) -> None:
     """No other type, no note."""
     for name, source in _ORDINARY.items():
@@ -200,6 +246,23 @@ def test_plugins_are_told_in_their_own_words(tmp_path: Path) -> None:
         with pytest.raises(CapabilityDenied, match=r"needs fs:read; this plugin has nothing"):
             plugin.call("look", [str(folder / "plugin.toml")])
         assert runtime.audit.events("p", allowed=False)[0].target == "/etc/passwd"
+
+
+def test_a_plugins_callback_is_no_lack_of_memory(tmp_path: Path) -> None:
+    """As in a pool: it is told what its manifest lacks, or its libffi does without."""
+    tmp_path.chmod(0o755)
+    source = "import ctypes\n\ndef make():\n    ctypes.CFUNCTYPE(None)(print)\n    return 'made'\n"
+    source += "\ndef hold():\n    bytearray(1 << 40)\n"
+    write_plugin(tmp_path / "plugin", source, name="p", exports=["make", "hold"])
+    with PluginRuntime() as runtime:
+        plugin = runtime.load(tmp_path / "plugin")
+        with pytest.raises(MemoryExceeded):
+            plugin.call("hold")
+        try:
+            assert plugin.call("make") == "made"
+        except CapabilityDenied as denied:
+            assert "ctypes.CFUNCTYPE needs native:jit; this plugin has nothing of the kind" in str(denied)
+            assert denied.__notes__ and "native:jit" in denied.__notes__[0]
 
 
 def test_a_plugin_that_has_something_else_is_told_what(tmp_path: Path) -> None:

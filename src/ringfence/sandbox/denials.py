@@ -45,6 +45,11 @@ __all__ = ["Event", "Refusals", "private_folders"]
 _MEMBERS: Final = 16
 # For relative paths and temporary files at the lesser levels.
 _NO_FOLDER: Final = "without a path it brings a folder only at level private: grant fs:write=FOLDER, and use that"
+_CALLBACK: Final = Need(
+    Grant(Capability.NATIVE_JIT),
+    None,
+    note="libffi makes a callback here of memory that is both written and run, which the kernel was told to refuse",
+)
 # What the kernel answers where no grant opens a call: seccomp, Landlock.
 _UNKNOWN: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
 
@@ -117,6 +122,8 @@ class Refusals:
         if found is not None:
             operation, needs = found
             return self._refusal(operation, needs)
+        if isinstance(error, MemoryError):
+            return self._refusal("ctypes.CFUNCTYPE", [_CALLBACK]) if self._is_callback(error) else None
         if not isinstance(error, OSError):
             return None
         place = innermost(error)
@@ -220,6 +227,16 @@ class Refusals:
             return None
         return self._refusal(taken.spelling, [Need(Grant(taken.capabilities[0]), target, any_scope=True)])
 
+    def _is_callback(self, error: MemoryError) -> bool | None:
+        """Whether it came of a callback for C code that was refused; None where that may be so."""
+        if "_ctypes" not in sys.modules or self._caps.has(Capability.NATIVE_JIT):
+            return False
+        try:
+            from ringfence.sandbox.callbacks import is_refused_callback  # loaded with the first such error only
+        except (ImportError, OSError, MemoryError):  # the task left no descriptor, or no memory
+            return False
+        return is_refused_callback(error)
+
     def _unseen(self, operation: str | None, name: str | None) -> CapabilityDenied | None:
         """Return what looking at this path needs, if it is not granted."""
         path = path_of(name)
@@ -250,7 +267,7 @@ class Refusals:
             return f"not visible to {self._holder}: {', '.join(hidden)} of sys.path" if hidden else None
         if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
             return _no_more_threads(self._holder)
-        if isinstance(error, MemoryError) and "_ctypes" in sys.modules and not self._caps.has(Capability.NATIVE_JIT):
+        if isinstance(error, MemoryError) and self._is_callback(error) is None:
             return f"a callback for C code ends like this as well: it needs native:jit, which {self._holder} lacks"
         if isinstance(error, KeyError) and "getpwuid()" in str(error):
             return f"{self._holder} runs as a user of its own, which has no name; getpass.getuser() reads LOGNAME first"

@@ -157,6 +157,11 @@ _DISGUISES: Final = (
         "builtins", "KeyError", r"(getgr(?:gid|nam))\(\): \w+ not found: '?(\w+)", r"grp.\1",
         _asks_for("/etc/group"),
     ),
+    # cffi's; ctypes says nothing at all.
+    _Disguise(
+        "builtins", "MemoryError", r"^Cannot allocate write\+execute memory for ffi\.callback", "ffi.callback",
+        lambda _match, _events: [Need(Grant(Capability.NATIVE_JIT), None)],
+    ),
     _Disguise(
         "builtins", "ValueError", r"^not allowed to raise maximum limit", "resource.setrlimit",
         lambda _match, _events: [Need(

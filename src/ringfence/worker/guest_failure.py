@@ -93,17 +93,16 @@ def _described(
     elif kind == "unserializable":
         # Of the result, which no line of the plugin's is to blame for: where it is says the message.
         error.__cause__ = error.__context__ = error.__traceback__ = None
-    elif (found := find_limit(error, limits, _BASELINE)) is not None:
-        kind, more["measured"] = found
-        more["limit"] = limits.get("processes" if kind == "threads" else kind)
-    elif refusals is not None:
-        denied = refusals.explain(error)
-        if denied is not None:
-            if denied is not error:
-                denied.__cause__ = error
-                denied = denied.with_traceback(error.__traceback__)
-            kind, error = "denied", denied
-        elif (hint := refusals.hint(error)) is not None:
+    elif refusals is not None and (denied := refusals.explain(error)) is not None:
+        if denied is not error:
+            denied.__cause__ = error
+            denied = denied.with_traceback(error.__traceback__)
+        kind, error = "denied", denied
+    else:
+        if (found := find_limit(error, limits, _BASELINE)) is not None:
+            kind, more["measured"] = found
+            more["limit"] = limits.get("processes" if kind == "threads" else kind)
+        if refusals is not None and (hint := refusals.hint(error)) is not None:
             failure.add_note(error, hint)
     tracebacks.clean(error, is_ours, _is_above)
     return {**failure.record(error, codec, kind=kind), **more}

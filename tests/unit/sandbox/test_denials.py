@@ -282,3 +282,12 @@ def test_worker_whose_folder_is_gone_can_still_be_explained(monkeypatch: pytest.
     monkeypatch.setattr(os, "getcwd", gone)
     error = _refused(errno.EPERM, "/etc/x")
     assert Refusals([]).explain(error, [_event(error, "open", "/etc/x", "w", 0)]) is not None
+
+
+def test_cffi_says_what_it_could_not_make() -> None:
+    """Its words name memory that is written and executed; the same words from where that is granted stay."""
+    error = MemoryError("Cannot allocate write+execute memory for ffi.callback(). You might be running on a system")
+    denied = _refusals().explain(error, [])
+    assert isinstance(denied, CapabilityDenied) and "ffi.callback needs native:jit" in str(denied)
+    assert _refusals("native:jit").explain(error, []) is None
+    assert _refusals().explain(MemoryError("Unable to allocate 2.00 GiB for an array"), []) is None
