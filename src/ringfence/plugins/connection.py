@@ -18,12 +18,8 @@ from ringfence.locks import Lock
 from ringfence.plugins import outcomes
 from ringfence.plugins.asides import Asides
 from ringfence.plugins.asks import CHAIN, Asks
-from ringfence.plugins.errors import (
-    CallTimeout,
-    PluginCrashed,
-    ProtocolMismatch,
-)
-from ringfence.plugins.guest_call import CODEC, GuestCall, make_call, settle
+from ringfence.plugins.errors import CallTimeout, PluginCrashed, ProtocolMismatch
+from ringfence.plugins.guest_call import CODEC, GuestCall, expire, make_call, settle
 from ringfence.plugins.host_log import log as _log
 from ringfence.plugins.hosting import Host, Line
 from ringfence.plugins.printed import Printed
@@ -38,6 +34,8 @@ __all__ = ["CHAIN", "Connection", "Host", "Line"]
 _LARGE: Final = 1 << 18
 # Seconds that a guest gets, after its call's time is up, to write down where it is; then it is killed.
 _LAST_WORDS: Final = 0.25
+# Reads that a look at what has come by a deadline takes: no socket holds more (`net.core.wmem_max`) of what is whole.
+_LOOKS: Final = 4
 # Seconds after the guest closed its socket within which its worker has to be gone.
 _LEAVING: Final = 2.0
 
@@ -77,6 +75,8 @@ class Connection:
         self._deaf = False
         # The thread of a caller who reads by himself, when the switchboard does not; or 0.
         self._watcher = 0
+        # That thread is one that reads a large frame: it waits for nothing.
+        self._apart = False
         # Of that caller: whether a look for the answer is worth it.
         self._patience = Patience() if session.may_look else None
         # Why we killed it, if we did.
@@ -92,6 +92,8 @@ class Connection:
         self.ended: Promise[PluginError | None] = Promise()
         self._leaving = False
         self._check_at: float | None = None
+        # Calls may be late: whoever has read next finds out, when he knows what has come in time.
+        self._owes_check = False
         self._asks = Asks(host, self._send, lambda: self._channel.unsent)
         self._asides = Asides(host)
         # Asked once: a message is not the place to look for a logger's level.
@@ -212,13 +214,15 @@ class Connection:
                 return True
         finally:
             self._reading.release()
+            if self._owes_check:  # somebody would have looked just then
+                self._check_deadlines()
 
     def _give_back(self) -> None:
         """If this thread has heard the guest until now, the switchboard's does from now on."""
         if self._watcher != threading.get_ident():
             return
         with self._lock:
-            self._watcher = 0
+            self._watcher, self._apart = 0, False
             if self._over:
                 self._channel.close()  # it was left to us
             else:
@@ -283,20 +287,34 @@ class Connection:
         self._board.at(when, call)
 
     def _check_deadlines(self) -> None:
-        """In the switchboard's thread: fail the calls whose time is up, and look again when the next one's is."""
-        now = time.monotonic()
-        expired = []
+        """The time of calls is up: fail them, unless their answers have come by now, which are heard first."""
+        self._owes_check = True
+        self._hear_if_free()
+
+    def _hear_if_free(self) -> None:
+        """Hear the guest, unless another thread reads just now; that one looks afterwards whether calls are late."""
+        if not self._reading.locked():
+            self._hear()
+
+    def _has_unread(self) -> bool:
         with self._lock:
-            self._check_at = None
-            for number, call in self._calls.items():
-                if call.deadline is None or call.expired:
-                    continue
-                if call.deadline <= now:
-                    call.expired = True
-                    expired.append(number)
-                elif self._check_at is None or call.deadline < self._check_at:
-                    self._check_at = call.deadline
-            check_at = self._check_at
+            return not self._channel.closed and self._channel.has_arrived()
+
+    def _may_judge(self) -> bool:
+        """Read on to what has come by now, if that is for us; return False if another thread is to read it first."""
+        for _ in range(_LOOKS):
+            if self._is_heard_elsewhere or not self._has_unread():
+                break
+            self._read()
+        return not self._is_heard_elsewhere or not (self._apart or self._has_unread())
+
+    def _fail_late(self) -> None:
+        """What had come by their deadlines was heard: fail the calls that are late, and look again at the next one."""
+        now = time.monotonic()
+        with self._lock:
+            self._owes_check = False
+            expired, check_at = expire(self._calls.values(), now)
+            self._check_at = check_at
         if check_at is not None:
             self._at(check_at, "_check_deadlines")
         for number in expired:
@@ -305,27 +323,19 @@ class Connection:
             self._at(now + _LAST_WORDS, "_expire", number)
 
     def _expire(self, number: int) -> None:
-        """A call's time is up, and no thread can be ended: the worker is."""
+        """A call's time is up, and no thread can be ended: the worker is, unless it has answered meanwhile."""
+        self._hear_if_free()
         with self._lock:
             call = self._calls.get(number)
         if call is None:
             return
-        others = PluginCrashed(
-            self._host.name, f"its worker was killed because {call.function} ran out of time", None, 9,
-            self._stderr(), outcomes.stack_in(self._stderr()),
-        )  # fmt: skip
-        others.__cause__ = self._timed_out(call)  # it did not die by itself
-        self.kill(others)  # and this call gets its own error once the worker is gone
+        # And this call gets its own error once the worker is gone.
+        self.kill(outcomes.killed_for(call.function, self._timed_out(call), self._stderr()))
 
     def _timed_out(self, call: GuestCall) -> CallTimeout:
-        now = time.monotonic() - (call.started or 0.0)
-        limit = round(call.timeout or 0.0, 3)
-        error = CallTimeout(f"{self._host.name}.{call.function} took longer than {limit:g} s", limit, now)
-        error.plugin = self._host.name
+        seconds = time.monotonic() - (call.started or 0.0)
         stack = outcomes.stack_in(self._stderr()) or getattr(self._doom, "stack", "")
-        if stack:
-            error.locate(stack)
-        return error
+        return outcomes.timed_out(self._host.name, call.function, call.timeout or 0.0, seconds, stack)
 
     # What the guest says
 
@@ -343,12 +353,20 @@ class Connection:
     def _hear(self) -> None:
         """Take in what the guest has said by now, and tell whom it concerns."""
         with self._board.heard_here():
+            judge = False
             try:
                 with self._reading:
-                    if not self._watcher or self._watcher == threading.get_ident():
+                    if not self._is_heard_elsewhere:
                         self._read()
+                    judge = self._owes_check and self._may_judge()
             finally:
                 self._tell()
+                if judge:
+                    self._fail_late()
+
+    @property
+    def _is_heard_elsewhere(self) -> bool:
+        return self._watcher not in (0, threading.get_ident())
 
     def _read(self) -> None:
         if self._channel.closed or self._deaf:
@@ -394,12 +412,12 @@ class Connection:
                 self._give_back()
 
         with self._lock:
-            self._watcher = -1  # nobody's: `hear` is about to take over
+            self._watcher, self._apart = -1, True  # nobody's: `hear` is about to take over
             self._listen()
             try:
                 Thread(target=hear, name="ringfence-guest").start()
             except RuntimeError:
-                self._watcher = 0
+                self._watcher, self._apart = 0, False
                 self._listen()
                 return False
             return True

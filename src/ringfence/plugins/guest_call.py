@@ -1,7 +1,7 @@
 """GuestCall: one call of a guest's function, from its making to its answer; and the making, once for any worker."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from typing import Any, Final, final
@@ -14,7 +14,7 @@ from ringfence.ipc.types import REGISTERED
 from ringfence.plugins.errors import ValueConversionError
 from ringfence.pool.future import PoolFuture
 
-__all__ = ["CODEC", "GuestCall", "make_call", "settle"]
+__all__ = ["CODEC", "GuestCall", "expire", "make_call", "settle"]
 
 CODEC: Final = Codec(REGISTERED)
 """What hosts speak with: the types that the program has registered are known to it."""
@@ -65,6 +65,20 @@ class GuestCall:
         """It has not begun, and waits for another worker."""
         self.started = self.deadline = None
         self.expired = self.recalled = False
+
+
+def expire(calls: Iterable[GuestCall], now: float) -> tuple[list[int], float | None]:
+    """Mark the calls whose time is up; return their numbers, and when (of time.monotonic) the next one's is, if any."""
+    expired, following = [], None
+    for call in calls:
+        if call.deadline is None or call.expired:
+            continue
+        if call.deadline <= now:
+            call.expired = True
+            expired.append(call.number)
+        elif following is None or call.deadline < following:
+            following = call.deadline
+    return expired, following
 
 
 def make_call(

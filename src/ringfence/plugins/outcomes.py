@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from ringfence.errors import PluginError
 from ringfence.plugins.errors import (
+    CallTimeout,
     Cancelled,
     CapabilityDenied,
     CompilationError,
@@ -19,7 +20,7 @@ from ringfence.plugins.programs import describe_end
 from ringfence.pool import outcome
 from ringfence.pool.errors import BrokenPool, ProtocolViolation, WorkerCrashed
 
-__all__ = ["call_error", "death", "is_limit", "load_error", "stack_in"]
+__all__ = ["call_error", "death", "is_limit", "killed_for", "load_error", "stack_in", "timed_out"]
 
 # How the guest's own report and faulthandler begin, and so where the stack is in a plugin's stderr.
 _STACK_STARTS: Final = ("--- stacks ---", "Fatal Python error", "Current thread ", "Thread 0x")
@@ -118,6 +119,24 @@ def _named(error: LimitExceeded, what: str) -> LimitExceeded:
 def is_limit(error: BaseException) -> bool:
     """Whether a worker that ended with `error` was killed because a call went beyond a limit."""
     return isinstance(error, LimitExceeded) or isinstance(error.__cause__, LimitExceeded)
+
+
+def timed_out(plugin: str, function: str, limit: float, seconds: float, stack: str) -> CallTimeout:
+    """Return the error of a call that was given `limit` seconds; `stack` says where it was, if that is known."""
+    limit = round(limit, 3)
+    error = CallTimeout(f"{plugin}.{function} took longer than {limit:g} s", limit, seconds)
+    error.plugin = plugin
+    if stack:
+        error.locate(stack)
+    return error
+
+
+def killed_for(function: str, late: CallTimeout, stderr: str) -> PluginCrashed:
+    """Return the error of the other calls of a worker that is killed since a call of `function` was `late`."""
+    text = f"its worker was killed because {function} ran out of time"
+    error = PluginCrashed(late.plugin or "", text, None, 9, stderr, stack_in(stderr))
+    error.__cause__ = late  # it did not die by itself
+    return error
 
 
 def stack_in(stderr: str) -> str:

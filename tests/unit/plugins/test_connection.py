@@ -246,6 +246,77 @@ def test_a_time_out_asks_for_the_stack_and_then_kills(talk: Talk) -> None:
     assert talk.session.killed
 
 
+def answer_and_expire(talk: Talk, *messages: list[Any]) -> None:
+    """Say all that as the guest, and let a call's time be up, before the host has heard any of it."""
+
+    def together() -> None:
+        for message in messages:
+            talk.say(*message)
+        talk.connection._check_deadlines()
+
+    talk.board.soon(together)
+
+
+def test_an_answer_in_the_last_moment_counts(talk: Talk) -> None:
+    """It is in the socket when the call's time is up, behind a record that it has to be looked for twice."""
+    waiting = talk.connection.call("f", [], {}, 30)
+    number = talk.hear()[1]
+    talk.connection._calls[number].deadline = 0.0
+    answer_and_expire(talk, [g.LOG, 2, "logger", "x" * 90_000, {}], [g.RESULT, number, "just"])
+    assert waiting.result(10) == "just"
+    assert not talk.session.killed
+
+
+def test_an_answer_in_the_last_moment_counts_whoever_is_to_hear_it(talk: Talk) -> None:
+    """The caller who waits by himself has been woken by it, and had no turn yet."""
+    connection = talk.connection
+    future = connection.call("f", [], {}, 30)
+    number = talk.hear()[1]
+    call = connection._calls[number]
+    assert connection._take_over()
+    call.deadline = 0.0
+    talk.say(g.RESULT, number, "just")
+    talk.board.soon(connection._check_deadlines)
+    wait_until(lambda: connection._owes_check)
+    talk.board.at(time.monotonic(), talk.board.close)  # what was to be done before it has been done
+    talk.board._thread.join()  # type: ignore[union-attr]
+    assert not future.done()
+    assert not call.expired
+    connection._hear()
+    connection._give_back()
+    assert future.result(10) == "just"
+
+
+def test_a_guest_that_says_other_things_is_late_all_the_same(talk: Talk) -> None:
+    """However much it says."""
+    waiting = talk.connection.call("f", [], {}, 30)
+    number = talk.hear()[1]
+    talk.connection._calls[number].deadline = 0.0
+    answer_and_expire(talk, *[[g.LOG, 2, "logger", "x" * 60_000, {}]] * 3)
+    assert talk.hear() == [g.CANCEL, number]
+    with pytest.raises(CallTimeout):
+        waiting.result(10)
+    assert talk.session.killed
+
+
+def test_an_answer_that_takes_long_to_read_came_in_time(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its call's time is up while it is read, in a thread of its own."""
+    connection, take = talk.connection, talk.connection._take
+
+    def take_long(body: bytes) -> None:
+        connection._calls[number].deadline = 0.0
+        connection._board.soon(connection._check_deadlines)
+        wait_until(lambda: connection._owes_check)
+        take(body)
+
+    monkeypatch.setattr(connection, "_take", take_long)
+    waiting = connection.call("f", [], {}, 30)
+    number = talk.hear()[1]
+    talk.say(g.RESULT, number, bytes(1 << 20))
+    assert waiting.result(10) == bytes(1 << 20)
+    assert not talk.session.killed
+
+
 def test_a_call_that_never_began_costs_no_worker(talk: Talk) -> None:
     """The guest says so when it is cancelled, and lives on."""
     waiting = talk.connection.call("late", [], {}, 0.1)
