@@ -40,8 +40,9 @@ _DENIED = {
     "sqlite3, own": ("import sqlite3\nsqlite3.connect('x.db')", "sqlite3.connect('x.db') needs fs:write;"),
     "ctypes": ("import ctypes\nctypes.CDLL('/srv/x.so')", "ctypes.CDLL('/srv/x.so') needs fs:read=/srv/x.so"),
     "tempfile": ("import tempfile\ntempfile.TemporaryFile()", "tempfile needs fs:write"),
-    "pwd": ("import pwd\npwd.getpwuid(0)", "pwd.getpwuid needs fs:read=/etc/passwd"),
-    "grp": ("import grp\ngrp.getgrnam('root')", "grp.getgrnam needs fs:read=/etc/group"),
+    # Not root: the C library may know of it without any file (nss-systemd).
+    "pwd": ("import pwd\npwd.getpwuid(1)", "pwd.getpwuid needs fs:read=/etc/passwd"),
+    "grp": ("import grp\ngrp.getgrnam('daemon')", "grp.getgrnam needs fs:read=/etc/group"),
     "look-up": ("import socket\nsocket.getaddrinfo('example.com', 80)", "'example.com') needs net:dns"),
     "asyncio": (
         "import asyncio\nasyncio.run(asyncio.open_connection('example.com', 80))", "'example.com') needs net:dns",

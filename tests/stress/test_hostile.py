@@ -30,6 +30,10 @@ _LATER = 8
 _FLOOD = 64
 # Seconds that a rampage may last: some say half a frame and then nothing, which is no violation while a task runs.
 _RAMPAGE = 1.0
+# Seconds that a task of an odd worker may take: now and then it asks for memory for its result, and then says no more.
+# And seconds within which any task must have its outcome: those, and all that a loaded machine adds.
+_ODD = 10.0
+_PATIENCE = 60.0
 
 
 class _Log(logging.Handler):
@@ -76,12 +80,12 @@ class _Honest(threading.Thread):
         block = os.urandom(2000)
         while not self.stopped.is_set():
             for number in range(20):
-                found: Any = self.pool.submit(tasks.digest, number, block).exception(60)
+                found: Any = self.pool.submit(tasks.digest, number, block).exception(_PATIENCE)
                 if found is None:
                     self.right += 1
                 else:
                     self.wrong.append(found)
-            value = self.pool.submit(tasks.digest, 1, block).result(60)
+            value = self.pool.submit(tasks.digest, 1, block).result(_PATIENCE)
             if value != hashlib.sha256(b"1" + block).hexdigest():
                 self.wrong.append(value)
             self.stopped.wait(0.02)
@@ -108,7 +112,7 @@ def rage(frames: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
 
     outcomes: Counter[str] = Counter()
     sizes: list[int] = []  # MiB, at each tenth of the frames
-    with listening() as log, Pool(1) as honest_pool, Pool(2, timeout=60.0) as odd, Pool(1, profile="trusted") as raging:
+    with listening() as log, Pool(1) as honest_pool, Pool(2, timeout=_ODD) as odd, Pool(1, profile="trusted") as raging:
         honest = _Honest(honest_pool)
         honest.start()
         try:
@@ -123,7 +127,7 @@ def rage(frames: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
                     sizes.append(resident() >> 20)
                 futures = [odd.submit(hostile.turn, turn, _LETHAL)] + [odd.submit(tasks.square, n) for n in range(400)]
                 for future in futures:
-                    error = future.exception(60)
+                    error = future.exception(_PATIENCE)
                     if isinstance(error, ProtocolViolation):
                         assert 0 < len(str(error)) < 2000
                         outcomes["violation"] += 1
@@ -141,7 +145,7 @@ def rage(frames: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
         assert honest.right > 0
         for pool in (honest_pool, odd, raging):
             # Whoever answers it; or nobody, where the last rampage has left half a frame.
-            pool.options(timeout=_RAMPAGE).submit(tasks.square, 3).exception(60)
+            pool.options(timeout=_RAMPAGE).submit(tasks.square, 3).exception(_PATIENCE)
             assert pool.statistics().workers <= 2
     assert growth < _GROWTH, f"{growth >> 20} MiB more"
     assert sizes[-1] - sizes[len(sizes) // 2] < _LATER, f"by tenths {sizes}"
@@ -167,7 +171,7 @@ def _rampages(pool: Pool, seed: int) -> Iterator[str]:
     limited = pool.options(timeout=_RAMPAGE)
     while True:
         for number in range(len(hostile.WAYS)):
-            error = limited.submit(hostile.rampage, seed * len(hostile.WAYS) + number).exception(60)
+            error = limited.submit(hostile.rampage, seed * len(hostile.WAYS) + number).exception(_PATIENCE)
             # Some may have been answered: by the frames that were sent in the task's own name.
             assert error is None or isinstance(error, Exception), repr(error)
             assert error is None or not isinstance(error, RingfenceError) or 0 < len(str(error)) < 4000
