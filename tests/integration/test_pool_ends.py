@@ -367,6 +367,64 @@ def test_a_forked_child_can_make_a_pool_of_its_own(pool: Pool) -> None:
     assert pool.submit(tasks.square, 3).result(30) == 9
 
 
+def test_a_forked_child_imports_what_another_thread_was_importing() -> None:
+    """fork while a thread is in the middle of an import that pools need: the child imports it anew, and so does not
+    wait for a thread that it does not have; in the parent nothing has changed."""
+    ended = program("""
+        import atexit, os, signal, sys, threading, warnings
+        from ringfence import Pool
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # with threads, that is the point
+        parent, inside, go, register = os.getpid(), threading.Event(), threading.Event(), atexit.register
+
+        def slow_register(call):
+            if os.getpid() == parent:
+                inside.set()
+                go.wait()
+            return register(call)
+
+        def use_two():
+            with Pool(1, profile="trusted"), Pool(1, profile="trusted") as second:
+                assert second.submit(pow, 3, 2).result() == 9
+
+        with Pool(1, profile="trusted") as pool:
+            pool.submit(pow, 3, 2).result()
+            assert "ringfence.pool.nursery" not in sys.modules
+            atexit.register = slow_register
+            thread = threading.Thread(target=use_two, daemon=True)
+            thread.start()
+            inside.wait()
+            assert "ringfence.pool.nursery" in sys.modules
+            child = os.fork()
+            if child == 0:
+                signal.alarm(30)
+                use_two()
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            go.set()
+            thread.join()
+            use_two()
+        print("well")
+    """)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "well\n", "")
+
+
+def test_a_finalizer_may_fork_in_the_middle_of_an_import(tmp_path: Path) -> None:
+    """What the forking thread itself is importing is not taken from it: both go on with it."""
+    (tmp_path / "forking_module.py").write_text("import os\nchild = os.fork()\nvalue = 3\n")
+    ended = program(f"""
+        import os, sys
+        from ringfence import Pool
+        sys.path.insert(0, {str(tmp_path)!r})
+        import forking_module
+        assert sys.modules["forking_module"] is forking_module
+        if forking_module.child == 0:
+            os._exit(forking_module.value)
+        print(os.waitstatus_to_exitcode(os.waitpid(forking_module.child, 0)[1]))
+    """)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "3\n", "")
+
+
 def test_a_forked_child_does_not_keep_workers_alive() -> None:
     """When the parent is killed, its workers go, although a forked child of it lives on."""
     process = subprocess.Popen(

@@ -1,5 +1,6 @@
 """Pool: a concurrent.futures.Executor whose workers are locked in."""
 
+import _frozen_importlib as importing
 import os
 import sys
 import threading
@@ -345,7 +346,27 @@ def _finish_at_exit() -> None:
         supervisor.join()
 
 
+def _forget_imports() -> None:
+    """Let a forked child import what another thread of its parent was in the middle of importing.
+
+    CPython does not: the child would wait for ever for a thread that it does not have. A program's first pool imports
+    most of what pools need, and its second some more. That a fork waited for imports instead would take one more
+    lock, which would be held while finalizers run, and those may wait for who forks.
+    """
+    # Not public, and all that there is: an interpreter without it leaves children waiting.
+    locks = getattr(importing, "_module_locks", {})
+    for name, reference in list(locks.items()):
+        lock = reference()
+        if lock is None or lock.owner == threading.get_ident():
+            continue  # our own: a finalizer forks in the middle of an import, and goes on with it
+        # One without an owner too: another thread may have been about to take it.
+        del locks[name]
+        if lock.owner is not None and getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False):
+            del sys.modules[name]
+
+
 def _forget_after_fork() -> None:
+    _forget_imports()
     for supervisor in list(_supervisors):
         supervisor.forget()
 
