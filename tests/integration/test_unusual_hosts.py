@@ -87,3 +87,59 @@ def test_shared_objects_below_the_interpreters_prefix_can_be_read(
     (tmp_path / "lib").mkdir()
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     assert str(tmp_path / "lib") in runtime_paths().read
+
+
+@pytest.mark.parametrize("mask", ["077", "027", "777"])
+def test_what_others_may_not_see_by_default_workers_may(mask: str) -> None:
+    """Started by root, they are another user, for whom the folders of the private root have to be open."""
+    ended = subprocess.run(
+        ["sh", "-c", f"umask {mask}; exec {shlex.join([sys.executable, '-c', POOL])}"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.stdout == "32\n", ended.stderr
+
+
+def test_who_ignores_the_end_of_children_has_a_pool_all_the_same() -> None:
+    """SIGCHLD stays ignored past exec, and then the kernel reaps before our processes can wait."""
+    ended = run(f"import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n{POOL}")
+    assert ended.stdout == "32\n", ended.stderr
+
+
+def test_workers_answer_signals_that_their_caller_blocks() -> None:
+    """A thread that blocks them and makes a pool would else take their alarms from tasks."""
+    ended = run("""
+import signal
+from ringfence import Pool
+
+def blocked():
+    import signal
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+with Pool(1) as pool: print(pool.submit(blocked).result())
+""")
+    assert ended.stdout == "set()\n", ended.stderr
+
+
+@pytest.mark.parametrize("options", ["-Ur", "-Urm", "-Urpf --mount-proc"])
+def test_root_of_a_user_namespace_that_maps_nobody_else(options: str) -> None:
+    """There it may not become another user, nor come back into a pid namespace that is its parent's: it is a user."""
+    if shutil.which("unshare") is None or not probe().user_namespaces:
+        pytest.skip("no user namespace can be made here")
+    code = POOL.replace("Pool(1)", "Pool(1, require='private')")
+    ended = subprocess.run(
+        ["unshare", *options.split(), sys.executable, "-c", code],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.stdout == "32\n", ended.stderr
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+@pytest.mark.parametrize("place", ["_thread.start_new_thread", "select.select", "subprocess.Popen"])
+def test_cooperative_threads_are_named(library: str, place: str) -> None:
+    """A pool would wait for ever where its thread is one of them. What they left as it was does not matter."""
+    module = place.partition(".")[0]
+    patch = f"def stand_in(*args): ...\nstand_in.__module__ = '{library}.green'\nimport {module}\n{place} = stand_in\n"
+    ended = run(patch + POOL)
+    assert f"OSError: {library} has taken the place of this program's " in ended.stderr
+    assert "thread=False, select=False, subprocess=False" in ended.stderr

@@ -1,6 +1,9 @@
 """The interpreter that we start, and the folders from which it imports."""
 
+import _thread
 import os
+import select
+import subprocess
 import sys
 import sysconfig
 from functools import cache
@@ -12,10 +15,21 @@ __all__ = ["interpreter", "library_paths"]
 _INSTALLED: Final = ("site-packages", "dist-packages", "lib-dynload")
 # What workers of ours import. It tells a folder that holds what was installed under any name, as of `pip --target`.
 _OURS: Final = ("msgpack", "dill")
+# Libraries that put cooperative threads in place of the kernel's, where a pool's own thread would stop all others.
+_GREEN: Final = ("gevent", "eventlet")
 
 
 def interpreter() -> str:
-    """Return the path of the Python that runs this program. Raises OSError: it is no Python that could be started."""
+    """Return the path of the Python that runs this program. Raises OSError: no other process of it can be had."""
+    for name, used in (
+        ("thread", _thread.start_new_thread), ("select", select.select), ("subprocess", subprocess.Popen)
+    ):  # fmt: skip
+        library = str(used.__module__).partition(".")[0]
+        if library in _GREEN:
+            raise OSError(
+                f"{library} has taken the place of this program's {name}: a pool needs threads, select and subprocess "
+                f"as they are; patch without them (thread=False, select=False, subprocess=False)"
+            )
     if getattr(sys, "frozen", False):
         # Started again, with whatever arguments, it would be this program once more, and start a pool again.
         raise OSError(f"{sys.executable} is a frozen program: it brings no Python interpreter for workers to run in")

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from ringfence.ipc.channel import Channel, pipe
 from ringfence.locks import RLock
 from ringfence.pool.library import interpreter, library_paths
+from ringfence.signals import STANDARD_SIGNALS
 
 __all__ = ["ByPidfd", "Process", "open_stdin", "own_pipe", "start_interpreter"]
 
@@ -112,7 +113,8 @@ class ByPidfd:
 def start_interpreter(program: str, *fds: int, inherit: bool) -> "subprocess.Popen[bytes]":
     """Start a fresh interpreter that inherits `fds` alone and runs `program` with their numbers and the import path.
 
-    No environment, no user site, no current folder is consulted. `inherit`: it writes to our stdout. Raises OSError.
+    No environment, no user site, no current folder is consulted, and signals are answered as usual. `inherit`: it
+    writes to our stdout. Raises OSError.
     """
     # Even a pool that captures lets its zygote's own last words through: they say why it could not start.
     out, err = (_opened_for(os.O_WRONLY, 1), _opened_for(os.O_WRONLY, 2)) if inherit else (subprocess.DEVNULL, None)
@@ -121,7 +123,7 @@ def start_interpreter(program: str, *fds: int, inherit: bool) -> "subprocess.Pop
         # Not subprocess.DEVNULL, which can be written: a worker could lock it, and others of the host would see that.
         given = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         return subprocess.Popen(
-            [interpreter(), "-I", "-S", "-c", program, *map(str, fds), *library_paths()],
+            [interpreter(), "-I", "-S", "-c", STANDARD_SIGNALS + program, *map(str, fds), *library_paths()],
             stdin=given,
             stdout=out,
             stderr=err,

@@ -15,7 +15,8 @@ from typing import Any, Final, TypeVar, final
 from ringfence.records import as_dict, dataclass, field
 from ringfence.sandbox.cgroups import CgroupFeature, find_own_cgroup
 from ringfence.sandbox.errors import PASSING
-from ringfence.sandbox.privileges import NOBODY, covers_worker_uids
+from ringfence.sandbox.privileges import NOBODY, covers, covers_worker_uids
+from ringfence.signals import STANDARD_SIGNALS
 
 __all__ = [
     "MOUNT_PROC",
@@ -209,7 +210,7 @@ def _probe() -> Features:
         return Features(machine=os.uname().machine, reasons={"platform": f"{sys.platform} is not Linux"})
     package_root = os.path.abspath(__file__).removesuffix("/ringfence/sandbox/features.py")
     code = "import sys; sys.path.insert(0, sys.argv[1]); from ringfence.sandbox import features; features.main()"
-    command = [sys.executable, "-I", "-S", "-c", code, package_root]
+    command = [sys.executable, "-I", "-S", "-c", STANDARD_SIGNALS + code, package_root]
     done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False, env={})
     found = learn(done.stdout) if done.returncode == 0 else None
     if found is None:
@@ -245,8 +246,10 @@ def probe_here() -> Features:
     reasons: dict[str, str] = {}
     capabilities = _ask(reasons, "capabilities", lambda: _syscalls().capget(), 0)
     is_root = os.geteuid() == 0
-    admin = bool(capabilities & _CAP_SYS_ADMIN)
-    can_setuid = is_root and capabilities & (_CAP_SETUID | _CAP_SETGID) == _CAP_SETUID | _CAP_SETGID
+    entitled = is_root and capabilities & (_CAP_SETUID | _CAP_SETGID) == _CAP_SETUID | _CAP_SETGID
+    can_setuid = entitled and _ask(reasons, "can_setuid", _probe_other_users, False)
+    # Who may become another user does that, and is root in no namespace below this one.
+    admin = bool(capabilities & _CAP_SYS_ADMIN) and (can_setuid or _comes_back())
     trials = _Trials()
     try:
         trials.begin(_try_user_namespace)
@@ -264,7 +267,7 @@ def probe_here() -> Features:
             "memfd": _ask(reasons, "memfd", lambda: _closes(os.memfd_create("probe")), False),
         }
         user_refusal = trials.refusal(_try_user_namespace)
-        namespaces, mount_api = _probe_namespaces(reasons, admin, is_root, user_refusal, trials.refusal(everything))
+        namespaces, mount_api = _probe_namespaces(reasons, admin, can_setuid, user_refusal, trials.refusal(everything))
         users_make_namespaces = can_setuid and trials.refusal(_try_as_user) is None
     finally:
         trials.end()
@@ -305,6 +308,28 @@ def _probe_seccomp() -> bool:
     return True
 
 
+def _probe_other_users() -> bool:
+    """Say whether root may become another user: it may run in a user namespace that maps no other."""
+    with open("/proc/self/setgroups") as allowed:
+        if allowed.read().strip() != "allow":
+            raise OSError("the user namespace this host runs in forbids to change groups")
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/self/{name}") as lines:
+            if not covers(lines, NOBODY):
+                raise OSError("the user namespace this host runs in maps no other user")
+    return True
+
+
+def _comes_back() -> bool:
+    """Say whether this process may return to its pid namespace: that may be of another user namespace."""
+    try:
+        with open("/proc/self/ns/pid") as home:
+            _syscalls().setns(home.fileno(), _NAMESPACES["pid"])
+    except (FileNotFoundError, PermissionError):  # the former: without /proc
+        return False
+    return True
+
+
 def _probe_own_uids() -> bool:
     with open("/proc/self/uid_map") as lines:
         if not covers_worker_uids(lines):
@@ -324,7 +349,7 @@ def _probe_close_range() -> bool:
 
 
 def _probe_namespaces(
-    reasons: dict[str, str], admin: bool, is_root: bool, user: str | None, everything: str | None
+    reasons: dict[str, str], admin: bool, can_setuid: bool, user: str | None, everything: str | None
 ) -> tuple[frozenset[str], bool]:
     """Return the kinds that can be made, and whether mounts work by descriptor.
 
@@ -332,8 +357,8 @@ def _probe_namespaces(
     """
     if user is not None:
         reasons["user_namespaces"] = user
-    if not admin and (is_root or user is not None):
-        why = "started as root without CAP_SYS_ADMIN" if is_root else f"no user namespaces: {user}"
+    if not admin and (can_setuid or user is not None):
+        why = "started as root without CAP_SYS_ADMIN" if can_setuid else f"no user namespaces: {user}"
         reasons.update({f"namespace.{kind}": why for kind in _NAMESPACES} | {"mount_api": why})
         return frozenset(), False
     if everything is None:
@@ -378,7 +403,7 @@ def _try_namespace(flag: int, admin: bool) -> None:
     if not admin:
         _try_user_namespace()
     if flag == _NAMESPACES["pid"]:
-        _start_first_process()
+        _start_first_process(admin)
     else:
         _syscalls().unshare(flag)
 
@@ -387,11 +412,13 @@ def _try_everything(admin: bool) -> None:
     _try_mounts(admin)
     others = sum(_NAMESPACES.values()) - _NAMESPACES["mnt"] - _NAMESPACES["pid"]
     _syscalls().unshare(others)
-    _start_first_process()
+    _start_first_process(admin)
 
 
-def _start_first_process() -> None:
-    """Make a pid namespace and its first process: some hosts allow the one and not the other."""
+def _start_first_process(admin: bool) -> None:
+    """Make a pid namespace and its first process: some hosts allow the one and not the other, or not to come back."""
+    if admin and not _comes_back():
+        raise PermissionError(1, "this process's own pid namespace is of another user namespace")
     _syscalls().unshare(_NAMESPACES["pid"])
     pid = os.fork()
     if pid == 0:

@@ -124,7 +124,10 @@ def build_private_root(
         site = next(path for path in _BUILDING_SITES if os.path.isdir(path))
         sys.mount("root", site, "tmpfs", sys.MS_NOSUID | sys.MS_NODEV, _ROOT_OPTIONS)
         step = "fill the private root"
+        # What this program's user lets nobody see by default would be closed to workers, who are not this user.
+        mask = os.umask(0o022)
         _fill(site, sources, links, scratch)
+        os.umask(mask)
         step = "enter the private root"
         _pivot(site)
     except OSError as error:

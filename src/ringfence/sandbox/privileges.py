@@ -7,6 +7,7 @@ from ringfence.records import dataclass
 
 __all__ = [
     "PrivilegePlan",
+    "covers",
     "covers_worker_uids",
     "worker_uid",
 ]
@@ -46,10 +47,15 @@ def worker_uid(plan: PrivilegePlan, host_pid: int) -> int | None:
     return UID_BASE + host_pid if plan.own_uid and 0 < host_pid < UID_SPAN else NOBODY
 
 
-def covers_worker_uids(uid_map: Iterable[str]) -> bool:
-    """Say whether the lines of a ``uid_map`` contain every uid that `worker_uid` may choose."""
-    for line in uid_map:
-        first, _, count = (int(field) for field in line.split())
-        if first <= UID_BASE and first + count >= UID_BASE + UID_SPAN:
+def covers(id_map: Iterable[str], first: int, count: int = 1) -> bool:
+    """Say whether a line of a ``uid_map`` or ``gid_map`` (user_namespaces(7)) contains all of these ids."""
+    for line in id_map:
+        start, _, length = (int(field) for field in line.split())
+        if start <= first and start + length >= first + count:
             return True
     return False
+
+
+def covers_worker_uids(uid_map: Iterable[str]) -> bool:
+    """Say whether the lines of a ``uid_map`` contain every uid that `worker_uid` may choose."""
+    return covers(uid_map, UID_BASE, UID_SPAN)

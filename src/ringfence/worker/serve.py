@@ -51,7 +51,9 @@ _COUNTED: Final = ("instructions", "fs_ops", "net_ops", "written")
 # Of pickles, the highest; pickle says so, but a zygote that has only the part in C starts sooner.
 _PROTOCOL: Final = 5
 
-_NO_ARGUMENTS: Final = "the supervisor could not hand over the arguments: no memory or file descriptors"
+_NO_ARGUMENTS: Final = (
+    "the supervisor could not hand over the arguments: no memory, file descriptors or file size (ulimit -f)"
+)
 
 # Seconds after which a chunk that may be cut short is: its length was guessed wrong.
 _LONG_CHUNK: Final = 0.050
@@ -320,7 +322,7 @@ class Worker:
                     m.ERROR, task,
                     {"kind": "unserializable", "module": "ringfence", "type": "ResultNotSerializable", "args": None,
                      "message": f"the result is {size} bytes, more than the pool's max_buffer, or than the "
-                     "supervisor has memory or file descriptors for", "traceback": "",
+                     "supervisor has memory, file descriptors or file size (ulimit -f) for", "traceback": "",
                      "notes": []},
                     *counts,
                 ])  # fmt: skip
