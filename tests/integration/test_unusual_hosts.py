@@ -1,14 +1,18 @@
 """Where programs run that are not a plain interpreter on a plain host: each works, or is told what to do."""
 
+import os
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pool_tasks as tasks
 import pytest
 
+from ringfence import Pool
 from ringfence.pool import library
+from ringfence.sandbox.cgroups import find_own_cgroup
 from ringfence.sandbox.features import probe
 from ringfence.sandbox.runtime_paths import runtime_paths
 
@@ -50,6 +54,52 @@ def test_a_proc_that_shows_less_will_do(options: str) -> None:
     """Its owner's processes may be hidden, or all that is not a process."""
     ended = run(POOL, first=f"mount -t proc -o {options} proc /proc")
     assert ended.stdout == "32\n", ended.stderr
+
+
+# Says which worker it has; once it reads a line, again.
+TWICE = """
+import os, sys
+from ringfence import Pool
+def who():
+    return sys.__dict__.setdefault("who", os.urandom(8).hex())
+with Pool(1) as pool:
+    for _ in range(2):
+        print(pool.submit(who).result(), flush=True)
+        sys.stdin.readline()
+"""
+
+
+def _is_grouped() -> bool:
+    try:
+        return find_own_cgroup().writable
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not _is_grouped(), reason="no control group can be made here")
+def test_pools_of_another_pid_namespace_live_beside_ours() -> None:
+    """Neither takes the other's control group for one of a dead process: to each the other's pid is nobody's."""
+    options = [] if os.geteuid() == 0 else ["--map-root-user"]
+    command = ["unshare", *options, "--pid", "--fork", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], check=False).returncode:
+        pytest.skip("no pid namespace can be made here")
+    with Pool(1) as pool:
+        ours = pool.submit(tasks.worker_id).result(30)
+        with subprocess.Popen(
+            [*command, sys.executable, "-c", TWICE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other:
+            assert other.stdin is not None and other.stdout is not None
+            theirs = other.stdout.readline()
+            assert len(theirs) == 17
+            assert pool.submit(tasks.worker_id).result(30) == ours
+            with Pool(1) as another:
+                assert another.submit(pow, 2, 5).result(30) == 32
+            other.stdin.write("\n")
+            other.stdin.flush()
+            assert other.stdout.readline() == theirs
+            other.stdin.close()
+        assert other.returncode == 0
+        assert pool.submit(tasks.worker_id).result(30) == ours
 
 
 @pytest.mark.parametrize("executable", ["", None])

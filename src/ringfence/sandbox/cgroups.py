@@ -11,10 +11,14 @@ from ringfence.sandbox.errors import PASSING
 
 __all__ = ["CgroupFeature", "CgroupLimits", "CgroupTree", "find_own_cgroup", "remove_abandoned"]
 
-# Leaves a mark that another supervisor can read: prefix, pid, start time in clock ticks since boot.
+# Leaves a mark that another supervisor can read: prefix, pid, start time in clock ticks since boot, serial number, and
+# the namespaces in which that pid and that time are to be understood.
 _PREFIX: Final = "ringfence"
-# The same for the group that a probe makes and removes at once.
+# The same, without a serial number, for the group that a probe makes and removes at once.
 _PROBE: Final = f"{_PREFIX}-probe-"
+# Seconds after which a group of other namespaces that nothing runs in is taken for a dead supervisor's: a living one
+# puts its zygote in within milliseconds.
+_UNUSED: Final = 60.0
 _CONTROLLERS: Final = ("memory", "pids", "cpu")
 # The period that cpu.max counts in, in microseconds: the kernel's default.
 _CPU_PERIOD: Final = 100_000
@@ -103,8 +107,7 @@ def _unescape(path: str) -> str:
 
 def _try_group(path: str) -> frozenset[str]:
     """Return the files of a new group below ``path``, none if it cannot be made; mode bits are not the answer."""
-    pid = os.getpid()
-    trial = f"{path}/{_PROBE}{pid}-{start_time(pid)}"
+    trial = f"{path}/{_PROBE}{os.getpid()}-{start_time('self')}-{_namespaces()}"
     try:
         os.mkdir(trial)
     except OSError as error:
@@ -220,12 +223,22 @@ class CgroupTree:
 
 def own_name() -> str:
     """Return a name that tells later supervisors whether its owner, this process, still lives."""
-    pid = os.getpid()
-    serial = next(_serials)
-    return f"{_PREFIX}-{pid}-{start_time(pid)}-{serial}"
+    return f"{_PREFIX}-{os.getpid()}-{start_time('self')}-{next(_serials)}-{_namespaces()}"
 
 
-def start_time(pid: int, proc: str = "/proc") -> int | None:
+def _namespaces(proc: str = "/proc") -> str:
+    """Return the namespaces that this process's pid and clock belong to. Raises OSError."""
+    return f"{_number(f'{proc}/self/ns/pid')}.{_number(f'{proc}/self/ns/time')}"
+
+
+def _number(namespace: str) -> int:
+    try:
+        return os.stat(namespace).st_ino
+    except FileNotFoundError:  # a kernel without such namespaces: there is one
+        return 0
+
+
+def start_time(pid: int | str, proc: str = "/proc") -> int | None:
     """Return when a process started, in ticks since boot, or `None` if there is no such process."""
     try:
         with open(f"{proc}/{pid}/stat") as stat:
@@ -238,24 +251,55 @@ def start_time(pid: int, proc: str = "/proc") -> int | None:
 def is_abandoned(name: str, proc: str = "/proc") -> bool:
     """Say whether a group's name proves that its owner is dead: gone, or another process has its pid.
 
-    Whatever cannot be read counts as alive.
+    Whatever cannot be read counts as alive, and so does every owner in other namespaces than ours: there its pid is
+    another process's here, or nobody's.
     """
-    import re  # here: as above, and hardly any group was left behind
-
-    found = re.fullmatch(rf"{_PROBE}(\d+)-(\d+)|{_PREFIX}-(\d+)-(\d+)-\d+", name)
-    if found is None:
+    owner = _owner(name)
+    if owner is None:
         return False
+    pid, started, namespaces = owner
     try:
-        pid, started = (int(number) for number in found.groups() if number is not None)
+        # A /proc of other namespaces than our own shows nobody that we could judge either.
+        if namespaces != _namespaces(proc) or os.readlink(f"{proc}/self") != str(os.getpid()):
+            return False
         return start_time(pid, proc) != started
     except OSError:
         return False
 
 
+def _owner(name: str) -> tuple[int, int, str] | None:
+    """Return whose group has this name: pid, start time, namespaces; None if it is none of ours."""
+    import re  # here: as above, and hardly any group was left behind
+
+    found = re.fullmatch(rf"(?:{_PROBE}|{_PREFIX}-)(\d+)-(\d+)(?:-\d+)?-(\d+\.\d+)", name)
+    return None if found is None else (int(found[1]), int(found[2]), found[3])
+
+
 def remove_abandoned(parent: str) -> tuple[str, ...]:
-    """Remove the trees below ``parent`` whose supervisors are dead; return the names of those removed."""
-    names = [name for name in sorted(os.listdir(parent)) if is_abandoned(name)]
-    return tuple(name for name in names if remove_group(os.path.join(parent, name)))
+    """Remove the trees below ``parent`` whose supervisors are dead; return the names of those removed.
+
+    What another user has left behind stays, if it is not ours to remove.
+    """
+    removed = []
+    for name in sorted(os.listdir(parent)):
+        path = os.path.join(parent, name)
+        try:
+            gone = remove_group(path) if is_abandoned(name) else _is_unused(name, path) and _remove_folders(path)
+        except PermissionError:
+            continue
+        if gone:
+            removed.append(name)
+    return tuple(removed)
+
+
+def _is_unused(name: str, path: str) -> bool:
+    """Say whether nothing has run in a supervisor's tree, be it in whatever namespaces, for as long as it takes."""
+    if _owner(name) is None or name.startswith(_PROBE):
+        return False
+    try:
+        return "populated 0" in _read(path, "cgroup.events") and time.time() - os.stat(path).st_mtime > _UNUSED
+    except OSError:
+        return False
 
 
 def enable_controllers(parent: str, path: str) -> tuple[str, ...]:
@@ -315,7 +359,8 @@ def remove_group(path: str, *, seconds: float = 1.0) -> bool:
             if not os.path.isdir(path):
                 return True
         except OSError as error:
-            if error.errno not in PASSING:
+            # ENODEV: another has removed it since we opened the file.
+            if error.errno not in PASSING and error.errno != errno.ENODEV:
                 raise
         if _remove_folders(path):
             return True

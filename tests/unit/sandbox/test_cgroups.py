@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from functools import partial
 from pathlib import Path
 
@@ -95,18 +96,49 @@ def stat_line(start: int) -> str:
     return f"12 (a) b (c)) S {' '.join('0' for _ in range(18))} {start} 0 0\n"
 
 
+def proc_of(path: Path, *starts: tuple[int, int]) -> str:
+    """Make a /proc of these processes and start times; its kernel has no namespaces."""
+    for pid, start in starts:
+        (path / str(pid)).mkdir()
+        (path / str(pid) / "stat").write_text(stat_line(start))
+    (path / "self").symlink_to(str(os.getpid()))
+    return str(path)
+
+
 def test_only_a_dead_owner_makes_a_tree_abandoned(tmp_path: Path) -> None:
     """Gone or another process with the same pid is dead; alive, foreign or unreadable is not."""
-    (tmp_path / "12").mkdir()
-    (tmp_path / "12/stat").write_text(stat_line(555))
-    proc = str(tmp_path)
-    assert not is_abandoned("ringfence-12-555-1", proc)
-    assert is_abandoned("ringfence-12-556-1", proc)
-    assert is_abandoned("ringfence-13-555-1", proc)
-    assert is_abandoned("ringfence-probe-13-555", proc)
-    assert not is_abandoned("ringfence-probe-12-555", proc)
-    for foreign in ("system.slice", "ringfence", "ringfence-12-555", "ringfence-x-1-1", "my-ringfence-13-5-1"):
+    proc = proc_of(tmp_path, (12, 555))
+    assert not is_abandoned("ringfence-12-555-1-0.0", proc)
+    assert is_abandoned("ringfence-12-556-1-0.0", proc)
+    assert is_abandoned("ringfence-13-555-1-0.0", proc)
+    assert is_abandoned("ringfence-probe-13-555-0.0", proc)
+    assert not is_abandoned("ringfence-probe-12-555-0.0", proc)
+    for foreign in ("system.slice", "ringfence", "ringfence-12-555", "ringfence-x-1-1", "my-ringfence-13-5-1-0.0"):
         assert not is_abandoned(foreign, proc)
+
+
+def test_who_lives_elsewhere_is_not_judged(tmp_path: Path) -> None:
+    """In other namespaces its pid, or its clock, is not ours; nor are those that a /proc of elsewhere shows."""
+    proc = proc_of(tmp_path)
+    for other in ("1.0", "0.1", "4026531836.4026531834"):
+        assert not is_abandoned(f"ringfence-13-555-1-{other}", proc)
+        assert not is_abandoned(f"ringfence-probe-13-555-{other}", proc)
+    assert is_abandoned("ringfence-13-555-1-0.0", proc)
+    (tmp_path / "self").unlink()
+    (tmp_path / "self").symlink_to(str(os.getpid() + 1))
+    assert not is_abandoned("ringfence-13-555-1-0.0", proc)
+
+
+def test_what_the_dead_of_elsewhere_left_is_removed_once_it_was_empty_for_long(tmp_path: Path) -> None:
+    """Never killed: what runs there, or was made just now, stays."""
+    for number, (populated, age) in enumerate(((0, 61), (0, 0), (1, 1000))):
+        left = tmp_path / f"ringfence-13-555-{number}-1.1"
+        left.mkdir()
+        (left / "cgroup.events").write_text(f"populated {populated}\nfrozen 0\n")
+        os.utime(left, (0, time.time() - age))
+        assert cgroups._is_unused(left.name, str(left)) is (number == 0), number
+        assert not cgroups._is_unused("ringfence-probe-13-555-1.1", str(left))
+        assert not cgroups._is_unused("another", str(left))
 
 
 def test_an_unreadable_owner_counts_as_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,8 +147,10 @@ def test_an_unreadable_owner_counts_as_alive(tmp_path: Path, monkeypatch: pytest
     def refuse(pid: int, proc: str) -> int:
         raise PermissionError
 
+    proc = proc_of(tmp_path)
+    assert is_abandoned("ringfence-13-555-1-0.0", proc)
     monkeypatch.setattr(cgroups, "start_time", refuse)
-    assert not is_abandoned("ringfence-13-555-1", str(tmp_path))
+    assert not is_abandoned("ringfence-13-555-1-0.0", proc)
 
 
 def test_the_own_name_is_not_abandoned() -> None:
@@ -149,11 +183,27 @@ def test_what_a_group_has_used_is_read(tmp_path: Path) -> None:
 
 def test_a_probe_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     """The group of a probe that was killed is gone after the next probe; what is not a probe's stays."""
-    alive = f"ringfence-probe-{os.getppid()}-{start_time(os.getppid())}"
-    for name in ("ringfence-probe-1-1", alive, "other"):
+    here = cgroups._namespaces()
+    alive = f"ringfence-probe-{os.getppid()}-{start_time(os.getppid())}-{here}"
+    elsewhere = "ringfence-probe-1-1-1.1"
+    for name in (f"ringfence-probe-1-1-{here}", alive, elsewhere, "other"):
         (tmp_path / name).mkdir()
     cgroups._try_group(str(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", alive]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["other", alive, elsewhere])
+
+
+def test_a_group_that_another_removes_meanwhile_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening cgroup.kill and writing to it: the kernel says ENODEV, and that is no failure."""
+    path = group(tmp_path / "ours")
+
+    def write(path: str, file: str, value: str) -> None:
+        for each in Path(path).iterdir():
+            each.unlink()  # the kernel's files go with the folder
+        os.rmdir(path)
+        _fail(errno.ENODEV, path)
+
+    monkeypatch.setattr(cgroups, "_write", write)
+    assert cgroups.remove_group(str(path))
 
 
 def test_a_group_that_cannot_be_made_for_a_moment_is_no_answer(
