@@ -1,5 +1,7 @@
 """Refusals that explain: whatever refused, however it arrives, authors read what was needed, at their own line."""
 
+import _queue
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -198,6 +200,38 @@ def test_a_callback_for_c_code_is_no_lack_of_memory(pool: Pool) -> None:
     with Pool(1, capabilities=["native:jit"]) as made:
         for name, line in (_CALLBACKS | _UNSURE).items():
             assert made.submit(tasks.author, _WORKS.format(line)).result(30) == "made", name
+
+
+def _with_executable_stack(library: str, path: Path) -> None:
+    """Copy a 64-bit shared object; the copy's PT_GNU_STACK asks for a stack that code is run from."""
+    made = bytearray(Path(library).read_bytes())
+    (at,), (size, count) = struct.unpack_from("<Q", made, 32), struct.unpack_from("<HH", made, 54)
+    for header in range(at, at + size * count, size):
+        if struct.unpack_from("<I", made, header)[0] == 0x6474E551:
+            struct.pack_into("<I", made, header + 4, 7)
+    path.write_bytes(made)
+
+
+@pytest.mark.skipif(not hasattr(_queue, "__file__"), reason="this interpreter has no extension modules as files")
+def test_a_library_that_wants_its_stack_run_is_told_of(tmp_path: Path) -> None:
+    """With the grant that lets it, where the C library lets it; as something to load, and as a module."""
+    tmp_path.chmod(0o755)
+    _with_executable_stack(_queue.__file__, tmp_path / "_queue.so")
+    lines = {
+        "ctypes.CDLL": f"import ctypes\nctypes.CDLL({str(tmp_path / '_queue.so')!r})",
+        "import": f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport _queue",
+    }
+    reading = f"fs:read={tmp_path}"
+    with Pool(1, capabilities=[reading]) as pool, Pool(1, capabilities=[reading, "native:jit"]) as granted:
+        for operation, source in lines.items():
+            lifted = granted.submit(tasks.author, source).exception(30)
+            if lifted is not None:  # from glibc 2.41 on no library gets such a stack any more
+                assert "executable stack" in str(lifted) and not isinstance(lifted, CapabilityDenied)
+                continue
+            error = pool.submit(tasks.author, source).exception(30)
+            assert isinstance(error, CapabilityDenied) and error.needs == "native:jit", error
+            assert f"{operation}('{tmp_path}/_queue.so') needs native:jit" in str(error)
+            assert "an executable stack" in str(error)
 
 
 def test_a_lack_of_memory_is_no_callback(pool: Pool) -> None:

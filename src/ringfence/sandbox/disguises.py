@@ -122,6 +122,15 @@ def _asks_for(path: str) -> Callable[[re.Match[str], Iterable[Event]], list[Need
     return needs
 
 
+def _runs_what_it_writes(match: re.Match[str], _events: Iterable[Event]) -> list[Need]:
+    note = "it asks for memory that is both written and run: an executable stack, or text relocations"
+    return [Need(Grant(Capability.NATIVE_JIT), match[1], note=note)]
+
+
+# Said of a shared object whose own pages, or every thread's stack, would have to be writable and executable at once.
+_WRITTEN_AND_RUN: Final = (
+    r"^([^:\n]+): cannot (?:enable executable stack|change memory protections|restore segment prot).*not permitted"
+)
 _DISGUISES: Final = (
     _Disguise(
         "sqlite3", "OperationalError", r"unable to open database", "sqlite3.connect", _opens_database
@@ -145,6 +154,8 @@ _DISGUISES: Final = (
     _Disguise(
         "builtins", "ImportError", r"^(/[^:\n]+): failed to map segment.*not permitted", "import", _maps
     ),
+    _Disguise("builtins", "OSError", _WRITTEN_AND_RUN, "ctypes.CDLL", _runs_what_it_writes),
+    _Disguise("builtins", "ImportError", _WRITTEN_AND_RUN, "import", _runs_what_it_writes),
     _Disguise(
         "builtins", "FileNotFoundError", r"No usable temporary directory found", "tempfile",
         _makes_temporary,
