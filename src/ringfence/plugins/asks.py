@@ -66,13 +66,13 @@ class Asks:
                 raise RemoteProtocolError(f"calls of its host with more than {_MAX_ASKED} bytes at once")
         context = call.context.copy() if call is not None else Context()
         name = call.function if call is not None else ""
-        executor = self._host.executor(len(context.get(CHAIN, ())))
+        threads = self._host.threads(len(context.get(CHAIN, ())))
 
         def serve() -> None:
-            if not self._parks(lambda: executor.submit(serve)):
+            if not self._parks(lambda: threads.submit(serve)):
                 context.run(self._serve, number, name, function, args, kwargs)
 
-        executor.submit(serve)
+        threads.submit(serve)
 
     def resume(self) -> None:
         """Take up the calls that were put off, if the guest has read what it was answered."""
@@ -93,7 +93,7 @@ class Asks:
         return True
 
     def _serve(self, number: int, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> None:
-        """Run a host function for the guest, in a thread of the executor and a context of its own."""
+        """Run a host function for the guest, in one of the threads for that and a context of its own."""
         CHAIN.set((*CHAIN.get(), self._host.name))
         try:
             value = self._host.host_call(inside, function, args, kwargs)

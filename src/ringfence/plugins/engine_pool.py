@@ -11,7 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, final
 
 from ringfence.errors import PluginError
@@ -35,6 +35,7 @@ from ringfence.plugins.pool_config import PoolConfig, PoolStats
 from ringfence.plugins.pool_crew import Crew
 from ringfence.plugins.pool_worker import AHEAD_TIME, PoolWorker, Waiting
 from ringfence.plugins.surroundings import Surroundings
+from ringfence.plugins.threads import Threads
 from ringfence.pool.condition import Condition, Thread
 
 __all__ = ["EnginePool", "end_all"]
@@ -84,7 +85,7 @@ class EnginePool:
         self._executions, self._execution_time = 0, 0.0
         self._rebalances = False
         self._crew = Crew(blueprint, around, config, self._changed, self)
-        self._runners = ThreadPoolExecutor(config.size, "ringfence-plugin-pool")
+        self._runners = Threads(config.size, "ringfence-plugin-pool")
         _pools.add(self)
         if not config.lazy_init:
             try:
@@ -189,7 +190,7 @@ class EnginePool:
             if item.function is None:
                 item.future.set_result(worker)
             else:
-                self._runners.submit(self._run, worker, item)
+                self._runners.submit(partial(self._run, worker, item))
             return True
         return self._send(worker, [item])
 
@@ -562,7 +563,8 @@ class EnginePool:
             self._changed.wait_for(lambda: not self._leases, self.config.drain_timeout)
         try:
             self._crew.close()
-            self._runners.shutdown(wait=True)
+            self._runners.close()
+            self._runners.join()
             if self._on_close is not None:
                 self._on_close()
         finally:

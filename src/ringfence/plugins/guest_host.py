@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from typing import Any, Final, final
 
 from ringfence.plugins.audit import AuditEvent
@@ -10,6 +9,7 @@ from ringfence.plugins.blueprint import Blueprint
 from ringfence.plugins.context import ExecutionContext, HostContext
 from ringfence.plugins.records import PluginLog
 from ringfence.plugins.surroundings import Surroundings
+from ringfence.plugins.threads import Threads
 from ringfence.sandbox.capabilities import Capability
 
 __all__ = ["GuestHost"]
@@ -42,9 +42,9 @@ class GuestHost:
         """The plugin's name."""
         return self._blueprint.name
 
-    def executor(self, depth: int) -> Executor:
+    def threads(self, depth: int) -> Threads:
         """Return where host functions run."""
-        return self._around.executor(depth)
+        return self._around.host_threads(depth)
 
     def host_call(self, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Run a host function, if the plugin may have it."""

@@ -1,11 +1,11 @@
 """What a connection needs of the host's side, and of who queues calls for it."""
 
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from typing import Any, Protocol
 
 from ringfence.errors import PluginError
 from ringfence.plugins.guest_call import GuestCall
+from ringfence.plugins.threads import Threads
 
 __all__ = ["Host", "Line"]
 
@@ -17,11 +17,11 @@ class Host(Protocol):
     def name(self) -> str:
         """The plugin's name."""
 
-    def executor(self, depth: int) -> Executor:
+    def threads(self, depth: int) -> Threads:
         """Return where host functions run whose callers are `depth` plugins below the first call."""
 
     def host_call(self, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """Run a host function for the guest, in a thread of an `executor`; what it raises goes to the guest.
+        """Run a host function for the guest, in one of those `threads`; what it raises goes to the guest.
 
         `inside` is the plugin's function that asks, empty while it is loaded or when a thread of its own does.
         """

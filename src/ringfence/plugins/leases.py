@@ -1,6 +1,5 @@
 """Leases: how many calls of a plugin are in flight, so that who ends its worker can wait for them."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
 
-from ringfence.locks import Lock
+from ringfence.pool.condition import Condition
 
 __all__ = ["Lease", "Leases", "holds_lease"]
 
@@ -68,21 +67,19 @@ class Leases:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Take the clock that waiting is measured with."""
         self._clock = clock
-        # Entered in place of the condition, whose own `with` an interrupt can leave locked.
-        self._mutex = Lock()
-        self._changed = threading.Condition(self._mutex)
+        self._changed = Condition()
         self._generation = 0
         # How many are out, by generation; a generation without any is not in it.
         self._out: dict[int, int] = {}
 
     def take(self) -> Lease:
         """Return a new lease of the present generation."""
-        with self._mutex:
+        with self._changed:
             self._out[self._generation] = self._out.get(self._generation, 0) + 1
             return Lease(self, self._generation)
 
     def _release(self, lease: Lease, generation: int) -> None:
-        with self._mutex:
+        with self._changed:
             if lease._released:
                 return
             lease._released = True
@@ -95,13 +92,13 @@ class Leases:
 
     def advance(self) -> int:
         """Begin a new generation; return the one that has ended."""
-        with self._mutex:
+        with self._changed:
             self._generation += 1
             return self._generation - 1
 
     def count(self, up_to: int | None = None) -> int:
         """Return how many are out: of all generations, or of those `up_to` one."""
-        with self._mutex:
+        with self._changed:
             return self._count(up_to)
 
     def _count(self, up_to: int | None) -> int:
@@ -110,7 +107,7 @@ class Leases:
     def wait_drained(self, timeout: float, up_to: int | None = None) -> bool:
         """Wait at most `timeout` seconds until none is out (of those `up_to` a generation); return whether none is."""
         deadline = self._clock() + timeout
-        with self._mutex:
+        with self._changed:
             while self._count(up_to):
                 left = deadline - self._clock()
                 if left <= 0:

@@ -77,7 +77,7 @@ class Recovery:
         return True
 
     def _restart_soon(self, steps: WorkerSteps) -> None:
-        self._around.chores.submit(self._restart, steps)
+        self._around.chores.submit(lambda: self._restart(steps))
 
     def _restart(self, steps: WorkerSteps) -> None:
         with self._lock:

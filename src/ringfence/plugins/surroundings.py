@@ -1,11 +1,9 @@
 """Surroundings: what the plugins of one runtime, or of one loader, share."""
 
 import logging
-import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, final
 
 from ringfence.locks import Lock, RLock
@@ -19,8 +17,10 @@ from ringfence.plugins.ledger import Ledger
 from ringfence.plugins.metrics import PluginMetrics
 from ringfence.plugins.records import PluginLog, on_one_line
 from ringfence.plugins.switchboard import Switchboard
+from ringfence.plugins.threads import Threads
 from ringfence.plugins.wire_trace import switch_on
 from ringfence.pool import nursery
+from ringfence.pool.condition import Condition
 
 __all__ = ["Surroundings"]
 
@@ -62,8 +62,7 @@ class Surroundings:
         self.grace = config.drain_timeout
         # No semaphore: an interrupt can leave one locked.
         self._slots = config.max_concurrent_calls
-        self._slots_mutex = Lock()
-        self._slot_given = threading.Condition(self._slots_mutex)
+        self._slot_given = Condition()
         # Kept while plugins come and go: the next one starts quickly.
         self._nursery = weakref.finalize(self, nursery.hold().release) if is_closed else _nothing
         self._sinks: tuple[LogSink, ...] = ()
@@ -71,29 +70,29 @@ class Surroundings:
         # What is printed comes by another thread than what is logged; sinks are told one thing at a time.
         self._telling = RLock()
         # By how many plugins deep the calls are that led there; _CHORES for what no call led to.
-        self._executors: dict[int, ThreadPoolExecutor] = {}
+        self._threads: dict[int, Threads] = {}
         self._closed = False
 
-    def executor(self, depth: int = 0) -> ThreadPoolExecutor:
+    def host_threads(self, depth: int = 0) -> Threads:
         """Return where host functions run that are asked for `depth` plugins below the first call.
 
         Each depth has threads of its own, which start when they are needed: a host function that waits for another
         plugin's call, and with it for that plugin's host functions, does not wait for the thread it has itself.
         """
-        return self._threads(depth, "ringfence-host-function")
+        return self._threads_of(depth, "ringfence-host-function")
 
     @property
-    def chores(self) -> ThreadPoolExecutor:
+    def chores(self) -> Threads:
         """Where the runtime does what may wait for plugins, and so for host functions: schedules, restarts."""
-        return self._threads(_CHORES, "ringfence-chore")
+        return self._threads_of(_CHORES, "ringfence-chore")
 
-    def _threads(self, key: int, name: str) -> ThreadPoolExecutor:
+    def _threads_of(self, key: int, name: str) -> Threads:
         with self._lock:
-            found = self._executors.get(key)
+            found = self._threads.get(key)
             if found is None:
-                found = self._executors[key] = ThreadPoolExecutor(_HOST_THREADS, name)
+                found = self._threads[key] = Threads(_HOST_THREADS, name)
                 if self._closed:
-                    found.shutdown()
+                    found.close()
             return found
 
     def _count(self, event: LifecycleEvent) -> None:
@@ -108,7 +107,7 @@ class Surroundings:
     def take_slot(self, timeout: float | None) -> None:
         """Wait for a turn among the calls that may be under way at once. Raises PoolTimeout."""
         begun = time.monotonic()
-        with self._slots_mutex:
+        with self._slot_given:
             if not self._slots and not self._slot_given.wait_for(lambda: self._slots, timeout):
                 waited = time.monotonic() - begun
                 most = self.config.max_concurrent_calls
@@ -117,7 +116,7 @@ class Surroundings:
 
     def give_slot(self) -> None:
         """The call has ended."""
-        with self._slots_mutex:
+        with self._slot_given:
             self._slots += 1
             self._slot_given.notify()
 
@@ -158,15 +157,13 @@ class Surroundings:
         self.board.close()
         self._nursery()
         with self._lock:
-            executors, self._executors = list(self._executors.values()), {}
+            ended, self._threads = list(self._threads.values()), {}
             self._closed = True
-        for executor in executors:
-            executor.shutdown(wait=False, cancel_futures=True)
+        for threads in ended:
+            threads.close(cancel=True)
         deadline = time.monotonic() + _PATIENCE
-        for executor in executors:
-            for thread in tuple(executor._threads):
-                if thread is not threading.current_thread():
-                    thread.join(max(0.0, deadline - time.monotonic()))
+        for threads in ended:
+            threads.join(deadline)
 
 
 def _counter(around: "weakref.ref[Surroundings]") -> Callable[[LifecycleEvent], None]:

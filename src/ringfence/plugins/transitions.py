@@ -7,7 +7,6 @@ from contextvars import ContextVar
 from typing import Final, Protocol, final
 
 from ringfence.errors import RingfenceError
-from ringfence.locks import Lock
 from ringfence.plugins.errors import (
     ExecutionFailed,
     InitializationFailed,
@@ -20,6 +19,7 @@ from ringfence.plugins.events import Created, Error, LifecycleEvent
 from ringfence.plugins.leases import Lease, Leases, holds_lease
 from ringfence.plugins.states import LifecycleState, Operation, refusal, require
 from ringfence.plugins.steps import Steps
+from ringfence.pool.condition import Condition
 
 __all__ = ["Body", "Owner", "Transitions", "said"]
 
@@ -75,9 +75,7 @@ class Transitions:
         # Held for a whole transition, plugin code and hooks included; taken with a timeout only.
         self._turn = threading.Lock()
         # Guards what follows, and is never held while anything foreign runs.
-        # The lock is entered in place of the condition, whose own `with` an interrupt can leave locked.
-        self._mutex = Lock()
-        self._changed = threading.Condition(self._mutex)
+        self._changed = Condition()
         self._state = _S.CREATED
         self._failure: BaseException | None = None
         self._announced = False
@@ -99,7 +97,7 @@ class Transitions:
 
     def announce(self) -> None:
         """Emit `Created`, unless that was done."""
-        with self._mutex:
+        with self._changed:
             self._announce()
         self._steps.events.deliver()
 
@@ -115,7 +113,7 @@ class Transitions:
         """Return the right to a call; see `PluginLifecycle.lease`."""
         deadline = time.monotonic() + wait
         may_wait = self not in _INSIDE.get()
-        with self._mutex:
+        with self._changed:
             while True:
                 ending = self._doing in _ENDS_CALLS
                 if self._state is _S.RUNNING and not ending:
@@ -133,7 +131,7 @@ class Transitions:
         """The worker has died; see `PluginLifecycle.fail`."""
         if current is not None and not current():
             return False
-        with self._mutex:
+        with self._changed:
             if self._doing is not None:
                 self._death = (error, current)
                 return False
@@ -196,7 +194,7 @@ class Transitions:
 
     def _begin(self, operation: Operation | None) -> LifecycleState:
         """Check that the state accepts the operation, and close the door to calls if it ends them."""
-        with self._mutex:
+        with self._changed:
             state = self._state
             if operation is not None:
                 heading = require(state, operation, self._steps.name)
@@ -213,7 +211,7 @@ class Transitions:
         """End the transition; return the deaths of the worker that were reported meanwhile and still matter."""
         deaths: list[BaseException] = []
         while True:
-            with self._mutex:
+            with self._changed:
                 death, self._death = self._death, None
                 if death is None:
                     self._doing = self._heading = None
@@ -221,7 +219,7 @@ class Transitions:
                     return deaths
             error, current = death
             if current is None or current():
-                with self._mutex:
+                with self._changed:
                     if self._state in _WITH_WORKER:
                         self._to_failed(error)
                         deaths.append(error)
@@ -230,14 +228,13 @@ class Transitions:
         """In a forked child: the plugin is its parent's, whose threads may hold the locks; here it is UNLOADED."""
         self.leases = Leases()
         self._turn = threading.Lock()
-        self._mutex = Lock()
-        self._changed = threading.Condition(self._mutex)
+        self._changed = Condition()
         self._doing = self._heading = self._death = None
         self._state = _S.UNLOADED
 
     def become(self, state: LifecycleState, event: LifecycleEvent | None) -> None:
         """A transition has got this far: be `state`, and post the event that says so."""
-        with self._mutex:
+        with self._changed:
             self._state = state
             if state is not _S.UNLOADED:
                 self._failure = None
@@ -247,12 +244,12 @@ class Transitions:
 
     def wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
         """Wait for a condition on the state; see `PluginLifecycle.wait_until`."""
-        with self._mutex:
+        with self._changed:
             return self._changed.wait_for(condition, timeout)
 
     def look_again(self) -> None:
         """Something that a condition looks at has changed; see `PluginLifecycle.look_again`."""
-        with self._mutex:
+        with self._changed:
             self._changed.notify_all()
 
     @property
@@ -277,7 +274,7 @@ class Transitions:
 
     def forget_death(self, *, anonymous: bool = False) -> None:
         """The worker was ended on purpose: its death is no news. `anonymous`: only if it did not say whose it is."""
-        with self._mutex:
+        with self._changed:
             if not anonymous or (self._death is not None and self._death[1] is None):
                 self._death = None
 
@@ -293,7 +290,7 @@ class Transitions:
             self._post(Error(self._steps.name, message=said(error)))
             return
         self._owner.abandon_worker()
-        with self._mutex:
+        with self._changed:
             self._to_failed(error)
 
     def _translated(self, error: BaseException) -> BaseException:

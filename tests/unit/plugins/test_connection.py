@@ -7,7 +7,6 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -29,6 +28,7 @@ from ringfence.plugins.errors import (
     ValueConversionError,
 )
 from ringfence.plugins.switchboard import Switchboard
+from ringfence.plugins.threads import Threads
 from ringfence.pool.errors import WorkerCrashed
 from ringfence.pool.future import PoolFuture
 
@@ -81,14 +81,14 @@ class FakeHost:
     name = "p"
 
     def __init__(self) -> None:
-        self.threads = ThreadPoolExecutor(4)
+        self.own = Threads(4, "host")
         self.logs: list[tuple[int, str, str]] = []
         self.metrics: list[tuple[str, str, float]] = []
         self.denied: list[tuple[str, str, str, str]] = []
 
-    def executor(self, depth: int) -> ThreadPoolExecutor:
+    def threads(self, depth: int) -> Threads:
         """The same threads at every depth."""
-        return self.threads
+        return self.own
 
     def host_call(self, inside: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Echo, or fail."""
@@ -146,7 +146,8 @@ class Talk:
         self.connection.ended.result(10)
         self.guest.close()
         self.board.close()
-        self.host.threads.shutdown()
+        self.host.own.close()
+        self.host.own.join()
 
 
 @pytest.fixture
