@@ -83,6 +83,7 @@ def test_an_answer_that_came_before_its_end_and_was_not_fetched(home: nursery._H
     answer = home._nursery._answers[1]
     assert answer is not None
     home.lost(home._nursery, OSError("somebody else's trouble"))
+    home.settle()
     assert first.settle() is not answer
     assert is_alive(first.pid)
     first.end()

@@ -9,8 +9,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pool_tasks as tasks
@@ -127,31 +127,98 @@ def test_nothing_is_left_when_the_last_pool_is_gone() -> None:
     assert not any(map(is_alive, {pid, *everything}))
 
 
-def test_nobody_waits_to_let_go() -> None:
-    """A finalizer that runs in a thread which asks for a zygote may wait for the pool whose thread lets one go."""
+@contextmanager
+def somebody_inside() -> Iterator[None]:
+    """Have another thread be where one nursery is asked, started and counted, as a finalizer there may be for long."""
     home, inside, leave = nursery._home, threading.Event(), threading.Event()
-    kept, let_go = nursery.hold(), nursery.hold()
-    users = home._users
 
     def be_inside() -> None:
         with home._lock:
             inside.set()
-            leave.wait(30)
-        home.count_off()
+            leave.wait(60)
+        home.settle()
 
     other = threading.Thread(target=be_inside)
     other.start()
-    assert inside.wait(30)
-    releasing = threading.Thread(target=let_go.release)
-    releasing.start()
-    releasing.join(10)
-    waited = releasing.is_alive()
-    leave.set()
-    releasing.join()
-    other.join()
-    assert not waited
-    assert home._users == users - 1
+    try:
+        assert inside.wait(30)
+        yield
+    finally:
+        leave.set()
+        other.join()
+
+
+def comes_back(call: Callable[[], object]) -> bool:
+    """Say whether a call comes back while others are where they are."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(10)
+    return not thread.is_alive()
+
+
+# A finalizer that runs in a thread which asks for a zygote may wait for a pool. What that pool's thread does with its
+# lock must not wait for the other thread:
+
+
+def test_nobody_waits_to_let_go() -> None:
+    """Whoever is inside counts it off when it leaves."""
+    kept, let_go = nursery.hold(), nursery.hold()
+    users = nursery._home._users
+    with somebody_inside():
+        assert comes_back(let_go.release)
+    assert nursery._home._users == users - 1
     kept.release()
+
+
+def test_nobody_waits_for_ever_to_ask() -> None:
+    """A zygote is exec'd then."""
+    births: list[nursery.Birth | None] = []
+    with nursery.hold(start=True):
+        with somebody_inside():
+            assert comes_back(lambda: births.append(nursery.ask(0, start=True)))
+        assert births == [None]
+        assert nursery._home._users == 1
+
+
+def test_nobody_waits_to_say_that_it_is_lost() -> None:
+    """Whoever is inside ends it when it leaves."""
+    ours, theirs = pipe()
+    with nursery.hold(start=True), ours, theirs:
+        birth = nursery.ask(theirs.fileno(), start=True)
+        assert birth is not None
+        pid = running()
+        os.kill(pid, signal.SIGKILL)
+        lost = []
+
+        def wait() -> None:
+            with pytest.raises(nursery.NurseryLost):
+                birth.wait()
+            lost.append(running())
+
+        with somebody_inside():
+            assert comes_back(wait)
+            assert lost == [pid]
+        assert nursery._home._nursery is None
+        assert not is_alive(pid)
+        nursery._home.well()
+        birth.release()
+
+
+def test_nobody_waits_for_who_reads_to_end_it() -> None:
+    """Whoever reads closes the channel when that is over."""
+    ours, theirs = pipe()
+    with nursery.hold(start=True), ours, theirs:
+        birth = nursery.ask(theirs.fileno(), start=True)
+        assert birth is not None
+        real = birth._nursery
+        with real._lock:
+            assert comes_back(lambda: real.end(kill=True))
+            assert not real._channel.closed
+        with pytest.raises(nursery.NurseryLost):
+            birth.wait()
+        assert real._channel.closed
+        nursery._home.well()
+        birth.release()
 
 
 def test_a_hold_keeps_it_for_the_next_plugin() -> None:

@@ -33,6 +33,8 @@ _PROGRAM = (
 
 # Seconds a nursery may take for a fork: its own start once, on a loaded machine, is most of it.
 _PATIENCE = 10.0
+# Seconds that others may take with it before a zygote is exec'd instead: they start it, or ask for theirs.
+_TURN: Final = 1.0
 # Seconds it may take to leave.
 _END_GRACE: Final = 1.0
 _STDERR: Final = 2
@@ -78,6 +80,7 @@ class Birth:
             process = self._nursery.answer(self._number, time.monotonic() + _PATIENCE)
         except _TROUBLE as error:
             _home.lost(self._nursery, error)
+            _home.settle()
             raise NurseryLost(str(error) or type(error).__name__) from error
         _home.well()
         return process
@@ -91,19 +94,19 @@ def hold(*, start: bool = False) -> Hold:
     lease = _home.hold()
     if start:
         _home.start()
-    _home.count_off()
+    _home.settle()
     return lease
 
 
 def ask(channel: int, *, start: bool) -> Birth | None:
     """Ask for a zygote that serves the descriptor `channel` (which stays the caller's); None if there is no way.
 
-    `start`: start a nursery if none is running. Does not wait: `Birth.wait` does.
+    `start`: start a nursery if none is running. Does not wait for the zygote: `Birth.wait` does.
     """
     try:
         return _home.ask(channel, start=start)
     finally:
-        _home.count_off()
+        _home.settle()
 
 
 class _Nursery:
@@ -149,6 +152,8 @@ class _Nursery:
             del self._answers[number]
         finally:
             self._lock.release()
+            if self._gone is not None:
+                self._drop_unread()
         if isinstance(found, NurseryLost):
             raise found
         return found
@@ -172,9 +177,8 @@ class _Nursery:
         """Close the channel, which ends it, and reap it. Those who wait for an answer get none."""
         if kill:
             self.process.kill()  # first, and whoever reads now is woken
-        with self._lock:
-            self._gone = self._gone or "the nursery has ended"
-            self._drop()
+        self._gone = "the nursery has ended"
+        self._drop_unread()
         try:
             self.process.wait(_END_GRACE)
         except subprocess.TimeoutExpired:
@@ -185,6 +189,17 @@ class _Nursery:
         """In a forked child: close our copies."""
         self._drop()
         self.process.returncode = 0  # or Popen's finalizer would wait for a process that is not our child
+
+    def _drop_unread(self) -> None:
+        """Drop the channel, without waiting for who reads it: who does calls this when that is over.
+
+        A finalizer in the reading thread may wait for the pool whose thread, with its lock, ends this.
+        """
+        if self._lock.acquire(blocking=False):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
 
     def _drop(self) -> None:
         self._channel.close()
@@ -209,8 +224,9 @@ class _Home:
         self._failures = 0
         # What holds compare: those of the process that forked this one are not counted here.
         self._generation = object()
-        # What was let go of while another thread was in here, which counts it off when it leaves.
+        # What was let go of, and what was lost by what, since somebody could look.
         self._let_go: deque[Hold] = deque()
+        self._lost: deque[tuple[_Nursery | None, BaseException]] = deque()
 
     def hold(self) -> Hold:
         with self._lock:
@@ -218,7 +234,7 @@ class _Home:
             return Hold(self._generation)
 
     def start(self) -> _Nursery | None:
-        """Return the nursery that is running, or a new one; None where none can be started."""
+        """Return the nursery that is running, or a new one; None where none can be started. Then call `settle`."""
         with self._lock:
             if self._nursery is None and self._failures < _MOST_FAILURES:
                 try:
@@ -228,59 +244,93 @@ class _Home:
             return self._nursery
 
     def release(self, lease: Hold) -> None:
-        """Let go, without waiting: who does that may hold its pool's lock, and a finalizer in here may wait for it."""
+        """Let go."""
         self._let_go.append(lease)
-        self.count_off()
+        self.settle()
 
-    def count_off(self) -> None:
-        """Take in what was let go of, unless another thread is in here; whoever was calls this when it has left."""
-        while self._let_go and self._lock.acquire(blocking=False):
-            ended = None
+    def lost(self, nursery: _Nursery | None, error: BaseException) -> None:
+        """A nursery could not be started, has died, or does not answer: `settle` ends it, and zygotes are exec'd."""
+        self._lost.append((nursery, error))
+
+    def settle(self) -> None:
+        """Take in what was let go of or lost, unless somebody is in here; whoever was calls this when it has left.
+
+        Without waiting: who comes here may hold its pool's lock, and a finalizer in here may wait for that.
+        """
+        while (self._let_go or self._lost) and not self._is_inside():
+            ended, error = None, None
             try:
-                lease = self._let_go.popleft() if self._let_go else None
-                # It may have been released before, or in a process that forked this one.
-                if lease is not None and lease.generation is self._generation:
-                    lease.generation = None
-                    self._users -= 1
-                    if not self._users:
-                        ended, self._nursery = self._nursery, None
+                if not self._lock.acquire(blocking=False):
+                    return
+                if self._lost:
+                    ended, error = self._give_up(*self._lost.popleft())
+                elif self._let_go:
+                    ended = self._count_off(self._let_go.popleft())
             finally:
-                self._lock.release()
+                if self._is_inside():  # a signal may come between acquire() and its result
+                    self._lock.release()
+            if error is not None:
+                why = "no zygote comes from the nursery (%s); it is started afresh, which takes longer"
+                _log.warning(why, error)
             if ended is not None:
-                ended.end()
+                ended.end(kill=error is not None)
+
+    def _give_up(
+        self, nursery: _Nursery | None, error: BaseException
+    ) -> tuple[_Nursery | None, BaseException | None]:
+        """Return what is to be ended for what, if somebody else has not met the same trouble."""
+        if nursery is not self._nursery:
+            return None, None
+        self._nursery = None
+        self._failures += 1
+        return nursery, error
+
+    def _is_inside(self) -> bool:
+        """Say whether this thread is in here already: a finalizer's or a signal handler's, in the middle of it."""
+        inside: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # Condition uses it too
+        return inside
+
+    def _count_off(self, lease: Hold) -> _Nursery | None:
+        """Return what has no users any more."""
+        if lease.generation is not self._generation:
+            return None  # it has been released before, or in a process that forked this one
+        lease.generation = None
+        self._users -= 1
+        if self._users:
+            return None
+        ended, self._nursery = self._nursery, None
+        return ended
 
     def ask(self, channel: int, *, start: bool) -> Birth | None:
+        """As the function; then call `settle`."""
         try:
             os.fstat(_STDERR)
         except OSError:
             return None  # it is closed: an exec'd zygote starts without, one from the nursery could not
-        with self._lock:
+        if self._is_inside():
+            return None
+        lease = None
+        try:
+            # Not for ever: as for `settle`.
+            if not self._lock.acquire(timeout=_TURN):
+                return None
             nursery = self.start() if start else self._nursery
             if nursery is None:
                 return None
             lease = self.hold()
             try:
                 if nursery.traits == _traits():
-                    return Birth(nursery, nursery.ask(channel, _STDERR), lease)
+                    born = Birth(nursery, nursery.ask(channel, _STDERR), lease)
+                    lease = None
+                    return born
             except _TROUBLE as error:
                 self.lost(nursery, error)
-            except BaseException:
+            return None
+        finally:
+            if self._is_inside():  # as above
+                self._lock.release()
+            if lease is not None:
                 lease.release()
-                raise
-        lease.release()
-        return None
-
-    def lost(self, nursery: _Nursery | None, error: BaseException) -> None:
-        """A nursery could not be started, has died, or does not answer: end it; zygotes are exec'd meanwhile."""
-        with self._lock:
-            if nursery is not None and nursery is not self._nursery:
-                return  # somebody else has met the same trouble
-            self._nursery = None
-            self._failures += 1
-        self.count_off()
-        _log.warning("no zygote comes from the nursery (%s); it is started afresh, which takes longer", error)
-        if nursery is not None:
-            nursery.end(kill=True)
 
     def well(self) -> None:
         """A zygote has come from it."""
