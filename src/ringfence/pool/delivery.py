@@ -70,8 +70,8 @@ class Delivery(Errand):
 
     @property
     def is_told(self) -> bool:
-        """Whether the future has it: ^C may have come before."""
-        return self._future.done()
+        """Whether the future has it, and has called back: ^C may have come before."""
+        return self._future.has_told
 
     def run(self) -> None:
         """Resolve the future; what its callbacks raise is logged, never raised here."""
@@ -85,7 +85,7 @@ class Delivery(Errand):
         try:
             future.resolve(self._value, self._error)
         except InvalidStateError:
-            pass  # cancelled in this very moment: that is its outcome
+            future.tell_the_rest()  # ^C came between; or it was cancelled in this very moment: that is its outcome
         if self._output is not None and self._on_output is not None:
             try:
                 self._on_output(self._output)
@@ -109,6 +109,7 @@ class Cancellation(Delivery):
     def run(self) -> None:
         """Tell the future."""
         self._future.settle_cancelled()
+        self._future.tell_the_rest()  # where ^C came between
 
 
 class Printed(Errand):
@@ -186,5 +187,8 @@ def deliver(done: list[Errand]) -> None:
                 interrupt = error
             if done and (ours or done[-1].is_told):
                 done.pop()
-    if interrupt is not None:
-        raise interrupt
+    try:
+        if interrupt is not None:
+            raise interrupt
+    finally:
+        del interrupt  # it leads to this frame: together they would stay until the collector comes

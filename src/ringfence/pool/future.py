@@ -179,15 +179,36 @@ class PoolFuture(Future[Any]):
                     waiter.add_exception(self)
             condition.notify_all()
 
+    @property
+    def has_told(self) -> bool:
+        """Whether it has an outcome, and no callback is left that ^C has kept from running."""
+        return self._state in _DONE and not self._done_callbacks
+
+    def tell_the_rest(self) -> None:
+        """Run the callbacks that ^C has kept from running, if it is done."""
+        if self._state in _DONE and self._done_callbacks:
+            self._call_back()
+
     def _call_back(self) -> None:
-        """Run every callback, whatever one of them raises: another may be what wakes a coroutine."""
+        """Run every callback, whatever one of them raises: another may be what wakes a coroutine.
+
+        Each is forgotten before it runs: where ^C comes between two, who calls this again runs the others.
+        """
         interrupt: BaseException | None = None
-        for callback in self._done_callbacks:
+        callbacks = self._done_callbacks
+        while callbacks:
+            try:
+                callback = callbacks.pop(0)
+            except IndexError:
+                break  # another thread's: it was cancelled in the moment in which it was to get its result
             try:
                 callback(self)
             except Exception:  # noqa: BLE001  # as Future does
                 LOGGER.exception("exception calling callback for %r", self)
             except BaseException as error:  # noqa: BLE001
                 interrupt = error
-        if interrupt is not None:
-            raise interrupt
+        try:
+            if interrupt is not None:
+                raise interrupt
+        finally:
+            del interrupt  # it leads to this frame: together they would stay until the collector comes

@@ -480,8 +480,12 @@ class Supervisor:
         self._wake()
 
     def _wake(self) -> None:
-        if (waker := self._waker) is not None:
-            waker.wake()
+        waker = self._waker
+        try:
+            if waker is not None:
+                os.eventfd_write(waker.fd, 1)
+        finally:
+            del waker  # or whoever keeps ^C, with its traceback, would keep the descriptor open
 
     def _under_lock(self, handle: WorkerHandle, step: Callable[[], BaseException | None]) -> BaseException | None:
         try:

@@ -1,4 +1,4 @@
-"""Waker: wakes a thread that sleeps in epoll_wait, and may be used while others let go of it."""
+"""Waker: what wakes a thread that sleeps in epoll_wait, and may be used while others let go of it."""
 
 import os
 from typing import final
@@ -19,10 +19,6 @@ class Waker:
         """Make it. Raises OSError."""
         self.fd = -1  # for `__del__`, where there is none to be had
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def wake(self) -> None:
-        """Have epoll_wait come back, now or the next time."""
-        os.eventfd_write(self.fd, 1)
 
     def __del__(self) -> None:
         """Close it."""
