@@ -223,7 +223,10 @@ class Grant:
             PolicyError: the scope makes no sense.
         """
         name, equals, scope = text.partition("=")
-        return cls(Capability.parse(name), scope.strip() if equals else None)
+        capability = Capability.parse(name)
+        # Only a path may end in a blank, and then it does: what was approved as text is read as what it was.
+        scope = scope.lstrip() if _SCOPES.get(capability) is read_path else scope.strip()
+        return cls(capability, scope if equals else None)
 
     def covers(self, other: "Grant") -> bool:
         """Whether whoever holds this grant holds `other` too."""

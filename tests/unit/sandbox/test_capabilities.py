@@ -94,6 +94,10 @@ def test_risk_and_danger() -> None:
         ("sys:env=HOME", "env:read=HOME"),
         ("process:exec=/usr/bin/git", "process:exec=/usr/bin/git"),
         ("plugin:call=other-one", "plugin:call=other-one"),
+        ("env:read = HOME ", "env:read=HOME"),
+        ("fs:read = /data", "fs:read=/data"),
+        ("fs:read=/in /", "fs:read=/in "),
+        ("process:exec=/dat\x1e/.", "process:exec=/dat\x1e"),
     ],
 )
 def test_grant_is_read_and_written_canonically(written: str, canonical: str) -> None:
