@@ -2,7 +2,10 @@
 
 import errno
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,3 +162,20 @@ def test_trees_of_the_dead_are_removed(group: CgroupFeature, tree: CgroupTree) -
     assert name in remove_abandoned(group.path)
     assert not os.path.exists(os.path.join(group.path, name))
     assert os.path.isdir(tree.path)
+
+
+@pytest.mark.parametrize("options", ["--pid --fork --mount-proc", "--time --boottime 100000 --fork"])
+def test_pools_of_another_namespace_are_left_alone(tree: CgroupTree, options: str) -> None:
+    """Who looks from where our pid is nobody's, or our start another time, removes nothing of ours."""
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare")
+    ours = CgroupTree(tree.path)
+    code = f"from ringfence.sandbox.cgroups import remove_abandoned; print(remove_abandoned({tree.path!r}))"
+    ended = subprocess.run(
+        ["unshare", *options.split(), sys.executable, "-c", code],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    if "unshare: " in ended.stderr:
+        pytest.skip(ended.stderr.strip())
+    assert ended.stdout == "()\n", ended.stderr
+    assert os.path.isdir(ours.path)

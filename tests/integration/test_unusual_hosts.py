@@ -193,3 +193,30 @@ def test_cooperative_threads_are_named(library: str, place: str) -> None:
     ended = run(patch + POOL)
     assert f"OSError: {library} has taken the place of this program's " in ended.stderr
     assert "thread=False, select=False, subprocess=False" in ended.stderr
+
+
+def test_where_nothing_can_be_written_functions_still_travel_by_value() -> None:
+    """As in a container with a read-only root: dill asks for a temporary folder when it is imported, on both sides."""
+    code = "from ringfence import Pool\nwith Pool(1) as pool: print(pool.submit(lambda: 32).result())\n"
+    ended = run(code, first="mount -o remount,ro,bind /")
+    assert ended.stdout == "32\n", ended.stderr
+
+
+def test_a_proc_of_other_processes_is_named() -> None:
+    """A pid namespace without a /proc of its own: what is read there would be about somebody else."""
+    if shutil.which("unshare") is None or "pid" not in probe().namespaces or probe().needs_user_namespace:
+        pytest.skip("no pid namespace can be made here without a user namespace")
+    ended = subprocess.run(
+        ["unshare", "--pid", "--fork", sys.executable, "-c", POOL],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "UnsupportedError" in ended.stderr
+    assert "/proc is that of another pid namespace" in ended.stderr
+
+
+def test_the_command_runs_as_a_module() -> None:
+    """Where the folder of scripts is not on the path."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "ringfence", "--version"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stdout.startswith("ringfence "), ended.stderr

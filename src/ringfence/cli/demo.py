@@ -100,7 +100,7 @@ def demo(
     try:
         # Two at least: hostile and honest code are to run side by side.
         findings = _demonstrate(workers or max(2, len(os.sched_getaffinity(0))), view)
-    except RingfenceError as error:
+    except (RingfenceError, OSError) as error:
         print(f"ringfence demo: {error}", file=sys.stderr)
         raise typer.Exit(_NOT_STARTED) from None
     if as_json:

@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, ClassVar, Final
 
-import dill
-from dill import detect
-
 from ringfence.ipc.enums import make_enum
 from ringfence.locks import Lock
+from ringfence.pool.anywhere import dill
 from ringfence.pool.codebase import is_library, needed_by
 from ringfence.pool.serialise import names_in
 
@@ -126,10 +124,10 @@ def dumps_by_value(value: object) -> tuple[bytes, set[str]]:
     out = io.BytesIO()
     # recurse: only the globals that a function uses, not all of its module's.
     with _patching:
-        original, detect.globalvars = detect.globalvars, _globals_used
+        original, dill.detect.globalvars = dill.detect.globalvars, _globals_used
         try:
             pickler = _Pickler(out, protocol=5, byref=False, recurse=True)
             pickler.dump(value)
         finally:
-            detect.globalvars = original
+            dill.detect.globalvars = original
     return out.getvalue(), pickler.modules

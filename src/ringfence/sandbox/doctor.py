@@ -138,7 +138,7 @@ _FIX_CGROUP: Final = (
     "start under a delegated cgroup v2: systemd-run --user --scope -p Delegate=yes, or Delegate=yes in the "
     "service"
 )
-_FIX_SETUID: Final = "give the container CAP_SETUID and CAP_SETGID, or start as an ordinary user"
+_FIX_SETUID: Final = "give the container CAP_SETUID, CAP_SETGID and CAP_KILL, or start as an ordinary user"
 
 # A namespace each for: the file system, processes, the network, System V IPC and message queues, the host
 # name.
@@ -262,7 +262,7 @@ def _seccomp(host: _Host) -> LayerFinding:
 
 def _monitor(host: _Host) -> LayerFinding:
     if not host.features.proc:
-        return LayerFinding(Layer.MONITOR, Status.NONE, "no pool starts here", NO_PROC, MOUNT_PROC)
+        return LayerFinding(Layer.MONITOR, Status.NONE, "no pool starts here", host.reason("proc", NO_PROC), MOUNT_PROC)
     detail = "the supervisor measures memory and time, and kills"
     return LayerFinding(Layer.MONITOR, Status.FULL, detail)
 

@@ -42,6 +42,7 @@ _NAMESPACES: Final = {
 }
 _T = TypeVar("_T")
 _NEWUSER: Final = 0x10000000
+_CAP_KILL: Final = 1 << 5
 _CAP_SETGID: Final = 1 << 6
 _CAP_SETUID: Final = 1 << 7
 _CAP_SETPCAP: Final = 1 << 8
@@ -70,14 +71,14 @@ class Features:
         mount_api: whether mounts can be cloned, changed and moved as descriptors.
         cgroup: this process's own cgroup v2, or `None`.
         is_root: whether the effective uid is 0.
-        can_setuid: whether it can become another user.
+        can_setuid: whether it can become another user, and end processes of that user.
         can_drop_bounding: whether it may drop the capability bounding set.
         own_uids: whether a uid per worker is mapped here.
         users_make_namespaces: whether an ordinary user, who we can become, can make a user namespace.
         pidfd: whether processes can be held by descriptors.
         close_range: whether descriptors can be closed by range.
         memfd: whether anonymous memory files can be made.
-        proc: whether /proc is mounted.
+        proc: whether /proc is mounted, and that of this process's pid namespace.
         reasons: for what is missing, by attribute name or ``namespace.<kind>``: why.
     """
 
@@ -246,8 +247,7 @@ def probe_here() -> Features:
     reasons: dict[str, str] = {}
     capabilities = _ask(reasons, "capabilities", lambda: _syscalls().capget(), 0)
     is_root = os.geteuid() == 0
-    entitled = is_root and capabilities & (_CAP_SETUID | _CAP_SETGID) == _CAP_SETUID | _CAP_SETGID
-    can_setuid = entitled and _ask(reasons, "can_setuid", _probe_other_users, False)
+    can_setuid = is_root and _ask(reasons, "can_setuid", lambda: _probe_other_users(capabilities), False)
     # Who may become another user does that, and is root in no namespace below this one.
     admin = bool(capabilities & _CAP_SYS_ADMIN) and (can_setuid or _comes_back())
     trials = _Trials()
@@ -263,7 +263,7 @@ def probe_here() -> Features:
             "own_uids": can_setuid and _ask(reasons, "own_uids", _probe_own_uids, False),
             "pidfd": _ask(reasons, "pidfd", lambda: _closes(os.pidfd_open(os.getpid())), False),
             "close_range": _ask(reasons, "close_range", _probe_close_range, False),
-            "proc": os.path.exists("/proc/self/status"),
+            "proc": _ask(reasons, "proc", _probe_proc, False),
             "memfd": _ask(reasons, "memfd", lambda: _closes(os.memfd_create("probe")), False),
         }
         user_refusal = trials.refusal(_try_user_namespace)
@@ -308,8 +308,11 @@ def _probe_seccomp() -> bool:
     return True
 
 
-def _probe_other_users() -> bool:
-    """Say whether root may become another user: it may run in a user namespace that maps no other."""
+def _probe_other_users(capabilities: int) -> bool:
+    """Say whether root may become another user, and end who has: it may run in a user namespace that maps no other."""
+    for name, bit in (("CAP_SETGID", _CAP_SETGID), ("CAP_SETUID", _CAP_SETUID), ("CAP_KILL", _CAP_KILL)):
+        if not capabilities & bit:
+            raise OSError(f"started as root without {name}")
     with open("/proc/self/setgroups") as allowed:
         if allowed.read().strip() != "allow":
             raise OSError("the user namespace this host runs in forbids to change groups")
@@ -339,6 +342,14 @@ def _probe_own_uids() -> bool:
 
 def _closes(fd: int) -> bool:
     os.close(fd)
+    return True
+
+
+def _probe_proc() -> bool:
+    if not os.path.exists("/proc/self/status"):
+        raise OSError(NO_PROC)
+    if os.readlink("/proc/self") != str(os.getpid()):
+        raise OSError("/proc is that of another pid namespace: its numbers mean other processes")
     return True
 
 

@@ -306,7 +306,7 @@ class _Planner:
     def _monitor(self) -> None:
         if not self._features.proc:
             # Whatever is asked for: it is where the supervisor sees what its workers became.
-            raise UnsupportedError(Layer.MONITOR, NO_PROC, MOUNT_PROC)
+            raise UnsupportedError(Layer.MONITOR, self._features.reasons.get("proc", NO_PROC), MOUNT_PROC)
         if self._wants(Layer.MONITOR):
             self._note(Layer.MONITOR, Status.FULL, "the supervisor watches memory and time")
 

@@ -42,6 +42,7 @@ def is_missing() -> bool:
 def import_rest() -> None:
     """Import all that was put off: workers forked from here on share it, instead of each having its own."""
     hold_back()
+    put_off()  # its two questions have no answer either on a host where nothing may be written
     for name in (*_COMMON, _DILL):
         import_module(name)
     compile_patterns()
