@@ -192,6 +192,22 @@ def test_a_probe_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["other", alive, elsewhere])
 
 
+def test_what_is_not_ours_to_remove_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what root's supervisor left in a user's group: the next one's pools start beside it."""
+    for serial in (1, 2):
+        (tmp_path / f"ringfence-1-1-{serial}-{cgroups._namespaces()}").mkdir()
+    remove = cgroups.remove_group
+    monkeypatch.setattr(cgroups, "_write", lambda *_: None)
+
+    def ours(path: str) -> bool:
+        if os.path.basename(path).startswith("ringfence-1-1-1-"):
+            raise PermissionError(errno.EACCES, "it is root's", path)
+        return remove(path)
+
+    monkeypatch.setattr(cgroups, "remove_group", ours)
+    assert cgroups.remove_abandoned(str(tmp_path)) == (f"ringfence-1-1-2-{cgroups._namespaces()}",)
+
+
 def test_a_group_that_another_removes_meanwhile_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between opening cgroup.kill and writing to it: the kernel says ENODEV, and that is no failure."""
     path = group(tmp_path / "ours")
