@@ -220,3 +220,21 @@ def test_the_command_runs_as_a_module() -> None:
         [sys.executable, "-m", "ringfence", "--version"], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.stdout.startswith("ringfence "), ended.stderr
+
+
+def test_who_closes_all_descriptors_is_told_for_each_task() -> None:
+    """As a daemon to be does. The pool is lost, nobody waits for ever, and another can be made."""
+    ended = run("""
+import os, time
+from ringfence import BrokenPool, Pool
+
+pool = Pool(2)
+pool.submit(pow, 2, 5).result()
+tasks = [pool.submit(time.sleep, 3) for _ in range(4)]
+os.closerange(3, 256)
+for task in tasks:
+    assert isinstance(task.exception(30), (BrokenPool, type(None)))
+pool.shutdown()
+with Pool(1) as another: print(another.submit(pow, 2, 5).result())
+""")
+    assert ended.stdout == "32\n", ended.stderr

@@ -391,7 +391,8 @@ class WorkerHandle:
         if self.pidfd >= 0:
             try:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            except ProcessLookupError:
+            except OSError:
+                # It has ended; or a daemon to be has closed all descriptors: who waits for tasks is still to be told.
                 pass
 
     def close(self) -> None:

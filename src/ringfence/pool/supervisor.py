@@ -577,11 +577,13 @@ class Supervisor:
         with self._lock:
             self._closing = self._refuses = self._over = True
             self._backlog.absorb()
-            self._crew.break_down(error, done)
-            self._crew.abandon(done)
-            for task in owed_by(self):  # what was cut short may have had one in its hands
-                self._crew.answers.fail(task, error, done)
-            self._space.notify_all()
+            try:
+                self._crew.break_down(error, done)
+                self._crew.abandon(done)
+            finally:  # that may fail as well: a daemon to be has closed all descriptors
+                for task in owed_by(self):  # what was cut short may have had one in its hands
+                    self._crew.answers.fail(task, error, done)
+                self._space.notify_all()
 
     def _release(self) -> None:
         if self._network is not None:
