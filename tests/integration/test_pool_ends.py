@@ -409,6 +409,80 @@ def test_a_forked_child_imports_what_another_thread_was_importing() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "well\n", "")
 
 
+def test_finalizers_in_a_forked_child_wait_for_no_thread_of_its_parent() -> None:
+    """Garbage is collected while the child's hooks run, and asks for a pool whose lock a thread of the parent has; the
+    parent's memory that stays with workers is let go of as well."""
+    ended = program("""
+        import gc, os, signal, threading, time, warnings
+
+        def collect():
+            gc.set_threshold(1)
+            return [[] for _ in range(100)]
+
+        os.register_at_fork(after_in_child=collect)  # before the pool's own
+
+        from ringfence import Pool, PoolClosed
+        from ringfence.pool import kept
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # with threads, that is the point
+        parent, taken, go, ran = os.getpid(), threading.Event(), threading.Event(), []
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+        class Garbage:
+            def __init__(self, call):
+                self.me, self.call = self, call
+
+            def __del__(self):
+                if os.getpid() != parent:
+                    try:
+                        ran.append(self.call())
+                    except PoolClosed:
+                        ran.append("closed")
+
+        def hold():
+            with pool._supervisor._lock, kept._lock:
+                taken.set()
+                go.wait()
+
+        def leave_garbage():
+            Garbage(future.cancel)
+            Garbage(lambda: future.result(0.1))
+            Garbage(lambda: pool.submit(pow, 2, 3))
+            Garbage(lambda: pool.statistics().workers)
+
+        with Pool(1, profile="trusted", queue_size=3) as pool:
+            assert len(pool.submit(bytes, 1 << 20).result()) == 1 << 20
+            assert pool.submit(len, bytes(1 << 20)).result() == 1 << 20
+            assert kept._count
+            future = pool.submit(time.sleep, 60)
+            while not future.running():
+                time.sleep(0.01)
+            holder = threading.Thread(target=hold)
+            holder.start()
+            taken.wait()
+            gc.collect()
+            gc.set_threshold(1_000_000)
+            leave_garbage()
+            child = os.fork()
+            if child == 0:
+                signal.alarm(30)
+                gc.collect()
+                os._exit(0 if gc.isenabled() and ran == [False, "closed", "closed", 1] else 3)
+            deadline = time.monotonic() + 30
+            while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert gc.isenabled()
+            go.set()
+            holder.join()
+            if not ended[0]:
+                os.kill(child, signal.SIGKILL)  # it had no alarm yet
+                os.waitpid(child, 0)
+            print(*ended[1:] if ended[0] else ["hangs"])
+            assert future.cancel()
+    """)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n", "")
+
+
 def test_a_finalizer_may_fork_in_the_middle_of_an_import(tmp_path: Path) -> None:
     """What the forking thread itself is importing is not taken from it: both go on with it."""
     (tmp_path / "forking_module.py").write_text("import os\nchild = os.fork()\nvalue = 3\n")

@@ -1,6 +1,7 @@
 """Pool: a concurrent.futures.Executor whose workers are locked in."""
 
 import _frozen_importlib as importing
+import gc
 import os
 import sys
 import threading
@@ -365,12 +366,40 @@ def _forget_imports() -> None:
             del sys.modules[name]
 
 
+# Forks of this process that are under way, and whether garbage was collected before them.
+_forks, _collects = 0, False
+
+
+def _before_fork() -> None:
+    """Let no garbage be collected until a child has forgotten its parent's pools.
+
+    Else a finalizer could ask for one whose lock a thread of the parent held, and wait for it for ever.
+    """
+    global _forks, _collects
+    if not _forks:
+        _collects = gc.isenabled()
+    _forks += 1
+    gc.disable()
+
+
+def _after_fork() -> None:
+    global _forks
+    _forks = max(0, _forks - 1)
+    if not _forks and _collects:
+        gc.enable()
+
+
 def _forget_after_fork() -> None:
-    _forget_imports()
-    for supervisor in list(_supervisors):
-        supervisor.forget()
+    global _forks
+    try:
+        _forget_imports()
+        for supervisor in list(_supervisors):
+            supervisor.forget()
+    finally:
+        _forks = 0  # other threads' are not ours
+        _after_fork()
 
 
 # Not atexit: that runs after the interpreter has waited for threads, and ours waits for us. As ProcessPoolExecutor.
 threading._register_atexit(_finish_at_exit)  # type: ignore[attr-defined]
-os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forget_after_fork)

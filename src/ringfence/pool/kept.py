@@ -34,13 +34,15 @@ _SHARE: Final = 3
 _total = 0
 _count = 0
 _lock = Lock()
+_owner = os.getpid()
 
 
 def _after_fork() -> None:
     """In a child, which has none of them, and may lack the thread that has the lock."""
-    global _total, _count, _lock
+    global _total, _count, _lock, _owner
     _total = _count = 0
     _lock = Lock()
+    _owner = os.getpid()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -136,5 +138,7 @@ class Kept:
 
 def _release(capacity: int) -> None:
     global _total, _count
+    if _owner != os.getpid():
+        return  # a forked child that forgets its parent's pools, before `_after_fork`: as there
     with _lock:  # not below zero: a forked child lets go of what it did not make
         _total, _count = max(0, _total - capacity), max(0, _count - 1)

@@ -286,6 +286,8 @@ class Supervisor:
 
     def cancel(self, task: Task, *, kill: bool = True) -> bool:
         """Cancel a task wherever it is; False when it has another outcome already, or runs and `kill` is false."""
+        if self._forked:
+            return False  # it is the parent's
         if self._lock._is_owned():  # type: ignore[attr-defined]
             # A finalizer or a signal handler, in the middle of something.
             self._deferred.append(task)
@@ -328,10 +330,12 @@ class Supervisor:
         """Wait for a running task's answer in this thread, if nothing else is going on in its worker; else return.
 
         `deadline` is a time of time.monotonic. Raises RuntimeError in the I/O thread, where a wait without an end would
-        have none.
+        have none, and PoolClosed in a forked child.
         """
         handle = task.handle
         if handle is not None:
+            if self._forked:
+                self._check_open()  # its outcome is the parent's
             self._read_for(handle, task, deadline)
         if deadline is None and threading.get_ident() == self.thread.ident and task.future._owner is not None:
             raise RuntimeError("a future's callback cannot wait for its own pool: it runs in the thread that hears it")
