@@ -293,10 +293,13 @@ def remove_abandoned(parent: str) -> tuple[str, ...]:
 
 
 def _is_unused(name: str, path: str) -> bool:
-    """Say whether nothing has run in a supervisor's tree, be it in whatever namespaces, for as long as it takes."""
-    if _owner(name) is None or name.startswith(_PROBE):
+    """Say whether nothing has run for long in the tree of a supervisor of other namespaces."""
+    owner = _owner(name)
+    if owner is None or name.startswith(_PROBE):
         return False
     try:
+        if owner[2] == _namespaces():
+            return False
         return "populated 0" in _read(path, "cgroup.events") and time.time() - os.stat(path).st_mtime > _UNUSED
     except OSError:
         return False

@@ -139,6 +139,7 @@ def test_what_the_dead_of_elsewhere_left_is_removed_once_it_was_empty_for_long(t
         assert cgroups._is_unused(left.name, str(left)) is (number == 0), number
         assert not cgroups._is_unused("ringfence-probe-13-555-1.1", str(left))
         assert not cgroups._is_unused("another", str(left))
+        assert not cgroups._is_unused(cgroups.own_name(), str(left))
 
 
 def test_an_unreadable_owner_counts_as_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
