@@ -19,7 +19,7 @@ from ringfence.plugins import outcomes
 from ringfence.plugins.asides import Asides
 from ringfence.plugins.asks import CHAIN, Asks
 from ringfence.plugins.errors import CallTimeout, PluginCrashed, ProtocolMismatch
-from ringfence.plugins.guest_call import CODEC, GuestCall, expire, make_call, settle
+from ringfence.plugins.guest_call import CODEC, Ended, GuestCall, expire, make_call, resolve, settle
 from ringfence.plugins.host_log import log as _log
 from ringfence.plugins.hosting import Host, Line
 from ringfence.plugins.printed import Printed
@@ -82,11 +82,12 @@ class Connection:
         # Why we killed it, if we did.
         self._doom: PluginError | None = None
         # Only one thread reads: the switchboard's, a caller's, or the one that buries the guest.
-        self._reading = threading.Lock()
+        self._reading = Lock()
         # Frames that were received and not read yet, while a large one waits for the thread that reads it.
         self._received: deque[bytes] = deque()
         # What was heard and is to be told once nobody reads: calls that have ended, calls that came back.
-        self._ended_calls: list[tuple[GuestCall, bool, Any, PluginError | None]] = []
+        self._ended_calls: list[Ended] = []
+        self._known: GuestCall | None = None  # whose answer was read last
         self._unbegun: list[GuestCall] = []
         self._loaded: Promise[dict[str, Any]] = Promise()
         self.ended: Promise[PluginError | None] = Promise()
@@ -111,7 +112,7 @@ class Connection:
 
     def forget(self) -> None:
         """In a child that the host forked: close our copy of the socket; the guest is the parent's."""
-        self._lock, self._reading = Lock(), threading.Lock()
+        self._lock, self._reading = Lock(), Lock()
         self._over = self._deaf = True
         self._asks.forget()
         self._channel.close()
@@ -123,9 +124,7 @@ class Connection:
         self._send(CODEC.pack([g.LOAD, settings], name="settings"))
         return self._loaded
 
-    def call(
-        self, function: str, args: list[Any], kwargs: dict[str, Any], timeout: float | None
-    ) -> "Future[Any]":
+    def call(self, function: str, args: list[Any], kwargs: dict[str, Any], timeout: float | None) -> "Future[Any]":
         """Call a function of the guest; return the future of its result, which fails with a PluginError.
 
         Raises ValueConversionError for arguments that cannot cross, and PluginCrashed when the guest is gone.
@@ -195,14 +194,18 @@ class Connection:
                     self._channel.wait_readable(deadline)
                 self._hear()
         finally:
-            self._give_back()
+            try:
+                self._give_back()
+            finally:
+                self._give_back()  # ^C may have come instead of the former
 
     def _take_over(self) -> bool:
         """Have this thread hear the guest instead of the switchboard's, if that is possible."""
-        if not self._reading.acquire(blocking=False):
+        if self._reading.locked():
             return False  # it is being heard just now
         try:
-            with self._lock:
+            # Not tried for, as ^C could come before we let go. Who has it by now reads what has come, and is soon done.
+            with self._reading, self._lock:
                 if (
                     self._watcher or self._deaf or self._over or self._doom is not None or len(self._calls) != 1
                     or self._channel.wants_write or self._board.is_current
@@ -213,7 +216,6 @@ class Connection:
                 self._listen()
                 return True
         finally:
-            self._reading.release()
             if self._owes_check:  # somebody would have looked just then
                 self._check_deadlines()
 
@@ -222,16 +224,16 @@ class Connection:
         if self._watcher != threading.get_ident():
             return
         with self._lock:
-            self._watcher, self._apart = 0, False
             if self._over:
                 self._channel.close()  # it was left to us
-            else:
-                self._listen()
+            self._listen(read=True)
+            self._watcher, self._apart = 0, False  # last: ^C may have come before it
 
-    def _listen(self) -> None:
+    def _listen(self, read: bool = False) -> None:
         """Tell the switchboard what to look for. Called with the lock."""
         if not self._deaf and not self._channel.closed:
-            self._board.want(self._channel.fileno(), read=not self._watcher, write=self._channel.wants_write)
+            read = read or not self._watcher
+            self._board.want(self._channel.fileno(), read=read, write=self._channel.wants_write)
 
     def stop(self, grace: float) -> None:
         """Ask the guest to leave, wait up to `grace` seconds, then kill it. Not from the switchboard's thread."""
@@ -392,6 +394,9 @@ class Connection:
         except BaseException:
             # A caller who hears by himself was interrupted in the middle: what came for others may be lost.
             self._end_hearing()
+            with self._lock:
+                if self._known is not None and self._known.future._owner is not None:
+                    self._calls[self._known.number] = self._known  # it has not ended yet
             self.kill(PluginCrashed(self._host.name, "its host was interrupted while it heard it", None, 9))
             raise
 
@@ -431,19 +436,19 @@ class Connection:
         """Tell whom it concerns of the calls that have ended or come back."""
         if not self._ended_calls and not self._unbegun:
             return
-        with self._lock:
-            ended, self._ended_calls = self._ended_calls, []
-            unbegun, self._unbegun = self._unbegun, []
         line = self._line
-        if line is not None:
-            if unbegun:
-                line.unbegun(unbegun)
-            if ended:
-                line.answered([(call, error) for call, _, _, error in ended])
+        ended: list[Ended] = []
         try:
-            _resolve(ended)
+            with self._lock:
+                ended, self._ended_calls = self._ended_calls, []
+                unbegun, self._unbegun = self._unbegun, []
+            if line is not None and unbegun:
+                line.unbegun(unbegun)
+            if line is not None and ended:
+                line.answered([(call, error) for call, _, _, error in ended])
+            resolve(ended)
         except BaseException:  # the caller in whose thread this runs was interrupted: the others are told all the same
-            self._board.soon(lambda: _resolve(ended))
+            self._board.soon(lambda: resolve(ended))
             raise
         if line is not None and ended:
             line.told([(call, error) for call, _, _, error in ended])
@@ -478,7 +483,7 @@ class Connection:
             settle(self._loaded, None, outcomes.load_error(message[1], self._host.name, self._memory))
 
     def _answered(self, number: int, value: Any, record: dict[str, Any] | None) -> None:
-        known = self._calls.get(number)
+        known = self._known = self._calls.get(number)
         error: PluginError | None = None
         if record is not None and known is not None:
             # Before the call counts as answered: of a record that is none it is told when the guest is buried.
@@ -582,12 +587,6 @@ class Connection:
         except (ChannelClosed, RemoteProtocolError, NotSerializable):
             return False
         return bool(bodies)
-
-
-def _resolve(ended: list[tuple[GuestCall, bool, Any, PluginError | None]]) -> None:
-    for call, wanted, value, error in ended:
-        if wanted and not call.future.done():
-            call.future.resolve(value, error)
 
 
 def _forget_all() -> None:

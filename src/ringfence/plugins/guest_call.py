@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from typing import Any, Final, final
 
+from ringfence.errors import PluginError
 from ringfence.ipc import guest_messages as g
 from ringfence.ipc.codec import Codec
 from ringfence.ipc.errors import NotSerializable
@@ -14,7 +15,7 @@ from ringfence.ipc.types import REGISTERED
 from ringfence.plugins.errors import ValueConversionError
 from ringfence.pool.future import PoolFuture
 
-__all__ = ["CODEC", "GuestCall", "expire", "make_call", "settle"]
+__all__ = ["CODEC", "Ended", "GuestCall", "expire", "make_call", "resolve", "settle"]
 
 CODEC: Final = Codec(REGISTERED)
 """What hosts speak with: the types that the program has registered are known to it."""
@@ -67,6 +68,10 @@ class GuestCall:
         self.expired = self.recalled = False
 
 
+# A call that has ended, whether its caller still wanted it, its result, its error.
+Ended = tuple[GuestCall, bool, Any, PluginError | None]
+
+
 def expire(calls: Iterable[GuestCall], now: float) -> tuple[list[int], float | None]:
     """Mark the calls whose time is up; return their numbers, and when (of time.monotonic) the next one's is, if any."""
     expired, following = [], None
@@ -115,3 +120,10 @@ def settle(future: "Future[Any]", value: Any, error: BaseException | None) -> No
         future.set_exception(error)
     else:
         future.set_result(value)
+
+
+def resolve(ended: Iterable[Ended]) -> None:
+    """Resolve the futures of calls that have ended and were still wanted."""
+    for call, wanted, value, error in ended:
+        if wanted and not call.future.done():
+            call.future.resolve(value, error)

@@ -72,8 +72,9 @@ class Transitions:
         self._patience = patience
         self._may_wait = may_wait
         self.leases = Leases()
-        # Held for a whole transition, plugin code and hooks included; taken with a timeout only.
-        self._turn = threading.Lock()
+        # Held for a whole transition, plugin code and hooks included; taken with a timeout only. It knows its thread:
+        # who was interrupted just when he had taken it, or was about to let go, lets go all the same.
+        self._turn = threading.RLock()
         # Guards what follows, and is never held while anything foreign runs.
         self._changed = Condition()
         self._state = _S.CREATED
@@ -150,43 +151,61 @@ class Transitions:
 
         Raises InvalidState, PluginUnloaded, ReentrantCall; what `body` raised; an ExceptionGroup.
         """
-        inside = self._take_turn(operation)
+        inside = self._inside_of(operation)
         errors: list[Exception] = []
         told: list[BaseException] = []
-        token = _INSIDE.set((*inside, self))
+        mine = False
         try:
-            state = self._begin(operation)
             try:
-                body(state, errors)
-            except BaseException as error:
-                failure = self._translated(error)
-                told.append(failure)
-                self._fall(failure)
-                if failure is error:
-                    raise
-                raise failure from error
+                mine = self._turn.acquire(timeout=self._patience)
+                if not mine:
+                    raise self._refused(operation)
+                _INSIDE.set((*inside, self))
+                self._act(operation, body, errors, told)
             finally:
-                told[:0] = errors
-                told += self._finish()
+                self._end_turn(inside, told)
         finally:
-            _INSIDE.reset(token)
-            self._turn.release()
-            self._steps.events.deliver()
-            self._owner.tell(told)
+            self._end_turn(inside, told)  # ^C may have come instead of the former
+            if mine:
+                told[:0] = errors
+                self._steps.events.deliver()
+                self._owner.tell(told)
         if errors:
             what = f"plugin {self._steps.name!r} is {self._state.value}, but not all went well"
             raise ExceptionGroup(what, errors)
 
-    def _take_turn(self, operation: Operation | None) -> "tuple[Transitions, ...]":
-        """Wait for our turn; return whose transitions we are inside of. Raises instead of a deadlock."""
+    def _act(self, operation: Operation | None, body: Body, errors: list[Exception], told: list[BaseException]) -> None:
+        state = self._begin(operation)
+        try:
+            body(state, errors)
+        except BaseException as error:
+            failure = self._translated(error)
+            told.append(failure)
+            self._fall(failure)
+            if failure is error:
+                raise
+            raise failure from error
+
+    def _inside_of(self, operation: Operation | None) -> "tuple[Transitions, ...]":
+        """Return whose transitions we are inside of. Raises instead of a deadlock."""
         inside = _INSIDE.get()
         if holds_lease(self.leases) and self not in inside:
             raise ReentrantCall(self._steps.name)
         if not self._may_wait():
             raise ReentrantCall(self._steps.name, ReentrantCall.CALLBACK)
-        if self in inside or not self._turn.acquire(timeout=self._patience):
-            raise refusal(self._under_way(), operation or Operation.INIT, self._steps.name)
+        if self in inside or self._turn._is_owned():  # type: ignore[attr-defined]  # threading's own uses it too
+            raise self._refused(operation)
         return inside
+
+    def _end_turn(self, inside: "tuple[Transitions, ...]", told: list[BaseException]) -> None:
+        """End the transition and let others have their turn, if this thread still has its own; add deaths to `told`."""
+        if self._turn._is_owned():  # type: ignore[attr-defined]  # as above
+            told += self._finish()
+            _INSIDE.set(inside)
+            self._turn.release()
+
+    def _refused(self, operation: Operation | None) -> Exception:
+        return refusal(self._under_way(), operation or Operation.INIT, self._steps.name)
 
     def _under_way(self) -> str:
         doing = self._doing
@@ -227,7 +246,7 @@ class Transitions:
     def forget(self) -> None:
         """In a forked child: the plugin is its parent's, whose threads may hold the locks; here it is UNLOADED."""
         self.leases = Leases()
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
         self._changed = Condition()
         self._doing = self._heading = self._death = None
         self._state = _S.UNLOADED

@@ -1,23 +1,27 @@
 """A connection believes its guest nothing: what breaks the protocol costs the guest, and nobody waits for ever."""
 
 import contextlib
+import itertools
 import os
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from interrupted import interrupted_at
 from waiting import wait_until
 
 from ringfence.errors import PluginError
 from ringfence.ipc import guest_messages as g
 from ringfence.ipc.channel import Channel
 from ringfence.ipc.codec import Codec
+from ringfence.plugins import connection
 from ringfence.plugins.connection import Connection
 from ringfence.plugins.errors import (
     CallTimeout,
@@ -592,3 +596,37 @@ def test_results_may_be_large(talk: Talk) -> None:
     waiting = talk.connection.call("f", [], {}, 10)
     talk.say(g.RESULT, talk.hear()[1], "x" * (3 << 20))
     assert len(waiting.result(10)) == 3 << 20
+
+
+def test_an_interrupt_at_any_moment_leaves_nobody_without_an_answer() -> None:
+    """A caller who reads by himself: the others are heard afterwards, or the guest is killed and they are told."""
+    for moment in itertools.count(1):
+        talk = Talk()
+        talk.serve()
+        first = talk.connection.call("f", [1], {}, 20)
+        number, waits_no_more = talk.hear()[1], threading.Event()
+        with ThreadPoolExecutor(1) as other:
+            try:
+                answering = other.submit(_answer, talk, number, waits_no_more)
+                try:
+                    with interrupted_at(moment, connection):
+                        assert first.result(10) == "first"
+                    break
+                except KeyboardInterrupt:
+                    waits_no_more.set()
+                    answering.result(10)
+                if not talk.session.killed:
+                    second = talk.connection.call("f", [2], {}, 20)
+                    talk.say(g.RESULT, talk.hear()[1], "second")
+                    assert other.submit(second.result, 10).result() == "second", moment
+                first.exception(10)
+            finally:
+                waits_no_more.set()
+                talk.close()
+    assert moment > 20
+
+
+def _answer(talk: Talk, number: int, waits_no_more: threading.Event) -> None:
+    """Answer a call once its caller hears the guest by himself, or waits no more."""
+    wait_until(lambda: talk.connection._watcher or waits_no_more.is_set())
+    talk.say(g.RESULT, number, "first")

@@ -1,11 +1,14 @@
 """The lifecycle of a plugin over steps that record what they are asked."""
 
 import contextvars
+import itertools
 import threading
 
 import pytest
 from _lifecycle_fakes import FakeSteps, in_thread, lifecycle_in, raising
+from interrupted import interrupted_at
 
+from ringfence.plugins import transitions
 from ringfence.plugins.errors import (
     ExecutionFailed,
     InitializationFailed,
@@ -464,6 +467,23 @@ def test_an_interrupt_in_a_step_leaves_no_half_way_state(steps: FakeSteps) -> No
     assert made.state is S.FAILED
     assert steps.did == ["stop", "close"]
     made.unload()
+
+
+@pytest.mark.parametrize("operation", ["init", "bring_up"])
+def test_an_interrupt_at_any_moment_lets_others_have_their_turn(operation: str) -> None:
+    """Also between the lock and what it guards: who comes next is not told that a transition is under way."""
+    for moment in itertools.count(1):
+        made = PluginLifecycle(FakeSteps(), patience=2.0)
+        try:
+            with interrupted_at(moment, transitions):
+                getattr(made, operation)()
+        except KeyboardInterrupt:
+            with in_thread(made.unload) as raised:
+                pass
+            assert (raised, made.state) == ([], S.UNLOADED), moment
+        else:
+            break
+    assert moment > 15
 
 
 def test_a_transition_waits_for_another_only_so_long(steps: FakeSteps) -> None:

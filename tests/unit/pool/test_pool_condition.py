@@ -16,8 +16,8 @@ from ringfence.locks import Lock, RLock
 from ringfence.pool.condition import Condition, Event, Promise, Thread
 
 _ROOT = Path(ringfence.__file__).parent
-# One tries for some of their locks, or lets go of them elsewhere, or no caller's thread takes them.
-_TAKEN_WITHOUT_WITH = {"connection.py", "transitions.py", "broker_lookup.py", "locks.py"}
+# One is waited for only so long, and let go of by whoever owns it; no caller's thread takes the other.
+_TAKEN_WITHOUT_WITH = {"transitions.py", "broker_lookup.py", "locks.py"}
 
 
 def _steps(function: Callable[[], object]) -> list[str]:
