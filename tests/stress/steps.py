@@ -10,6 +10,7 @@ import gc
 import itertools
 import os
 import queue
+import select
 import signal
 import sys
 import threading
@@ -49,6 +50,18 @@ def _tell_of_pools() -> None:
         print(f"At {time.monotonic()}:", *told, sep="\n  ", file=sys.stderr, flush=True)
 
 
+def _end_late(pid: int) -> None:
+    """Have a forked child that does not end say where it is, and kill it: it may not have got as far as its alarm."""
+    pidfd = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    for number, seconds in ((signal.SIGUSR2, 30), (signal.SIGKILL, 1)):
+        if poll.poll(seconds * 1000):
+            break
+        signal.pidfd_send_signal(pidfd, number)
+    os.close(pidfd)
+
+
 class Known:
     """What the model knows of one pool or one task."""
 
@@ -71,6 +84,7 @@ class Run:
         self.forking = threading.Lock()
         self.interrupting = self.armed = False
         signal.signal(signal.SIGALRM, self._interrupt)
+        faulthandler.register(signal.SIGUSR2)
 
     def watch(self) -> None:
         """Say where everybody is and end, when the time is over; just before, what the pools know."""
@@ -382,6 +396,7 @@ class Run:
                 if what != "leave" or status:
                     os._exit(status)
             sys.exit(0)
+        _end_late(pid)
         _, status = os.waitpid(pid, 0)
         if status:
             self.wrong(f"the forked child could not {what}: status {status}")
