@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, wait
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pool_tasks as tasks
 import pytest
@@ -73,7 +74,15 @@ def test_a_failing_initializer_breaks_the_pool_and_says_why() -> None:
             assert "failing_initialiser" in str(error.__cause__)
 
 
-def test_an_initializer_that_ends_its_worker_breaks_the_pool(tmp_path: Path) -> None:
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that every user may write to, and reach: where pytest's lie, root's workers may not pass."""
+    with TemporaryDirectory(prefix="ringfence-", dir="/var/tmp") as made:
+        Path(made).chmod(0o777)
+        yield Path(made)
+
+
+def test_an_initializer_that_ends_its_worker_breaks_the_pool(folder: Path) -> None:
     """Also while another worker is still busy with it: that one does not prove that workers can be started."""
 
     def end_or_stay(folder: str) -> None:
@@ -83,7 +92,7 @@ def test_an_initializer_that_ends_its_worker_breaks_the_pool(tmp_path: Path) -> 
             os._exit(3)
         tasks.nap(60)
 
-    with Pool(2, capabilities=[f"fs:write={tmp_path}"], initializer=end_or_stay, initargs=(str(tmp_path),)) as pool:
+    with Pool(2, capabilities=[f"fs:write={folder}"], initializer=end_or_stay, initargs=(str(folder),)) as pool:
         futures = [pool.submit(tasks.square, n) for n in range(4)]
         assert "exited with code 3" in str(futures[0].exception(30))
         assert all(isinstance(future.exception(30), BrokenPool) for future in futures)
