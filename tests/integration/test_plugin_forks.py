@@ -10,8 +10,10 @@ import pytest
 from scenario_plugins import run_program, write_plugin
 
 from ringfence import PluginRuntime
-from ringfence.plugins.errors import InvalidState, PluginUnloaded
+from ringfence.plugins.errors import InvalidState, PluginUnloaded, PoolShutdown
 from ringfence.plugins.handle import PluginHandle
+from ringfence.plugins.plugin_pool import PluginPool
+from ringfence.plugins.pool_config import PoolConfig
 
 CODE = """\
 seen = []
@@ -99,3 +101,22 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), handle.call("process",
 """
     ended = run_program(code, tmp_path, os.fspath(path), timeout=30)
     assert (ended.stdout, ended.stderr, ended.returncode) == ("7 X []\n", "", 0), sys.platform
+
+
+def test_a_forked_child_has_no_workers_of_a_pool(tmp_path: Path) -> None:
+    """It ends without waiting for what its parent has handed in, and is told that the pool is shut down there."""
+    code = CODE + "import time\ndef nap(): time.sleep(1)\n"
+    manifest = write_plugin(tmp_path / "p", code, exports=("process", "nap"))
+    with PluginPool(manifest, PoolConfig(size=1)) as pool:
+        naps = [pool.submit("nap") for _ in range(2)]
+
+        def child() -> None:
+            with pytest.raises(PoolShutdown):
+                pool.submit("process", "x")
+            pool.shutdown()
+
+        assert in_fork(lambda: None) == 0
+        with pool._core._changed:
+            assert in_fork(child) == 0
+        assert [nap.result(20) for nap in naps] == [None, None]
+        assert pool.call("process", ["x"]) == "X"

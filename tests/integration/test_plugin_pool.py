@@ -21,6 +21,7 @@ from ringfence.errors import (
     InitializationFailed,
     InvalidState,
     PluginCrashed,
+    PoolShutdown,
     ReentrantCall,
     ValueConversionError,
 )
@@ -188,6 +189,27 @@ def test_map_is_lazy_ordered_and_bounded(pool: PluginPool) -> None:
         list(pool.map("fail", ["a"]))
     with pytest.raises(TimeoutError):
         list(pool.map("nap", [0.5], timeout=0.05))
+
+
+def test_a_callback_that_wants_to_exit_ends_no_more_than_itself(manifest: Path) -> None:
+    """SystemExit of a future's callback, wherever that is called: others are told, and the pool ends."""
+
+    def leave(_: object) -> None:
+        raise SystemExit(3)
+
+    def called(worker: Any) -> Any:
+        return worker.call("echo", [1])
+
+    with PluginPool(manifest, ONE) as pool:
+        for what in (("echo", 1), (called,), ("nap", 0.3), ("echo", 1), ("nap", 60), ("nap", 60), ("nap", 60)):
+            future = pool.submit(*what)
+            future.add_done_callback(leave)
+        assert pool.submit("fail", "x")
+        wait_until(lambda: pool.stats().queued + pool.stats().in_use and pool.stats().executions >= 4)
+        with pytest.raises(SystemExit):
+            pool.kill()
+        assert isinstance(future.exception(10), PoolShutdown | PluginCrashed)
+        pool.wait(10)
 
 
 def test_a_lease_is_of_one_worker_and_ends(pool: PluginPool) -> None:

@@ -446,12 +446,19 @@ class Connection:
                 line.unbegun(unbegun)
             if line is not None and ended:
                 line.answered([(call, error) for call, _, _, error in ended])
-            resolve(ended)
         except BaseException:  # the caller in whose thread this runs was interrupted: the others are told all the same
-            self._board.soon(lambda: resolve(ended))
+            self._board.soon(lambda: self._resolve(ended))
             raise
-        if line is not None and ended:
-            line.told([(call, error) for call, _, _, error in ended])
+        self._resolve(ended)
+
+    def _resolve(self, ended: list[Ended]) -> None:
+        try:
+            resolve(ended)
+        except BaseException:  # ^C again, or SystemExit of a callback
+            self._board.soon(lambda: self._resolve(ended))
+            raise
+        if self._line is not None and ended:
+            self._line.told([(call, error) for call, _, _, error in ended])
 
     def _overdue(self) -> None:
         if not self._session.ended.done():

@@ -6,11 +6,13 @@ the lock.
 """
 
 import logging
+import os
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, final
 
@@ -26,7 +28,7 @@ from ringfence.plugins.errors import (
     PoolShutdown,
     PoolTimeout,
     ReentrantCall,
-)
+)  # fmt: skip
 from ringfence.plugins.guest_call import GuestCall
 from ringfence.plugins.handle import Timeout
 from ringfence.plugins.leased import LeasedWorker
@@ -425,10 +427,11 @@ class EnginePool:
                     self._make_room()
                 if todo is None:
                     self._returned(worker)
-            if failure is None:
-                done.future.set_result(value)
-            else:
-                done.future.set_exception(failure)
+            with suppress(SystemExit):  # a callback's
+                if failure is None:
+                    done.future.set_result(value)
+                else:
+                    done.future.set_exception(failure)
             self._ended(1)
             del done, failure, value, lease
 
@@ -468,15 +471,10 @@ class EnginePool:
                 available=len(self._crew.workers) - busy,
                 in_use=busy,
                 queued=len(self._queue),
-                acquisitions=self._acquisitions,
-                releases=self._releases,
-                timeouts=self._timeouts,
-                executions=self._executions,
-                total_execution_time=self._execution_time,
-                started=self._crew.started,
-                crashes=self._crew.crashes,
-                recycled=self._crew.recycled,
-            )
+                acquisitions=self._acquisitions, releases=self._releases, timeouts=self._timeouts,
+                executions=self._executions, total_execution_time=self._execution_time,
+                started=self._crew.started, crashes=self._crew.crashes, recycled=self._crew.recycled,
+            )  # fmt: skip
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers."""
@@ -518,17 +516,20 @@ class EnginePool:
 
     def _fail(self, lost: Sequence[GuestCall | Waiting], error: BaseException) -> None:
         """Tell those whose turn will not come."""
-        ended = 0
-        for item in lost:
-            if isinstance(item, GuestCall):
-                item.future.resolve(None, error)
-                ended += 1
-            else:
-                ended += item.function is not None
-                if item.future.set_running_or_notify_cancel():
+        left, ended = deque(lost), 0
+        try:
+            while left:
+                item = left.popleft()
+                ended += isinstance(item, GuestCall) or item.function is not None
+                if isinstance(item, GuestCall):
+                    item.future.resolve(None, error)
+                elif item.future.set_running_or_notify_cancel():
                     item.future.set_exception(error)
-        if ended:
-            self._ended(ended)
+        finally:
+            if left:  # ^C, or SystemExit of a callback
+                self.around.board.soon(lambda: self._fail(left, error))
+            if ended:
+                self._ended(ended)
 
     def shut_down(self, *, wait: bool = True, cancel: bool = False, kill: bool = False) -> None:
         """Take no more calls, let those that were accepted end, then end the workers.
@@ -545,12 +546,13 @@ class EnginePool:
                 lost = [item for item in self._queue if isinstance(item, Waiting) and item.function is None]
                 self._queue = deque(item for item in self._queue if item not in lost)
             self._changed.notify_all()
-        self._fail(lost, PoolShutdown(self._shut_down_text))
-        wait = wait and not self.around.board.is_current
-        if not wait:
-            Thread(target=self._finish, args=(again,), name="ringfence-pool-shutdown").start()
-        else:
-            self._finish(again)
+        try:
+            self._fail(lost, PoolShutdown(self._shut_down_text))
+        finally:
+            if wait and not self.around.board.is_current:
+                self._finish(again)
+            else:
+                Thread(target=self._finish, args=(again,), name="ringfence-pool-shutdown").start()
 
     def _finish(self, again: bool) -> None:
         if self._killed:
@@ -573,6 +575,19 @@ class EnginePool:
                 self._changed.notify_all()
 
 
+    def _forget(self) -> None:
+        """In a child that the host forked: be shut down; the workers, and all that was handed in, are the parent's."""
+        self._changed = Condition()
+        self._closing = self._killed = self._finished = True
+        self._queue.clear()
+        self._crew.forget(self._changed)
+
+
+def _forget_all() -> None:
+    for pool in list(_pools):
+        pool._forget()
+
+
 def end_all() -> None:
     """At the program's end, before threads are waited for: let every pool finish what it has accepted, and end it."""
     for pool in list(_pools):
@@ -581,3 +596,4 @@ def end_all() -> None:
 
 # After those of the pools and executors that are used here, so it is called before them.
 threading._register_atexit(end_all)  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=_forget_all)

@@ -157,13 +157,14 @@ class EventBus:
     def deliver(self) -> None:
         """Hand the posted events to the subscribers, unless a thread (perhaps this one, further up) does so already."""
         while True:
-            with self._lock:
-                if self._delivering or not self._waiting:
-                    return
-                event = self._waiting.popleft()
-                subscribers = self._subscribers
-                self._delivering = True
+            ours = False  # known before ^C can come between, and nothing would be delivered any more
             try:
+                with self._lock:
+                    if self._delivering or not self._waiting:
+                        return
+                    ours = self._delivering = True
+                    event = self._waiting.popleft()
+                    subscribers = self._subscribers
                 for _, subscriber in subscribers:
                     try:
                         subscriber(event)
@@ -172,5 +173,6 @@ class EventBus:
                             "a subscriber to plugin events raised on %s of plugin %r", event.event_name(), event.name
                         )
             finally:
-                with self._lock:
-                    self._delivering = False
+                if ours:
+                    with self._lock:
+                        self._delivering = False

@@ -271,6 +271,15 @@ class Crew:
         for engine in engines:
             engine.kill(PluginCrashed(self._name, "its pool was shut down", None, 9))
 
+    def forget(self, changed: threading.Condition) -> None:
+        """In a child that the host forked: have none, under a lock that nobody holds."""
+        self._changed = changed
+        self.is_closed, self.may_start = True, False
+        for worker in self.workers:
+            worker.serving = False
+        self.workers.clear()
+        self._threads.clear()
+
     def close(self) -> None:
         """Send all workers away, and wait until they are gone. Those that somebody has a lease on are killed."""
         with self._changed:

@@ -238,7 +238,7 @@ def _ring(waker: int) -> None:
 def _call(function: Callable[..., None], *args: int) -> None:
     try:
         function(*args)
-    except Exception:  # noqa: BLE001  # a defect, or a callback of the host: the others go on being heard
+    except (Exception, SystemExit):  # noqa: BLE001  # a defect, or a callback of the host: the others go on being heard
         _log.exception("a handler of the plugin runtime raised")
 
 
