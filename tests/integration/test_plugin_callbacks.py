@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scenario_plugins import write_plugin
+from scenario_plugins import run_program, write_plugin
 from waiting import wait_until
 
 from ringfence import PluginRuntime
@@ -285,3 +285,26 @@ def restore_state(state): pass
             runtime.reload_plugin("p")
         assert handle.call("process", ["x"]) == "X"
         assert handle.state is LifecycleState.RUNNING
+
+
+def test_a_callback_that_exits_at_the_programs_end_keeps_nobody_from_ending(tmp_path: Path) -> None:
+    """SystemExit of a subscriber, and of a future's callback: the plugins of all runtimes end, and the program does."""
+    for name in ("a", "b"):
+        write_plugin(tmp_path / name, "import time\ndef process(data): time.sleep(0.2)\n")
+    program = """\
+import sys
+from ringfence import PluginRuntime
+from ringfence.plugins.plugin_pool import PluginPool
+kept = []
+def leave(_): raise SystemExit(3)
+for name in "ab":
+    runtime = PluginRuntime()
+    kept.append([runtime, kept])
+    runtime.load(name).submit("process", [1]).add_done_callback(leave)
+    runtime.on_event(leave)
+    pool = PluginPool(name + "/plugin.toml")
+    pool.submit("process", 1).add_done_callback(leave)
+    kept.append(pool)
+"""
+    ended = run_program(program, tmp_path)
+    assert ended.returncode == 0, ended.stderr

@@ -5,7 +5,9 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Final
 
 from ringfence.errors import PluginError
@@ -83,8 +85,7 @@ class Connection:
         self._doom: PluginError | None = None
         # Only one thread reads: the switchboard's, a caller's, or the one that buries the guest.
         self._reading = Lock()
-        # Frames that were received and not read yet, while a large one waits for the thread that reads it.
-        self._received: deque[bytes] = deque()
+        self._received: deque[bytes] = deque()  # not read yet, while a large one waits for the thread that reads it
         # What was heard and is to be told once nobody reads: calls that have ended, calls that came back.
         self._ended_calls: list[Ended] = []
         self._known: GuestCall | None = None  # whose answer was read last
@@ -97,8 +98,7 @@ class Connection:
         self._owes_check = False
         self._asks = Asks(host, self._send, lambda: self._channel.unsent)
         self._asides = Asides(host)
-        # Asked once: a message is not the place to look for a logger's level.
-        self._traced = is_traced()
+        self._traced = is_traced()  # once: a message is not the place to look for a logger's level
         self._printed = Printed(host.name, output, self._say)
         session.on_output = self._print
         _all.add(self)
@@ -248,15 +248,13 @@ class Connection:
     def kill(self, error: PluginError) -> None:
         """End the guest now; calls under way, and `ended`, get `error`."""
         with self._lock:
-            if self._doom is None:
-                self._doom = error
+            self._doom = self._doom or error
         self._session.kill(error)
 
     @property
     def calls_in_flight(self) -> int:
         """How many calls wait for their answer."""
-        with self._lock:
-            return len(self._calls)
+        return len(self._calls)
 
     def _send(self, *bodies: bytes) -> None:
         if self._traced:
@@ -266,9 +264,8 @@ class Connection:
             with self._lock:
                 if self._channel.closed:
                     return
-                sent = self._channel.write_nowait(bodies[0]) if len(bodies) == 1 else (
-                    self._channel.write_many_nowait(bodies)
-                )
+                channel = self._channel
+                sent = channel.write_nowait(bodies[0]) if len(bodies) == 1 else channel.write_many_nowait(bodies)
                 if not sent:
                     self._listen()
         except ChannelClosed:
@@ -436,27 +433,25 @@ class Connection:
         """Tell whom it concerns of the calls that have ended or come back."""
         if not self._ended_calls and not self._unbegun:
             return
-        line = self._line
         ended: list[Ended] = []
         try:
             with self._lock:
                 ended, self._ended_calls = self._ended_calls, []
                 unbegun, self._unbegun = self._unbegun, []
-            if line is not None and unbegun:
-                line.unbegun(unbegun)
-            if line is not None and ended:
-                line.answered([(call, error) for call, _, _, error in ended])
-        except BaseException:  # the caller in whose thread this runs was interrupted: the others are told all the same
-            self._board.soon(lambda: self._resolve(ended))
-            raise
-        self._resolve(ended)
-
-    def _resolve(self, ended: list[Ended]) -> None:
-        try:
+            if self._line is not None and unbegun:
+                self._line.unbegun(unbegun)
+            if self._line is not None and ended:
+                self._line.answered([(call, error) for call, _, _, error in ended])
             resolve(ended)
-        except BaseException:  # ^C again, or SystemExit of a callback
-            self._board.soon(lambda: self._resolve(ended))
+        except BaseException:  # ^C, or SystemExit of a callback: the others are told all the same
+            self._board.soon(lambda: self._told(ended, ended))
             raise
+        self._told(ended)
+
+    def _told(self, ended: list[Ended], left: Iterable[Ended] = ()) -> None:
+        for call in left:
+            with suppress(SystemExit):
+                resolve([call])
         if self._line is not None and ended:
             self._line.told([(call, error) for call, _, _, error in ended])
 

@@ -591,7 +591,8 @@ def _forget_all() -> None:
 def end_all() -> None:
     """At the program's end, before threads are waited for: let every pool finish what it has accepted, and end it."""
     for pool in list(_pools):
-        pool.shut_down()
+        with suppress(SystemExit):  # of a callback
+            pool.shut_down()
 
 
 # After those of the pools and executors that are used here, so it is called before them.

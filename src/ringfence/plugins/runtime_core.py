@@ -140,7 +140,7 @@ class RuntimeCore:
         self._ender = threading.get_ident()
         try:
             self._end()
-        except Exception:  # noqa: BLE001  # nobody is there to be told
+        except (Exception, SystemExit):  # noqa: BLE001  # nobody is there to be told
             _log.warning("a forgotten runtime did not shut down in good order", exc_info=True)
 
 
@@ -155,7 +155,7 @@ def _end_all() -> None:
     for core in list(_runtimes):
         try:
             core.shut_down()
-        except Exception:  # noqa: BLE001  # nobody is there to be told
+        except (Exception, SystemExit):  # noqa: BLE001  # nobody is there to be told
             _log.warning("a runtime that was left to the program's end did not shut down in good order", exc_info=True)
         core.ended.wait()
 

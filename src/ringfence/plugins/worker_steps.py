@@ -371,7 +371,7 @@ class WorkerSteps:
             self.lifecycle.unload()
         except PluginUnloaded:
             pass
-        except (PluginError, ExceptionGroup) as error:
+        except (PluginError, ExceptionGroup, SystemExit) as error:
             _log.warning("plugin %r, which nobody held any more, did not unload in good order: %s", self.name, error)
 
 
