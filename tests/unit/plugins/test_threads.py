@@ -14,6 +14,9 @@ from ringfence.plugins.threads import Threads
 
 Interrupt = Callable[[int, Callable[[], None]], None]
 
+# Not by SIGALRM, which is used here.
+pytestmark = pytest.mark.timeout(60, method="thread")
+
 
 def names(prefix: str) -> list[str]:
     """The threads there are of that name."""
