@@ -48,21 +48,22 @@ def wait_until_gone(pids: Iterable[int], seconds: float = 30.0) -> None:
 
 
 def descendants(pid: int) -> set[int]:
-    """Return the pids of everything that `pid` started, and what that started."""
+    """Return the pids of everything that `pid` started, and what that started.
+
+    Read from each process's parent: the kernel's lists of children may leave one out while others end (proc(5)).
+    """
+    children: dict[int, list[int]] = {}
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as file:
+                parent = int(file.read().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(name))
     found: set[int] = set()
     waiting = [pid]
     while waiting:
-        current = waiting.pop()
-        try:
-            tasks = os.listdir(f"/proc/{current}/task")
-        except OSError:
-            continue
-        for task in tasks:
-            try:
-                with open(f"/proc/{current}/task/{task}/children") as file:
-                    children = [int(child) for child in file.read().split()]
-            except OSError:
-                continue
-            waiting.extend(child for child in children if child not in found)
-            found.update(children)
+        started = [child for child in children.get(waiting.pop(), ()) if child not in found]
+        waiting.extend(started)
+        found.update(started)
     return found

@@ -21,14 +21,21 @@ def cpu_seconds(pid: int) -> float:
 
 
 def children(pid: int) -> list[int]:
-    """Return the children of a process (proc_pid_task_children(5)); none when it is gone."""
+    """Return the children of a process (proc_pid_task_children(5)); none when it is gone.
+
+    One may be missing while others of them end; none is from the moment on at which they are stopped.
+    """
     found: list[int] = []
     try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        try:
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as listing:
                 found += map(int, listing.read().split())
-    except OSError:
-        pass
+        except OSError:  # this thread has ended: its children are another's now
+            continue
     return found
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ringfence.pool.errors import BytesWrittenExceeded, CpuExceeded, MemoryExceeded, TaskTimeout
 from ringfence.pool.monitor import MEMORY_TICK, Mark, Monitor, tree_memory
-from ringfence.pool.tree import cpu_seconds
+from ringfence.pool.tree import cpu_seconds, descendants
 from ringfence.sandbox.limits import Limits
 
 UNLIMITED = Limits.unlimited()
@@ -135,3 +135,18 @@ def test_memory_of_a_tree_asks_nobody_else(monkeypatch: pytest.MonkeyPatch) -> N
         child.wait()
     assert listed
     assert not {"/proc", b"/proc"} & set(listed)
+
+
+def test_a_thread_that_ended_hides_no_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that starts and ends threads all the while would else keep what it started from being counted."""
+    listed = os.listdir
+
+    def with_a_dead_thread(path: str) -> list[str]:
+        return ["4194305", *listed(path)]  # past the largest pid there is, proc_sys_kernel(5)
+
+    with subprocess.Popen(["/bin/sleep", "60"]) as child:
+        try:
+            monkeypatch.setattr(os, "listdir", with_a_dead_thread)
+            assert child.pid in descendants(os.getpid())
+        finally:
+            child.kill()
