@@ -30,6 +30,14 @@ _OWN_FILES = ("libffi.so",)
 
 
 def _children() -> set[str]:
+    """Return the pids of our children; one that ends meanwhile may hide another, and the list is then read again."""
+    before, found = None, _listed_children()
+    while found != before:
+        before, found = found, _listed_children()
+    return found
+
+
+def _listed_children() -> set[str]:
     found: set[str] = set()
     for task in os.listdir("/proc/self/task"):
         try:

@@ -17,8 +17,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+from waiting import descendants
 
 from ringfence.sandbox.seccomp import syscall_table
 
@@ -71,7 +74,7 @@ class Ended:
     made: Counter[tuple[str, str]]
     # Whether the fault was met.
     injected: bool
-    # Processes that outlived the child by more than a second.
+    # Processes that outlived the child by more than five seconds.
     left: list[str]
     # What it wrote to its report: JSON.
     report: dict[str, Any] = field(default_factory=dict)
@@ -123,7 +126,7 @@ def run(
             watch.until(time.monotonic() + 0.3)
             os.kill(pid, signal.SIGKILL)
             watch.until(time.monotonic() + 10)
-        left = watch.rest(time.monotonic() + 1.0)
+        left = watch.rest(time.monotonic() + 5.0)
         said = b""
         while chunk := os.read(report_in, 65536):
             said += chunk
@@ -242,9 +245,10 @@ class _Watch:
             if any(event & select.POLLIN for _, event in self._poll.poll(5)):
                 self._answer()
             if time.monotonic() > deadline:
-                for pid in _children(os.getpid()):
+                for pid in descendants(os.getpid()):
                     late.append(f"{pid} {_role(pid, self._root)} {_read(f'/proc/{pid}/wchan')}")
-                    os.kill(pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # its parent has reaped it since
+                        os.kill(pid, signal.SIGKILL)
                 deadline += 1.0
 
     def _answer(self) -> None:
@@ -318,10 +322,6 @@ def _role(tid: int, root: int) -> str:
 def _family(tid: int) -> tuple[int, int]:
     status = dict(line.split(":", 1) for line in _read(f"/proc/{tid}/status").splitlines() if ":" in line)
     return int(status.get("Tgid", 0)), int(status.get("PPid", 0))
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in _read(f"/proc/{pid}/task/{pid}/children").split()]
 
 
 def _read(path: str) -> str:

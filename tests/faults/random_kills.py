@@ -1,6 +1,7 @@
 """Programs that use pools and plugins, killed at random moments: a program of its own, which prints what was wrong.
 
-Usage: python random_kills.py SEED NUMBER FOLDER. It is the reaper of all that those programs leave.
+Usage: python random_kills.py SEED NUMBER FOLDER GRACE. It is the reaper of all that those programs leave; all has to be
+gone in GRACE seconds, and a machine with more to do than processors is given more.
 """
 
 import ctypes
@@ -10,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import pool_tasks as tasks
 from filelock import FileLock, Timeout
 from scenario_plugins import write_plugin
+from waiting import descendants
 
 from ringfence import PluginRuntime, Pool
 from ringfence.plugins.store import PluginStore
@@ -25,8 +27,6 @@ from ringfence.sandbox.cgroups import CgroupTree, find_own_cgroup
 from ringfence.sandbox.features import probe
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-# Seconds in which all has to be gone; a machine with more to do than processors is given more.
-_GRACE = 1.0
 # A program has to get as far as its deed in so many seconds: the next start is clean.
 _START = 20.0
 
@@ -131,14 +131,6 @@ def _program(deed: Callable[[Path], None], folder: Path, go: int) -> None:
         deed(folder)
 
 
-def _relatives() -> set[int]:
-    """Return our children: those that we forked, and those that were left to us."""
-    found: set[int] = set()
-    for task in os.listdir("/proc/self/task"):
-        found.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
-    return found
-
-
 def _all_gone(deadline: float) -> list[str]:
     """Reap until there is nobody left; return, and kill, those that are there after `deadline`."""
     late: list[str] = []
@@ -149,10 +141,12 @@ def _all_gone(deadline: float) -> list[str]:
         except ChildProcessError:
             return late
         if time.monotonic() > deadline:
-            for pid in _relatives():
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")[:100]
-                late.append(f"process {pid}: {command.decode(errors='replace')}")
-                os.kill(pid, signal.SIGKILL)
+            for pid in descendants(os.getpid()):
+                with suppress(OSError):  # gone since
+                    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")[:100]
+                    late.append(f"process {pid}: {command.decode(errors='replace')}")
+                with suppress(ProcessLookupError):  # its parent has reaped it since
+                    os.kill(pid, signal.SIGKILL)
             deadline = time.monotonic() + 1.0
         time.sleep(0.002)
 
@@ -193,8 +187,8 @@ def _group_of_our_own() -> Iterator[None]:
             tree.remove()
 
 
-def rounds(seed: int, number: int, folder: Path) -> Iterator[str]:
-    """Start, kill and look `number` times; yield what was wrong."""
+def rounds(seed: int, number: int, folder: Path, least: float) -> Iterator[str]:
+    """Start, kill and look `number` times; yield what was wrong. `least`: seconds in which all has to be gone."""
     chance = random.Random(seed)
     (folder / "tmp").mkdir()
     write_plugin(folder / "plugin", _PLUGIN, exports=("echo",))
@@ -228,7 +222,7 @@ def rounds(seed: int, number: int, folder: Path) -> Iterator[str]:
         killed = time.monotonic()
         if status != signal.SIGKILL:
             yield f"{what}: it had ended by itself, with status {status}"
-        grace = _GRACE * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        grace = least * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
         for late in _all_gone(killed + grace):
             yield f"{what}: {late} lived on for {grace:.1f} s"
         while (traces := _traces(pid, folder)) and time.monotonic() < killed + grace:
@@ -247,11 +241,11 @@ def _read(fd: int) -> bytes | None:
 def main() -> None:
     """See above."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    seed, number, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    seed, number, folder, grace = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
     started = time.monotonic()
     wrong = 0
     with _group_of_our_own():
-        for finding in rounds(seed, number, folder):
+        for finding in rounds(seed, number, folder, grace):
             wrong += 1
             print(finding, flush=True)
     print(f"{number} kills, {wrong} findings, {time.monotonic() - started:.1f} s")

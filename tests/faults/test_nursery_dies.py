@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pool_tasks as tasks
 import pytest
-from waiting import is_alive, wait_until, wait_until_gone
+from waiting import descendants, is_alive, wait_until, wait_until_gone
 
 from ringfence import Pool
 from ringfence.pool import nursery
@@ -57,8 +57,11 @@ def test_its_zygotes_go_on_without_it(home: nursery._Home) -> None:
             assert running(home) != old
 
 
-def test_killed_before_it_answers(home: nursery._Home, caplog: pytest.LogCaptureFixture) -> None:
+def test_killed_before_it_answers(
+    home: nursery._Home, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The zygote is exec'd instead, and the log says so."""
+    monkeypatch.setattr(nursery, "_PROGRAM", "import time; time.sleep(60)")
     with caplog.at_level(logging.WARNING, "ringfence.pool"):
         zygote = Zygote(inherit=False, nursing="start")
         os.kill(running(home), signal.SIGKILL)
@@ -221,6 +224,5 @@ nursery.main(int(sys.argv[1]))
         first = Zygote(inherit=False, nursing="start")
         first.settle()
         assert first._birth is None
-        with open(f"/proc/{running(home)}/task/{running(home)}/children") as children:
-            assert children.read() == ""
+        assert descendants(running(home)) == set()
         first.end()

@@ -14,17 +14,20 @@ from ringfence.sandbox.cgroups import find_own_cgroup
 PROGRAM = Path(__file__).parent / "random_kills.py"
 
 
-def killed(seed: int, number: int, folder: Path, seconds: float) -> str:
+def killed(seed: int, number: int, folder: Path, grace: float, seconds: float) -> str:
     """Run the program; return its last line."""
-    command = [sys.executable, str(PROGRAM), str(seed), str(number), str(folder)]
+    command = [sys.executable, str(PROGRAM), str(seed), str(number), str(folder), str(grace)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout.splitlines()[-1]
 
 
 def test_kills_at_random_moments(tmp_path: Path) -> None:
-    """Within a second no process, file, group or lock of it is left, and the next start is clean."""
-    assert killed(5, 9, tmp_path, 100).startswith("9 kills, 0 findings")
+    """No process, file, group or lock of it is left soon after, and the next start is clean.
+
+    Five seconds are for what else runs on this machine; one is enough, as the longer test asks.
+    """
+    assert killed(5, 9, tmp_path, 5.0, 100).startswith("9 kills, 0 findings")
 
 
 @pytest.mark.needs("cgroup")
@@ -33,7 +36,7 @@ def test_the_killer_is_killed(tmp_path: Path) -> None:
     feature = find_own_cgroup()
     if not feature.writable:
         pytest.skip("no control group may be made here")
-    command = [sys.executable, str(PROGRAM), "7", "100000", str(tmp_path)]
+    command = [sys.executable, str(PROGRAM), "7", "100000", str(tmp_path), "5"]
     program = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def groups() -> list[Path]:
@@ -45,14 +48,14 @@ def test_the_killer_is_killed(tmp_path: Path) -> None:
         program.kill()
         wait_until_gone(family)
     assert family
-    assert groups()
+    # Tests that run beside this one start pools too, and may be at it already.
     with Pool(1) as pool:
         assert pool.submit(tasks.square, 3).result(30) == 9
-        assert not groups()
+        wait_until(lambda: not groups())
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_five_hundred_kills(tmp_path: Path) -> None:
-    """The same, five hundred times."""
-    print(killed(6, 500, tmp_path, 3000))
+    """The same, five hundred times, within a second each."""
+    print(killed(6, 500, tmp_path, 1.0, 3000))

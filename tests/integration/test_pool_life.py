@@ -295,7 +295,7 @@ def test_cancelling_prefetched_tasks_harms_nobody_else(pool: Pool) -> None:
     for _ in range(20):  # quick ones, so that the worker is trusted with several at once
         assert list(pool.map(tasks.square, range(50))) == [n * n for n in range(50)]
         [future.result() for future in [pool.submit(tasks.square, n) for n in range(200)]]
-        running = pool.submit(tasks.nap, 0.3, "unharmed")
+        running = pool.submit(tasks.nap, 1.0, "unharmed")
         behind = [pool.submit(tasks.square, n) for n in range(40)]
         for n in (39, 20, 30, 5, 4, 3, 25):
             assert behind[n].cancel()

@@ -27,7 +27,7 @@ import atexit, os, sys
 sys.path.insert(0, {tests!r})
 from waiting import descendants, wait_until
 if "runtime" not in globals():
-    wait_until(lambda: not descendants(os.getpid()), 5, "the end of its runtime")
+    wait_until(lambda: not descendants(os.getpid()), 30, "the end of its runtime")
 print(*sorted(descendants(os.getpid())), file=sys.stderr)
 """
 
@@ -77,7 +77,7 @@ def test_the_quick_start_leaves_no_child_although_it_never_calls_shutdown(tmp_pa
     assert (kept.returncode, kept.stdout) == (0, "Result: 'DATA'\n")
     assert ended.stderr.split() == []
     assert len(kept.stderr.split()) >= 1  # with a runtime that somebody holds there are workers, till the end
-    wait_until_gone(map(int, kept.stderr.split()), seconds=1.0)
+    wait_until_gone(map(int, kept.stderr.split()))
 
 
 def test_the_plugin_is_called_in_a_child_process_and_counted_once(example: Path) -> None:

@@ -235,7 +235,7 @@ def test_three_writes_within_200_ms_are_one_event_at_700_ms(tmp_path: Path) -> N
     watcher.on_change(lambda event: events.append((time.monotonic(), event)))
     seen = []
     with watcher.watch(tmp_path):
-        for _attempt in range(4):  # a machine that stalls is no fault of the watcher's
+        for _attempt in range(8):  # a machine that stalls is no fault of the watcher's
             events.clear()
             began = time.monotonic()
             for number in range(3):
@@ -244,9 +244,11 @@ def test_three_writes_within_200_ms_are_one_event_at_700_ms(tmp_path: Path) -> N
             late = time.monotonic() - began - 0.2
             wait_until(lambda: events)
             time.sleep(0.8)
-            assert [event for _, event in events] == [WatchEvent.Modified(path)]
             seen.append(events[0][0] - began)
-            if late < 0.05 and 0.6 <= seen[-1] <= 0.8:
+            if late >= 0.05:
+                continue
+            assert [event for _, event in events] == [WatchEvent.Modified(path)]
+            if 0.6 <= seen[-1] <= 0.8:
                 return
     pytest.fail(f"the event came after {seen} seconds")
 
@@ -342,7 +344,7 @@ def test_a_failed_reload_is_an_event_whatever_is_wrong(runtime: PluginRuntime, m
         assert handle.call("process", ["x"]) == [1, "x"]
         assert handle.info().pid == pid
     assert handle.info().reload_count == 0
-    wait_until(lambda: descendants(os.getpid()) == there, what="the end of the workers that were no good")
+    wait_until(lambda: descendants(os.getpid()) <= there, what="the end of the workers that were no good")
 
 
 def test_after_three_broken_saves_the_breaker_skips_and_after_60_s_it_tries_again(
@@ -374,17 +376,17 @@ def test_a_watcher_with_a_runtime_reloads_by_itself(runtime: PluginRuntime, main
     config = WatchConfig().with_debounce(0.05).with_backoff(BackoffConfig.exponential(0.05, 1.0, 2.0, 2))
     watcher = PluginWatcher(config, runtime).on_after_reload(lambda _name, attempt: attempts.append(attempt))
     with watcher.watch("plugins/"):
-        main.write_text(says(2))
+        by_rename(main, says(2))  # else what is half written may be looked at
         wait_until(lambda: len(attempts) == 1)
         assert (attempts[0].outcome, attempts[0].kind) == (SUCCEEDED, ReloadKind.SOURCE)
         assert handle.call("process", ["x"]) == [2, "x"]
-        main.write_text("def process(data:\n")
+        by_rename(main, "def process(data:\n")
         wait_until(lambda: len(attempts) == 4)
         assert [(attempt.outcome, type(attempt.error)) for attempt in attempts[1:]] == [(FAILED, ReloadFailed)] * 3
         assert handle.call("process", ["x"]) == [2, "x"]
-        main.write_text(says(3))
+        by_rename(main, says(3))
         wait_until(lambda: len(attempts) == 5)
-        manifest.write_text(manifest.read_text().replace("1.0.0", "1.1.0"))
+        by_rename(manifest, manifest.read_text().replace("1.0.0", "1.1.0"))
         wait_until(lambda: len(attempts) == 6)
         assert [(attempt.outcome, attempt.kind) for attempt in attempts[4:]] == [
             (SUCCEEDED, ReloadKind.SOURCE), (SUCCEEDED, ReloadKind.FULL)]  # fmt: skip
@@ -516,8 +518,8 @@ def reload_often(runtime: PluginRuntime, main: Path, manifest: Path, times: int)
         if number == times // 4:
             fds, threads, memory = own.num_fds(), threading.active_count(), own.memory_info().rss
             workers = len(descendants(os.getpid()))
-    assert own.num_fds() <= fds
-    assert threading.active_count() <= threads
+    wait_until(lambda: own.num_fds() <= fds, what="the end of descriptors")
+    wait_until(lambda: threading.active_count() <= threads, what="the end of threads")
     wait_until(lambda: len(descendants(os.getpid())) <= workers, what="the end of the replaced workers")
     assert own.memory_info().rss - memory < 4 * 1024 * 1024
     assert handle.info().reload_count == times

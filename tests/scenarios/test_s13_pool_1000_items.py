@@ -145,7 +145,7 @@ def test_more_workers_take_less_time() -> None:
         ratios.append(seconds_for(1, 16, 200_000) / seconds_for(workers, 16, 200_000))
         if ratios[-1] > least:
             return
-    busy = os.getloadavg()[0] > cores
+    busy = os.getloadavg()[0] > 0.75 * cores  # it follows what is going on a minute late
     if busy:
         pytest.skip(f"this machine is busy: {workers} workers were {max(ratios):.2f} times as fast as one")
     pytest.fail(f"{workers} workers were {max(ratios):.2f} times as fast as one, not {least}")
@@ -372,14 +372,14 @@ def test_whoever_waits_for_a_worker_is_told_of_the_shutdown() -> None:
 def test_wait_respects_its_timeout_with_a_stuck_worker() -> None:
     """The pool is of use afterwards, and the stuck call ends as any other."""
     with PluginPool("worker", FOUR.with_size(2)) as pool:
-        stuck = pool.submit("nap", 1.0)
+        stuck = pool.submit("nap", 3.0)
         begun = time.monotonic()
         with pytest.raises(PoolTimeout):
             pool.wait(timeout=0.1)
-        assert time.monotonic() - begun < 0.9
+        assert time.monotonic() - begun < 2.9
         assert pool.call("process", [1])[0] == 1
         pool.wait(timeout=30)
-        assert stuck.result(0) == 1.0
+        assert stuck.result(0) == 3.0
 
 
 # --- few workers, and more ----------------------------------------------------------------------------------
@@ -393,9 +393,9 @@ def test_idle_workers_are_recycled_and_come_back() -> None:
         assert pool.stats().recycled == 3
         wait_until_gone(set(first) - set(pool.pids))
         assert pool.call("process", [1])[0] == 1
-        futures = [pool.submit("nap", 0.2) for _ in range(4)]
+        futures = [pool.submit("nap", 1.0) for _ in range(4)]
         wait_until(lambda: pool.stats().total == 4, what="workers for what waits")
-        assert [future.result(30) for future in futures] == [0.2] * 4
+        assert [future.result(30) for future in futures] == [1.0] * 4
 
 
 def test_a_lazy_pool_creates_at_once_on_demand() -> None:

@@ -347,7 +347,7 @@ def test_a_plugin_that_hangs_delays_the_end_by_its_grace_and_is_named(tmp_path: 
         instance.close()
     took = time.monotonic() - began
     assert took >= 1.0
-    assert took < 5.0, "more than its grace and what a busy machine needs"
+    assert took < 20.0, "more than its grace and what a busy machine needs"
     named = [error for error in leaves(caught.value) if isinstance(error, PluginError)]
     assert [error.plugin for error in named] == ["bad"]
     assert good.state is bad.state is LifecycleState.UNLOADED

@@ -255,4 +255,4 @@ def test_a_removal_waits_for_descriptors(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "scandir", lambda path: lacking() if lasting or len(refused) < 5 else scandir(path))
     assert cgroups.remove_group(str(folder), seconds=0.05 if lasting else 10.0) is not lasting
     assert folder.exists() is lasting
-    assert len(refused) >= 5
+    assert len(refused) >= (2 if lasting else 5)
