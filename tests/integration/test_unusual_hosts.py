@@ -56,6 +56,20 @@ def test_a_proc_that_shows_less_will_do(options: str) -> None:
     assert ended.stdout == "32\n", ended.stderr
 
 
+def test_a_program_whose_name_is_no_text() -> None:
+    """Whoever shows in `ps` what a process does may cut a letter in two: the kernel keeps sixteen bytes."""
+    ended = run("import ctypes; ctypes.CDLL(None).prctl(15, b'caf\\xc3')\n" + POOL)
+    assert ended.stdout == "32\n", ended.stderr
+
+
+def test_a_mount_whose_name_is_no_text(tmp_path: Path) -> None:
+    """It may be anywhere on the host."""
+    folder = tmp_path / os.fsdecode(b"caf\xc3")
+    folder.mkdir()
+    ended = run(POOL, first=f"mount -t tmpfs none {shlex.quote(str(folder))}")
+    assert ended.stdout == "32\n", ended.stderr
+
+
 # Says which worker it has; once it reads a line, again.
 TWICE = """
 import os, sys

@@ -89,7 +89,7 @@ def _listen(process: "subprocess.Popen[bytes]", read: int) -> tuple[bytes, tuple
 def _seen(pid: int) -> tuple[int, int]:
     try:
         threads = len(os.listdir(f"/proc/{pid}/task"))
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8") as file:
             children = file.read().split()
         return threads + sum(_seen(int(child))[0] for child in children), len(os.listdir(f"/proc/{pid}/fd"))
     except (OSError, ValueError):

@@ -70,15 +70,12 @@ def find_own_cgroup() -> CgroupFeature:
     Raises:
         OSError: there is no such tree, or it cannot be read.
     """
-    with open("/proc/self/mountinfo") as lines:
-        mount = find_mount(lines.read())
-    with open("/proc/self/cgroup") as lines:
-        own = next((line.rstrip("\n")[3:] for line in lines if line.startswith("0::")), None)
+    mount = find_mount(_read("/proc/self", "mountinfo"))
+    own = next((line[3:] for line in _read("/proc/self", "cgroup").split("\n") if line.startswith("0::")), None)
     if mount is None or own is None:
         raise OSError("no cgroup v2 tree is mounted")
     path = os.path.normpath(mount + own)
-    with open(f"{path}/cgroup.controllers") as names:
-        controllers = tuple(names.read().split())
+    controllers = tuple(_read(path, "cgroup.controllers").split())
     files = _try_group(path)
     return CgroupFeature(
         path=path,
@@ -91,7 +88,7 @@ def find_own_cgroup() -> CgroupFeature:
 
 def find_mount(mountinfo: str) -> str | None:
     """Return where the version 2 tree is mounted, from the text of ``/proc/self/mountinfo``."""
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):
         fields, _, rest = line.partition(" - ")
         if rest.split(" ")[0] == "cgroup2":
             return _unescape(fields.split(" ")[4])
@@ -241,9 +238,8 @@ def _number(namespace: str) -> int:
 def start_time(pid: int | str, proc: str = "/proc") -> int | None:
     """Return when a process started, in ticks since boot, or `None` if there is no such process."""
     try:
-        with open(f"{proc}/{pid}/stat") as stat:
-            # The name, in parentheses, may contain anything; the fields after it are fixed: this is the 22nd.
-            return int(stat.read().rpartition(")")[2].split()[19])
+        # The name, in parentheses, may contain anything; the fields after it are fixed: this is the 22nd.
+        return int(_read(f"{proc}/{pid}", "stat").rpartition(")")[2].split()[19])
     except (FileNotFoundError, ProcessLookupError):
         return None
 
@@ -390,8 +386,9 @@ def _remove_folders(path: str) -> bool:
 
 
 def _read(path: str, file: str) -> str:
-    with open(f"{path}/{file}") as text:
-        return text.read()
+    # Whatever bytes it holds: somewhere on the host there may be a mount, or a process, whose name is no text.
+    with open(f"{path}/{file}", "rb") as content:
+        return os.fsdecode(content.read())
 
 
 def _write(path: str, file: str, value: str) -> None:

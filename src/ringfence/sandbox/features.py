@@ -313,11 +313,11 @@ def _probe_other_users(capabilities: int) -> bool:
     for name, bit in (("CAP_SETGID", _CAP_SETGID), ("CAP_SETUID", _CAP_SETUID), ("CAP_KILL", _CAP_KILL)):
         if not capabilities & bit:
             raise OSError(f"started as root without {name}")
-    with open("/proc/self/setgroups") as allowed:
+    with open("/proc/self/setgroups", encoding="utf-8") as allowed:
         if allowed.read().strip() != "allow":
             raise OSError("the user namespace this host runs in forbids to change groups")
     for name in ("uid_map", "gid_map"):
-        with open(f"/proc/self/{name}") as lines:
+        with open(f"/proc/self/{name}", encoding="utf-8") as lines:
             if not covers(lines, NOBODY):
                 raise OSError("the user namespace this host runs in maps no other user")
     return True
@@ -326,7 +326,7 @@ def _probe_other_users(capabilities: int) -> bool:
 def _comes_back() -> bool:
     """Say whether this process may return to its pid namespace: that may be of another user namespace."""
     try:
-        with open("/proc/self/ns/pid") as home:
+        with open("/proc/self/ns/pid", "rb") as home:
             _syscalls().setns(home.fileno(), _NAMESPACES["pid"])
     except (FileNotFoundError, PermissionError):  # the former: without /proc
         return False
@@ -334,7 +334,7 @@ def _comes_back() -> bool:
 
 
 def _probe_own_uids() -> bool:
-    with open("/proc/self/uid_map") as lines:
+    with open("/proc/self/uid_map", encoding="utf-8") as lines:
         if not covers_worker_uids(lines):
             raise OSError("the user namespace this host runs in does not map the uids")
     return True
