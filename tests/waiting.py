@@ -16,8 +16,8 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0, what: str
 def cpu_ticks(pid: int) -> int:
     """Return the CPU time that `pid` has used, in clock ticks; 0 when it is gone."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return 0
     return int(fields[11]) + int(fields[12])
@@ -32,8 +32,8 @@ def wait_for_cpu_use(pid: int, ticks: int = 5) -> None:
 def is_alive(pid: int) -> bool:
     """Whether `pid` runs: a zombie does not."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except OSError:
         return False
 
@@ -55,8 +55,8 @@ def descendants(pid: int) -> set[int]:
     children: dict[int, list[int]] = {}
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            with open(f"/proc/{name}/stat") as file:
-                parent = int(file.read().rpartition(")")[2].split()[1])
+            with open(f"/proc/{name}/stat", "rb") as file:
+                parent = int(file.read().rpartition(b")")[2].split()[1])
         except OSError:
             continue
         children.setdefault(parent, []).append(int(name))

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,16 +26,21 @@ def caller(request: pytest.FixtureRequest) -> Caller:
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def everyones() -> Iterator[Path]:
+    """A folder that every user can reach: those of pytest are closed to others anew by each of its runs."""
+    with tempfile.TemporaryDirectory(prefix="ringfence-tests-", dir="/var/tmp", ignore_cleanup_errors=True) as made:
+        Path(made).chmod(0o777)
+        yield Path(made)
+
+
+@pytest.fixture
+def tree(everyones: Path) -> Path:
     """A folder that every user can reach: ``data/file``, ``out/``, ``secret``."""
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.geteuid() and str(parent).startswith(("/tmp/", "/var/tmp/")):
-            parent.chmod(0o777 if parent == tmp_path else 0o755)
     for name in ("data", "out"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name).chmod(0o777)
-    (tmp_path / "data/file").write_text("content")
-    (tmp_path / "data/file").chmod(0o644)
-    (tmp_path / "secret").write_text("secret")
-    (tmp_path / "secret").chmod(0o666)
-    return tmp_path
+        (everyones / name).mkdir()
+        (everyones / name).chmod(0o777)
+    (everyones / "data/file").write_text("content")
+    (everyones / "data/file").chmod(0o644)
+    (everyones / "secret").write_text("secret")
+    (everyones / "secret").chmod(0o666)
+    return everyones

@@ -47,21 +47,17 @@ def test_no_trace_of_another_worker(grants: tuple[str, ...]) -> None:
         assert seen["proc"] is (report.level < Level.PRIVATE)  # there, and not to be looked into
 
 
-def test_locks_still_do_their_work(tmp_path: Path) -> None:
+def test_locks_still_do_their_work(everyones: Path) -> None:
     """Where two write the same file, locks are real; a reader keeps a writer away; sqlite works in every case."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and str(folder).startswith(("/tmp/", "/var/tmp/")):
-            # Only its own: a store refuses to lie below a folder that others may write to.
-            folder.chmod(0o777 if folder == tmp_path else 0o755)
-    (tmp_path / "file").write_text("content")
-    (tmp_path / "file").chmod(0o666)
-    both = [f"fs:read={tmp_path}", f"fs:write={tmp_path}", f"fs:delete={tmp_path}"]
+    (everyones / "file").write_text("content")
+    (everyones / "file").chmod(0o666)
+    both = [f"fs:read={everyones}", f"fs:write={everyones}", f"fs:delete={everyones}"]
     with Pool(1, capabilities=both) as writer, Pool(1, capabilities=both[:1]) as reader:
-        assert writer.submit(tasks.take_lock, str(tmp_path / "file"), os.O_RDWR, 2).result() == 0
-        assert reader.submit(tasks.take_lock, str(tmp_path / "file"), os.O_RDONLY, 1).result() == -11
-        rows = writer.submit(tasks.use_database, str(tmp_path / "rows.db")).result()
-        (tmp_path / "rows.db").chmod(0o666)
-        assert reader.submit(tasks.read_database, str(tmp_path / "rows.db")).result() == rows == [1, 2]
+        assert writer.submit(tasks.take_lock, str(everyones / "file"), os.O_RDWR, 2).result() == 0
+        assert reader.submit(tasks.take_lock, str(everyones / "file"), os.O_RDONLY, 1).result() == -11
+        rows = writer.submit(tasks.use_database, str(everyones / "rows.db")).result()
+        (everyones / "rows.db").chmod(0o666)
+        assert reader.submit(tasks.read_database, str(everyones / "rows.db")).result() == rows == [1, 2]
     if "mnt" not in probe().namespaces:
         return  # there is no private folder
     with Pool(1, capabilities=["fs:write"]) as alone:

@@ -45,7 +45,7 @@ def zygote_of(pool: Pool) -> int:
 
 def parent_of(pid: int) -> int:
     """Return the pid of a process's parent."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
 
 
 def open_files(pid: int) -> dict[int, str]:

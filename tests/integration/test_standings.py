@@ -19,12 +19,13 @@ MANY: Final = {
 }  # fmt: skip
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "standing", [each for each in standings_here() if each.refused != "none"], ids=lambda standing: standing.name
 )
 def test_what_a_worker_is_held_to_holds_in_every_standing(starter: Starter, standing: Standing) -> None:
     """Identity and rights of workers, where namespaces are refused. (Where they are not, it is this run.)"""
-    ended = starter.pytest(standing, *FEW, "-m", "not soak", timeout=110)
+    ended = starter.pytest(standing, *FEW, "-m", "not soak", timeout=280)
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
 
 

@@ -16,7 +16,7 @@ _ABOUT_RIGHTS = (
 )
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", ["about rights", pytest.param("the others", marks=pytest.mark.soak)])
 def test_every_scenario_passes_as_an_ordinary_user(as_user: AsUser, part: str) -> None:
     """The whole folder, with an interpreter that this user may start."""
@@ -27,6 +27,6 @@ def test_every_scenario_passes_as_an_ordinary_user(as_user: AsUser, part: str) -
         "-m", "pytest", "-q", "-x", "-m", "not soak", "-c", str(as_user.tests.parent / "pyproject.toml"),
         "--rootdir", str(as_user.tests.parent), "--basetemp", str(as_user.home / "pytest"), "-p", "no:cacheprovider",
         f"--ignore={folder / 'test_as_user.py'}", *chosen,
-        timeout=380,
+        timeout=580,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]

@@ -456,13 +456,13 @@ def test_a_plugin_is_given_by_name_or_path(given: Callable[[], Any]) -> None:
 # --- whoever runs it ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_all_of_this_holds_for_an_ordinary_user(as_user: AsUser) -> None:
     """The tests above, run by uid 65534."""
     ended = as_user.run(
         "-m", "pytest", "-q", "-x", "-m", "as_user and not soak", "-c", str(as_user.tests.parent / "pyproject.toml"),
         "--rootdir", str(as_user.tests.parent), "--basetemp", str(as_user.home / "pytest"), "-p", "no:cacheprovider",
         str(as_user.tests / "scenarios" / Path(__file__).name),
-        timeout=180,
+        timeout=380,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]

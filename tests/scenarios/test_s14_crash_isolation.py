@@ -498,7 +498,7 @@ def commands(pids: set[int]) -> list[str]:
     lines = []
     for pid in pids:
         try:
-            lines.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "))
+            lines.append(Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " "))
         except OSError:
             continue
     return lines

@@ -117,6 +117,17 @@ def test_only_a_dead_owner_makes_a_tree_abandoned(tmp_path: Path) -> None:
         assert not is_abandoned(foreign, proc)
 
 
+def test_names_are_any_bytes(tmp_path: Path) -> None:
+    """Of a process, which may be cut in the middle of a letter, and of what is mounted: neither stops a pool."""
+    (tmp_path / "12").mkdir()
+    (tmp_path / "12" / "stat").write_bytes(stat_line(555).encode().replace(b"b", b"\xc3\x29 \xff"))
+    assert start_time(12, str(tmp_path)) == 555
+    (tmp_path / "mountinfo").write_bytes(
+        b"30 24 0:25 / /mnt/caf\xe9\x0c\xc2\x85 rw - tmpfs none rw\n31 24 0:26 / /c\xe9 rw - cgroup2 none rw\n"
+    )
+    assert find_mount(cgroups._read(str(tmp_path), "mountinfo")) == os.fsdecode(b"/c\xe9")
+
+
 def test_who_lives_elsewhere_is_not_judged(tmp_path: Path) -> None:
     """In other namespaces its pid, or its clock, is not ours; nor are those that a /proc of elsewhere shows."""
     proc = proc_of(tmp_path)
