@@ -103,7 +103,7 @@ def identities(caller: Caller, count: int) -> list[tuple[str, str]]:
         while text.count(b" ") < count or text.count(b".") < count:
             text += os.read(told, 64)
         for number in text.replace(b".", b"").split():
-            status = Path(f"/proc/{int(number)}/status").read_text()
+            status = Path(f"/proc/{int(number)}/status").read_text(errors="replace")
             uid = next(line.split()[1] for line in status.splitlines() if line.startswith("Uid:"))
             space = os.readlink(f"/proc/{int(number)}/ns/user") if caller.name == "user" else ""
             found.append((uid, space))
