@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 from web_server import OTHER, REFUSES_DESCRIPTORS
 
 from ringfence import NetworkEvent, Pool, ProtocolViolation
@@ -34,6 +35,8 @@ def test_each_request_is_recorded(
     with Pool(1, capabilities=grants, on_network=events.append) as pool:
         pool.submit(ask, web).result()
         (pid,) = pool.reports()
+        wait_until(lambda: len([record for record in caplog.records if hasattr(record, "network")]) >= 5)
+        wait_until(lambda: len(events) >= 5)
     told = [(event.kind, event.host, event.address, event.allowed) for event in events]
     assert told == [
         ("lookup", "api.example.com", "127.0.0.1", True),

@@ -100,7 +100,7 @@ def test_what_waits_is_refused_where_answers_are_brought(host: Host, where: str)
         came.set()
 
     if where == "done-callback":
-        future = host.a.submit("nap", [0.2])
+        future = host.a.submit("nap", [1.0])
         future.add_done_callback(back)
     elif where == "crash":
         host.runtime.on_event(lambda event: back() if event.event_name() == "error" else None)
@@ -267,7 +267,7 @@ def test_an_interrupted_call_leaves_the_others_their_answers(host: Host) -> None
         host.a.call("nap", [2.0])
     timer.join()
     assert other.result(20) == 1.0
-    assert host.a.lifecycle.calls_in_flight == 0
+    wait_until(lambda: host.a.lifecycle.calls_in_flight == 0)
     assert host.a.call("echo", [3]) == 3
 
 

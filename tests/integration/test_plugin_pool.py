@@ -132,7 +132,7 @@ def test_what_cannot_be_called_is_said_at_once(pool: PluginPool) -> None:
 
 def test_a_call_that_is_too_late_takes_nothing_else_with_it(manifest: Path) -> None:
     """Those behind it, some of them sent to its worker already, go to the next one. Each has its time to itself."""
-    with PluginPool(manifest, ONE.with_call_timeout(0.5)) as pool:
+    with PluginPool(manifest, ONE.with_call_timeout(1.5)) as pool:
         for _ in range(200):  # short calls: so others are sent ahead from now on
             pool.call("count")
         late = pool.submit("nap", 30)
@@ -140,8 +140,8 @@ def test_a_call_that_is_too_late_takes_nothing_else_with_it(manifest: Path) -> N
         assert isinstance(late.exception(30), CallTimeout)
         assert [future.result(30) for future in behind] == list(range(50))
         assert pool.stats().crashes == 1
-        naps = [pool.submit("nap", 0.3) for _ in range(3)]
-        assert [future.result(30) for future in naps] == [0.3] * 3
+        naps = [pool.submit("nap", 0.8) for _ in range(2)]
+        assert [future.result(30) for future in naps] == [0.8] * 2
 
 
 def test_what_waits_behind_a_long_call_goes_to_whoever_is_free(manifest: Path) -> None:
@@ -300,7 +300,7 @@ def test_shutdown_lets_what_was_accepted_end(manifest: Path) -> None:
     pool.shutdown()
     assert [future.result(0) for future in futures] == [0.1] * 3
     pool = PluginPool(manifest, ONE)
-    futures = [pool.submit("nap", 0.1) for _ in range(3)]
+    futures = [pool.submit("nap", 0.4) for _ in range(3)]
     pool.shutdown(cancel_futures=True)
     assert type(futures[-1].exception(0)).__name__ == "PoolShutdown"
 
@@ -311,8 +311,7 @@ def test_a_forgotten_pool_goes(manifest: Path) -> None:
     pids, core = pool.pids, weakref.ref(pool)
     assert pool.call("count") == 1
     del pool
-    gc.collect()
-    assert core() is None
+    wait_until(lambda: gc.collect() + 1 and core() is None)
     wait_until_gone(pids)
 
 

@@ -79,6 +79,7 @@ def test_after_a_timeout_there_is_a_fresh_worker(manifest: Path) -> None:
             caller.join()
         assert answers == [[1]] * 5
         assert plugin.info().pid not in (None, old)
+        wait_until(lambda: len(told) >= 6)
         assert told == ["created", "initialized", "started", "error", "initialized", "started"]
 
 
@@ -168,7 +169,7 @@ def test_a_policy_decides_of_limits_too(manifest: Path) -> None:
             plugin.call("endless", timeout=0.1)
         with pytest.raises(InvalidState):
             plugin.call("birthdays")
-        assert "weak" in runtime.quarantine.names()
+        wait_until(lambda: "weak" in runtime.quarantine.names())
 
 
 def test_shutting_down_meanwhile_is_no_trouble(manifest: Path) -> None:

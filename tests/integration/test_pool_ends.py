@@ -112,8 +112,7 @@ def test_a_forgotten_pool_goes_away() -> None:
     future = pool.submit(tasks.nap, 0.2, "finished")
     gone = weakref.ref(pool)
     del pool
-    gc.collect()
-    assert gone() is None
+    wait_until(lambda: gc.collect() + 1 and gone() is None)
     assert future.result(30) == "finished"
 
 

@@ -129,8 +129,7 @@ def test_a_result_that_is_kept_does_not_keep_its_pool() -> None:
     pool.shutdown()
     gone = weakref.ref(pool._supervisor)
     del pool
-    gc.collect()
-    assert gone() is None
+    wait_until(lambda: gc.collect() + 1 and gone() is None)
     assert futures[0].result() == 25
 
 
@@ -138,7 +137,7 @@ def test_a_pool_ends_though_somebody_else_reads_the_last_answer() -> None:
     """The I/O thread sleeps while another one waits for a task, and has to hear that this was the last."""
     pool = Pool(1, profile="trusted")
     pool.submit(tasks.square, 3).result(30)
-    future = pool.submit(time.sleep, 0.3)
+    future = pool.submit(time.sleep, 1.0)
     thread = threading.Thread(target=future.result)
     thread.start()
     (handle,) = pool._supervisor._crew.workers.values()
