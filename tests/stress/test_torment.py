@@ -1,8 +1,8 @@
 """A hundred thousand tasks while everything is done to the pool's processes that a bad day does.
 
-Workers, and now and then the zygote and the nursery, are killed, stopped for a while or for good, and denied memory;
-the supervisor runs out of descriptors for a moment. Each task writes a token of its own: none runs twice, none is
-lost, and no more tasks fail than workers were harmed.
+Workers, and now and then the zygote and the nursery, are killed, stopped for a while or for good, and denied memory or
+descriptors; the supervisor runs out of descriptors for a moment. Each task writes a token of its own: none runs twice,
+none is lost, no more tasks fail than workers were harmed, and no two for the same worker's death.
 """
 
 import os
@@ -23,6 +23,10 @@ from waiting import descendants, is_alive
 
 from ringfence import LimitExceeded, Pool, WorkerCrashed
 from ringfence.pool import nursery
+from ringfence.pool.errors import TaskUnreadable
+
+# What a worker without memory or descriptors says of a task, and lives on.
+_REFUSED = "MemoryError", "MemoryExceeded", "OSError", "FilesExceeded", "TaskUnreadable"
 
 
 class Torment(threading.Thread):
@@ -45,7 +49,7 @@ class Torment(threading.Thread):
         """Harm."""
         kinds: list[Callable[[], object]] = [self.kill] * 60 + [self.stop] * 20 + [self.starve] * 6
         kinds += [self.no_descriptors] * 6 + [self.kill_zygote] * 3 + [self.stop_zygote] * 3 + [self.kill_nursery]
-        kinds += [self.stop_for_good]
+        kinds += [self.stop_for_good] + [self.starve_zygote] * 3
         try:
             while not self.ended.wait(self.pause):
                 self._undo(time.monotonic())
@@ -95,12 +99,28 @@ class Torment(threading.Thread):
         os.kill(self._worker(), signal.SIGSTOP)
 
     def starve(self) -> None:
-        """Deny a worker memory: what it does next fails, or ends it."""
+        """Deny a worker memory or descriptors: what it does next fails, or ends it."""
         self.harmed += 1  # if it dies; tasks that it refuses are counted apart
-        pid = self._worker()
-        before = resource.prlimit(pid, resource.RLIMIT_AS)
-        resource.prlimit(pid, resource.RLIMIT_AS, (1 << 20, before[1]))
-        self._in(0.02, lambda: resource.prlimit(pid, resource.RLIMIT_AS, before) and None)
+        self._deny(self._worker(), 0.02)
+
+    def starve_zygote(self) -> None:
+        """The same of the zygote: no worker can be started for a while, or it ends, and all workers with it. One
+        shortage at a time, as below."""
+        self._worker()
+        self.harmed += self.pool._supervisor.config.max_workers
+        self._deny(self._zygote(), 0.05)
+
+    def _deny(self, pid: int, seconds: float) -> None:
+        which, little = self.random.choice(((resource.RLIMIT_AS, 1 << 20), (resource.RLIMIT_NOFILE, 3)))
+        before = resource.prlimit(pid, which)
+        resource.prlimit(pid, which, (little, before[1]))
+
+        def give_back() -> None:
+            for each in {pid, *descendants(pid)}:  # who was forked meanwhile has inherited it
+                with suppress(OSError):
+                    resource.prlimit(each, which, before)
+
+        self._in(seconds, give_back)
 
     def no_descriptors(self) -> None:
         """Leave the supervisor no descriptor for a while: one shortage at a time, as a pool says that it is broken when
@@ -136,6 +156,7 @@ def torment(count: int, seed: int, workers: int, pause: float) -> Counter[str]:
         told: Counter[int] = Counter()
         failures: Counter[str] = Counter()
         failed: set[int] = set()
+        deaths: Counter[int] = Counter()  # by pid
         with nursery.hold(start=True), Pool(workers, profile="trusted", timeout=3.0, queue_size=2000) as pool:
             thread = Torment(pool, seed, pause)
             thread.start()
@@ -153,6 +174,8 @@ def torment(count: int, seed: int, workers: int, pause: float) -> Counter[str]:
                         assert isinstance(error, (WorkerCrashed, LimitExceeded, MemoryError, OSError)), repr(error)
                         failed.add(number)
                         failures[type(error).__name__] += 1
+                        if isinstance(error, WorkerCrashed) and not isinstance(error, TaskUnreadable):
+                            deaths[error.pid] += 1
             finally:
                 thread.ended.set()
                 thread.join()
@@ -165,9 +188,11 @@ def torment(count: int, seed: int, workers: int, pause: float) -> Counter[str]:
     # None ran twice, and each that has a result ran; one that failed may have run.
     assert set(written.values()) <= {1}
     assert set(range(count)) - failed <= written.keys()
-    short = failures["MemoryError"] + failures["MemoryExceeded"] + failures["OSError"] + failures["FilesExceeded"]
+    short = sum(failures[name] for name in _REFUSED)
     assert len(failed) - short <= thread.harmed
-    assert thread.done["starve"] or not short
+    assert thread.done["starve"] or thread.done["starve_zygote"] or not short
+    if count <= 5000:  # of many more, some have the number of one that is long dead
+        assert set(deaths.values()) <= {1}, deaths.most_common(3)
     return thread.done + failures + Counter(tasks=count, ok=count - len(failed), failed=len(failed))
 
 
