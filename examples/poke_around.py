@@ -21,5 +21,5 @@ attempt("this folder", os.getcwd)
 attempt("/etc", lambda: f"{len(os.listdir('/etc'))} entries")
 attempt("an outside host", socket.create_connection, ("192.0.2.1", 80), 1)
 attempt("another program", subprocess.check_output, ["/bin/uname"])
-attempt("all processes", os.kill, -1, 15)
+attempt("all processes", os.kill, -1, 0)  # 0: may it be done? Nobody is hurt where nothing forbids it
 attempt("a sum", sum, range(10))

@@ -45,6 +45,24 @@ def _learned(*words: str, stdin: str = "", **environment: str) -> dict[str, Any]
     return data
 
 
+def test_without_a_folder_for_temporary_files(folder: Path) -> None:
+    """Nothing that a script needs is one; what cannot be done without is told in a sentence."""
+    start = f"import tempfile; tempfile._candidate_tempdir_list = list; {MAIN}"
+    (folder / "counts.py").write_text("import sys; print(len(sys.stdin.read()))")
+    (folder / "plugin").mkdir()
+    Path("plugin/plugin.toml").write_text(
+        'name = "some"\nversion = "1.0.0"\nsource = "main.py"\napi-version = {major = 0, minor = 21, patch = 0}\n'
+    )
+    Path("plugin/main.py").write_text("")
+    for words, code, said in ((["counts.py"], 0, "proven"), (["--plugin", "plugin"], 125, "cannot learn from it: ")):
+        ended = subprocess.run(
+            [sys.executable, "-c", start, "learn", *words], input="abc", capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
+        assert said in ended.stdout + ended.stderr
+
+
 _FILES = """
 import os, sys, tempfile
 import helper

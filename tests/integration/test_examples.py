@@ -49,6 +49,13 @@ def test_poke_around(granted: bool) -> None:
     assert seen["a sum"] == "'45'"
 
 
+def test_poking_around_hurts_nobody_outside() -> None:
+    """Who runs it without ringfence, to compare, or has `learn` run it, loses no process by it."""
+    hook = "lambda event, args: os._exit(9) if event == 'os.kill' and args[1] else None"
+    program = str(EXAMPLES / "poke_around.py")
+    run("-c", f"import os, runpy, sys; sys.addaudithook({hook}); runpy.run_path({program!r})")
+
+
 def example(name: str) -> list[str]:
     """Run an example; return what it prints."""
     return run("-W", "error", str(EXAMPLES / name))

@@ -11,6 +11,7 @@ __all__ = ["register"]
 
 _USAGE: Final = 2
 _UNPROVEN: Final = 3
+_NOT_STARTED: Final = 125
 
 
 def register(app: typer.Typer) -> None:
@@ -47,8 +48,19 @@ def learn(
       ringfence learn --json -- -m http.server --help
       ringfence learn --plugin ./words top
 
-    Exit code: 0 proven; 1 the program failed by itself; 2 usage; 3 the locked-in run ended otherwise.
+    Exit code: 0 proven; 1 the program failed by itself; 2 usage; 3 the locked-in run ended otherwise; 125 the program
+    could not be run.
     """
+    try:
+        _learn(command, plugin, write, force=force, proof=proof, as_json=as_json)
+    except OSError as error:
+        print(f"ringfence: cannot learn from it: {error}", file=sys.stderr)
+        raise typer.Exit(_NOT_STARTED) from None
+
+
+def _learn(
+    command: list[str] | None, plugin: Path | None, write: Path | None, *, force: bool, proof: bool, as_json: bool
+) -> None:
     from ringfence.cli import learn_output as output
     from ringfence.cli.learn_program import NotFound, plugin_program, program
     from ringfence.cli.learn_proof import prove

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,12 +41,12 @@ class Program(NamedTuple):
         if os.isatty(0):
             yield None
             return
-        with tempfile.TemporaryFile() as copy:
+        # In memory: there may be no folder for temporary files.
+        with open(os.memfd_create("stdin"), "wb", buffering=0) as copy:
             left = _MOST_INPUT
             while left > 0 and (data := os.read(0, min(left, 1 << 20))):
                 copy.write(data)
                 left -= len(data)
-            copy.flush()
             yield copy.fileno()
 
 

@@ -145,9 +145,16 @@ def _surroundings(program: Program) -> Surroundings:
         return True
 
     return Surroundings(
-        temporary=tempfile.gettempdir(), home=os.path.expanduser("~"), accepts=accepts,
+        temporary=_temporary(), home=os.path.expanduser("~"), accepts=accepts,
         folder=program.folder if program.mode == "plugin" else None, imports=_sent_along(program),
     )  # fmt: skip
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return "/tmp"  # where the program will have tried to write too
 
 
 def _sent_along(program: Program) -> frozenset[str]:
