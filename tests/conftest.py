@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from levels import STANDINGS, Starter
+from levels import STANDINGS, USER, Starter
 from ordinary_user import NOBODY, AsUser, open_to_everyone
 
 from ringfence.sandbox.features import Features, probe
@@ -194,7 +194,7 @@ def _starter(factory: pytest.TempPathFactory, folders: tuple[Path, Path, Path] |
             except OSError:
                 continue
         else:
-            pytest.skip(f"uid {NOBODY} can run no Python {version} with what these tests import")
+            pytest.skip(f"uid {USER} can run no Python {version} with what these tests import")
         yield found
     finally:
         shutil.rmtree(home)

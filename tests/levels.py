@@ -1,6 +1,6 @@
 """The standings in which ringfence may find itself on a host, and a way to start any program in one of them.
 
-As a program: ``python levels.py STANDING program args...`` takes the standing up and becomes the program.
+As a program: ``python levels.py STANDING UID program args...`` takes the standing up and becomes the program.
 """
 
 import os
@@ -19,7 +19,9 @@ if __name__ == "__main__":  # nobody has set a path for it
 from ringfence.sandbox.bpf import ALLOW, Branch, Condition, assemble, errno_action
 from ringfence.sandbox.report import Level
 
-NOBODY: Final = 65534
+# Whom standings without root run as: where no namespace counts, RLIMIT_NPROC counts all that a user runs, and as nobody
+# other programs of this host run too, or other runs of these tests.
+USER: Final = 50_000 + os.getpid() % 10_000
 
 _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEW_ANY: Final = 0x7E020000
@@ -44,7 +46,7 @@ class Standing:
 
     Attributes:
         name: also the id of a test that runs in it.
-        root: whether as root; else as uid 65534.
+        root: whether as root; else as a user who runs nothing else.
         level: what workers of a profile that asks for every layer reach in it, on a kernel that has everything.
         refused: which namespaces a filter refuses: "none", "user" or "all" (as a container engine's default profile).
     """
@@ -54,16 +56,16 @@ class Standing:
     level: Level
     refused: str = "none"
 
-    def take_up(self) -> None:
-        """Turn this process into one that was started so; what it execs next is."""
+    def take_up(self, user: int) -> None:
+        """Turn this process into one that was started so, by root or this user; what it execs next is."""
         if self.refused != "none":
             _filter(self.refused == "all")
         if self.refused == "all" and os.geteuid() == 0:
             _drop_all_but(_KEPT_IN_CONTAINERS)
         if not self.root and os.geteuid() == 0:
             os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
 
 
 STANDINGS: Final = (
@@ -98,7 +100,7 @@ class Starter:
             places = {"HOME": str(folder), "TMPDIR": str(folder)}
             return subprocess.run(
                 # The launcher may be closed to others: it becomes another only after it has started.
-                [sys.executable, str(self.tests / "levels.py"), standing.name, self.python, *args],
+                [sys.executable, str(self.tests / "levels.py"), standing.name, str(USER), self.python, *args],
                 env=self.environment | places,
                 cwd=folder,
                 capture_output=True,
@@ -122,7 +124,7 @@ class Starter:
         if not folder.exists():
             folder.mkdir()
             if not standing.root and os.geteuid() == 0:
-                os.chown(folder, NOBODY, NOBODY)
+                os.chown(folder, USER, USER)
         yield folder
 
 
@@ -156,9 +158,9 @@ def _drop_all_but(kept: frozenset[int]) -> None:
 
 
 def main() -> None:
-    """Take up the standing that the first argument names and become the program that the others are."""
-    name, *command = sys.argv[1:]
-    next(standing for standing in STANDINGS if standing.name == name).take_up()
+    """Take up the standing that the first argument names, as the user of the second, and become the program."""
+    name, user, *command = sys.argv[1:]
+    next(standing for standing in STANDINGS if standing.name == name).take_up(int(user))
     os.execv(command[0], command)
 
 
