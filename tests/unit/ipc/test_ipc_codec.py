@@ -232,10 +232,10 @@ def test_headers_that_lie_allocate_little(size: int) -> None:
     """Nested headers that each claim the whole frame do not get the memory they claim."""
     header = b"\xdd" + struct.pack(">I", size - 5)
     frame = (header * 1000)[: size // 5 * 5].ljust(size, b"\x01")
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(RemoteProtocolError):
         CODEC.unpack(frame)
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_colliding_keys_do_not_stop_the_clock() -> None:
@@ -245,10 +245,10 @@ def test_colliding_keys_do_not_stop_the_clock() -> None:
     packer = msgpack.Packer(default=CODEC._encode, strict_types=True, autoreset=True)
     pairs = [(key, None) for key in keys]
     for frame in (packer.pack_map_pairs(pairs), packer.pack([msgpack.ExtType(1, b"\x01"), *keys])):
-        started = time.perf_counter()
+        started = time.thread_time()
         with pytest.raises(RemoteProtocolError, match="hash"):
             CODEC.unpack(frame)
-        assert time.perf_counter() - started < 2
+        assert time.thread_time() - started < 2
 
 
 TUPLE = b"\xd4\x01\x00"

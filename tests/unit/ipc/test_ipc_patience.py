@@ -71,7 +71,7 @@ def test_a_look_ends_by_itself() -> None:
     with near, far:
         began = time.process_time()
         assert not near.look(LOOK)
-        assert time.process_time() - began < 100 * LOOK
+        assert time.process_time() - began < 1.0
 
 
 def test_whose_processor_was_taken_away_has_looked_in_vain() -> None:

@@ -239,8 +239,9 @@ def test_one_answer_is_enough(talk: Talk) -> None:
     assert two.result(10) == "second"
 
 
-def test_a_time_out_asks_for_the_stack_and_then_kills(talk: Talk) -> None:
+def test_a_time_out_asks_for_the_stack_and_then_kills(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     """CANCEL first; an answer after that is too late."""
+    monkeypatch.setattr(connection, "_LAST_WORDS", 1.0)
     waiting = talk.connection.call("slow", [], {}, 0.1)
     number = talk.hear()[1]
     assert talk.hear() == [g.CANCEL, number]
@@ -322,8 +323,9 @@ def test_an_answer_that_takes_long_to_read_came_in_time(talk: Talk, monkeypatch:
     assert not talk.session.killed
 
 
-def test_a_call_that_never_began_costs_no_worker(talk: Talk) -> None:
+def test_a_call_that_never_began_costs_no_worker(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The guest says so when it is cancelled, and lives on."""
+    monkeypatch.setattr(connection, "_LAST_WORDS", 10.0)
     waiting = talk.connection.call("late", [], {}, 0.1)
     number = talk.hear()[1]
     assert talk.hear() == [g.CANCEL, number]
@@ -463,6 +465,9 @@ def test_a_flood_of_refusals_is_cut(talk: Talk) -> None:
     for _ in range(20_000):
         talk.say(g.DENIED, "fs:read", "open", "/etc", "fs:read")
     talk.say(g.LOG, 2, "x", "last", {})
+    heard = talk.connection.call("f", [], {}, 60)
+    talk.say(g.RESULT, talk.hear()[1], None)
+    heard.result(60)
     time.sleep(1.0)
     talk.say(g.DENIED, "fs:read", "open", "/last", "fs:read")
     wait_until(lambda: talk.host.denied and talk.host.denied[-1][2] == "/last", 10, "the last of them")
@@ -473,7 +478,7 @@ def test_a_flood_of_refusals_is_cut(talk: Talk) -> None:
 def test_what_a_guest_asks_at_once_is_bounded(talk: Talk) -> None:
     """Few long calls of the host hold as much memory as many short ones."""
     gate = threading.Event()
-    talk.host.host_call = lambda *_: gate.wait(10)  # type: ignore[method-assign,assignment,return-value]
+    talk.host.host_call = lambda *_: gate.wait(60)  # type: ignore[method-assign,assignment,return-value]
     head = bytes([0x96, g.HOST_CALL])
     for number in range(1, 6):
         size = 60 << 20
@@ -484,7 +489,7 @@ def test_what_a_guest_asks_at_once_is_bounded(talk: Talk) -> None:
             for _ in range(60):
                 talk.session.far.sendall(bytes(1 << 20))
             talk.session.far.sendall(b"\x80")
-    error = talk.connection.ended.result(10)
+    error = talk.connection.ended.result(60)
     gate.set()
     assert "bytes at once" in str(error)
 
@@ -494,7 +499,7 @@ def test_calls_wait_until_their_guest_reads(talk: Talk) -> None:
     talk.host.host_call = lambda *_: bytes(8 << 20)  # type: ignore[method-assign,assignment,return-value]
     for number in range(1, 41):
         talk.say(g.HOST_CALL, number, 0, "large", [8 << 20], {})
-    wait_until(lambda: talk.connection._asks._parked, 10, "the calls that wait")
+    wait_until(lambda: talk.connection._asks._parked, 60, "the calls that wait")
     # What was waiting, and one for each thread that was past the look at it.
     assert talk.connection._channel.unsent < (64 + 8 * 5) << 20
     answers = {talk.hear()[1] for _ in range(40)}
