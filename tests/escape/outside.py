@@ -28,7 +28,7 @@ import try_signals  # noqa: F401
 import try_terminal  # noqa: F401
 from breakout import Facts, one
 
-SECONDS = 15.0
+SECONDS = 60.0
 
 
 def restore(w: Facts) -> None:

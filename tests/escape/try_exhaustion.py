@@ -109,7 +109,7 @@ def time_regex(w: Facts) -> bool:
     import re
 
     begun = time.monotonic()
-    re.match(r"(a+)+$", "a" * (26 if not w.inside else 40) + "b")
+    re.match(r"(a+)+$", "a" * (20 if not w.inside else 40) + "b")
     return time.monotonic() - begun > 0.2 or not w.inside
 
 
