@@ -121,14 +121,14 @@ def test_a_flood_waits_in_its_own_pipe(peer: Peer, server: int) -> None:
     for _ in range(2000):
         if not peer.channel.write_nowait(frame):
             break
-    answered = 0
+    answered, began = 0, time.monotonic()
     peer.link.read()
     for _ in range(100):
         peer.link.answer()
         answered += len(peer.answers()) if not peer.link.channel.wants_write else 0
         if peer.link.reads():
             peer.link.read()
-    assert answered <= 560, answered
+    assert answered <= 560 + 500 * (time.monotonic() - began), answered
     when = peer.link.ready_at()
     assert when is None or when < time.monotonic() + 1
     busy = Peer([f"net:request=*.example.com:{server}"])
@@ -209,9 +209,10 @@ def test_pins_are_few_and_pass() -> None:
 
 def test_records_are_bounded_and_say_how_many_are_missing() -> None:
     """A burst, then a few each second."""
+    began = time.monotonic()
     tally = Tally()
     taken = sum(tally.take() for _ in range(1000))
-    assert 200 <= taken <= 230
+    assert 200 <= taken <= 230 + 20 * (time.monotonic() - began)
     assert tally.skipped == 1000 - taken
 
 
