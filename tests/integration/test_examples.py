@@ -140,7 +140,9 @@ def test_flaky_retry() -> None:
 def test_both_seeds() -> None:
     """Plugins and extensions end in their order, with everything in the log."""
     lines = example("both_seeds.py")
-    for line in ("answer: DATA", "published: 1 ['the news']", "the same steps: True", "[talker] INFO working on data"):
+    # What a plugin prints takes another way than what it logs: it is there in the end, wherever.
+    lines.remove("[talker] INFO working on data")
+    for line in ("answer: DATA", "published: 1 ['the news']", "the same steps: True"):
         assert line in lines
     assert lines[lines.index("and now the end:") + 1 :] == [
         "[host] WARN closing with live plugins: talker, counter",
