@@ -200,7 +200,7 @@ def test_a_task_that_came_first_goes_first(pool: Pool) -> None:
 def test_a_forked_child_of_the_caller_writes_nothing_there(pool: Pool) -> None:
     """The memory is shared with it; its pool refuses, before anything is copied."""
     array = numpy.full(MIB, 1, "u1")
-    future = pool.submit(total, array, 0.2)
+    future = pool.submit(total, array, 1.0)
     wait_until(future.running)
     pool._supervisor._dispatcher._idle[0] = only(pool)
     pid = os.fork()

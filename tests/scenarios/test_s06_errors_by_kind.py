@@ -204,7 +204,7 @@ def _unloaded(world: World) -> None:
 def _busy(world: World) -> None:
     with PluginRuntime(RuntimeConfig(max_concurrent_calls=1)) as runtime:
         plugin = runtime.load_manifest(world.write("busy", exports=("sleeps",)))
-        future = plugin.submit("sleeps", timeout=0.6)
+        future = plugin.submit("sleeps", timeout=1.5)
         try:
             plugin.call("sleeps", timeout=0.1)
         finally:
