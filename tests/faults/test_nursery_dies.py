@@ -1,8 +1,10 @@
 """Whatever happens to the nursery costs time alone: its zygotes go on, and the next one is exec'd."""
 
+import gc
 import logging
 import os
 import signal
+import weakref
 from collections.abc import Iterator
 
 import pool_tasks as tasks
@@ -69,6 +71,21 @@ def test_killed_before_it_answers(
     assert is_alive(pid)
     assert "no zygote comes from the nursery" in caplog.text
     zygote.end()
+
+
+def test_what_the_log_says_of_it_keeps_nobody(
+    home: nursery._Home, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error's traceback leads to who has asked: whoever keeps the record does not keep that."""
+    monkeypatch.setattr(nursery, "_PROGRAM", "raise SystemExit(9)")
+    zygote = Zygote(inherit=False, nursing="start")
+    zygote.settle()
+    zygote.end()
+    asked = weakref.ref(zygote)
+    del zygote
+    gc.collect()
+    assert "no zygote comes from the nursery" in caplog.text
+    assert asked() is None
 
 
 def test_killed_before_it_answers_and_nobody_asks_again(home: nursery._Home) -> None:

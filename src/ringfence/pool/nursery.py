@@ -271,7 +271,7 @@ class _Home:
                     self._lock.release()
             if error is not None:
                 why = "no zygote comes from the nursery (%s); it is started afresh, which takes longer"
-                _log.warning(why, error)
+                _log.warning(why, str(error))  # not the error: who keeps the record would keep all that its frames hold
             if ended is not None:
                 ended.end(kill=error is not None)
 
