@@ -22,7 +22,7 @@ settings.register_profile("ringfence", deadline=None, derandomize=True, database
 settings.load_profile("ringfence")
 
 # Seconds that what a test started may take to be gone after it.
-_GRACE = 5.0
+_GRACE = 20.0
 # Libraries open these once and keep them.
 _LASTING = ("/dev/null", "/dev/urandom", "/dev/tty", "/dev/pts", "/dev/random")
 # And libffi, as newer distributions build it, keeps its own file open from the first callback on.
