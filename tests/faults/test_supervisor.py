@@ -72,9 +72,9 @@ def test_a_killed_supervisor_leaves_nothing(profile: str, phase: str, tmp_path: 
             wait_until(lambda: descendants(process.pid))
         family = descendants(process.pid)
         process.kill()
-        wait_until(lambda: not any(is_alive(pid) for pid in family), 10, "the end of the family")
+        wait_until(lambda: not any(is_alive(pid) for pid in family), 30, "the end of the family")
     assert family
-    wait_until(lambda: not traces(process.pid, tmp_path), 5, "the end of the traces")
+    wait_until(lambda: not traces(process.pid, tmp_path), 30, "the end of the traces")
 
 
 def test_a_terminated_supervisor_leaves_nothing() -> None:
@@ -87,7 +87,7 @@ def test_a_terminated_supervisor_leaves_nothing() -> None:
         family = descendants(process.pid)
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-        wait_until(lambda: not any(is_alive(pid) for pid in family), 10, "the end of the family")
+        wait_until(lambda: not any(is_alive(pid) for pid in family), 30, "the end of the family")
 
 
 @pytest.mark.parametrize("spare", range(0, 26, 2))

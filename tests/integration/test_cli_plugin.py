@@ -370,7 +370,7 @@ def test_interrupt_ends_a_call_at_once(cli: Cli) -> None:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "")
-    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert not psutil.wait_procs(family, timeout=20)[1]
 
 
 def test_as_an_ordinary_user(as_user: Any) -> None:

@@ -136,4 +136,4 @@ def test_watch_tells_of_each_reload_until_interrupted(cli: Cli, watching: Any) -
     os.killpg(watching.pid, signal.SIGINT)
     out, err = watching.communicate(timeout=30)
     assert (watching.returncode, out, err) == (0, "", "")
-    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert not psutil.wait_procs(family, timeout=20)[1]

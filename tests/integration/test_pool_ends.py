@@ -527,6 +527,6 @@ def test_a_forked_child_does_not_keep_workers_alive() -> None:
         process.kill()
         process.wait()
         try:
-            wait_until(lambda: not os.path.exists(f"/proc/{worker}"), 10, "the worker's end")
+            wait_until(lambda: not os.path.exists(f"/proc/{worker}"), 30, "the worker's end")
         finally:
             os.kill(child, signal.SIGKILL)

@@ -496,7 +496,7 @@ def test_when_the_host_is_killed_all_is_gone() -> None:
         host.kill()
         host.wait()
         try:
-            wait_until_gone(started, 10)
+            wait_until_gone(started)
         finally:
             os.kill(child, signal.SIGKILL)
 

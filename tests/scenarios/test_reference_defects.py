@@ -218,7 +218,7 @@ def test_d16_pools_lend_at_once_and_end_what_is_idle(tmp_path: Path) -> None:
             assert worker.call("process", ["x"]) == "X"
             assert pool.is_healthy()
             assert len(pool.pids) == 1
-        wait_until(lambda: pool.pids == [], 10, "the end of the idle worker")
+        wait_until(lambda: pool.pids == [], 30, "the end of the idle worker")
         assert pool.call("process", ["y"]) == "Y"
 
 
@@ -235,7 +235,7 @@ def test_d23_errors_are_raised_and_not_printed(capfd: pytest.CaptureFixture[str]
     with pytest.raises(InitializationFailed):
         PluginLoader().load_from_manifest(write_plugin(tmp_path / "p", "1 / 0"))
     assert capfd.readouterr() == ("", "")
-    wait_until(_collected, 5, "the end of the loader's thread")
+    wait_until(_collected, 30, "the end of the loader's thread")
 
 
 def _collected() -> bool:

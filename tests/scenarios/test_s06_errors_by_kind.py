@@ -165,8 +165,8 @@ def test_the_example_with_a_good_file(
     monkeypatch.chdir(write_plugin(tmp_path / "my-plugin", CODE).parent)
     load_plugin()
     assert capsys.readouterr().out == "Loaded: my-plugin\n"
-    wait_until(lambda: not descendants(os.getpid()), 5, "its end")
-    wait_until(_collected, 5, "the end of its loader's thread")
+    wait_until(lambda: not descendants(os.getpid()), 30, "its end")
+    wait_until(_collected, 30, "the end of its loader's thread")
 
 
 def _collected() -> bool:

@@ -171,7 +171,7 @@ def test_a_grandchild_ends_with_its_task() -> None:
         wait_until(lambda: descendants(worker))
         grandchildren = descendants(worker)
         future.cancel()
-        wait_until_gone(grandchildren, 10)
+        wait_until_gone(grandchildren)
 
 
 def test_the_parent_is_killed() -> None:
@@ -189,7 +189,7 @@ def test_the_parent_is_killed() -> None:
         family = descendants(process.pid)
         process.kill()
     assert family
-    wait_until(lambda: not any(map(is_alive, family)), 10, "the end of the family")
+    wait_until(lambda: not any(map(is_alive, family)), 30, "the end of the family")
 
 
 def test_items_read_ahead(pool: Pool) -> None:
