@@ -155,14 +155,13 @@ def test_random_programs() -> None:
     """Seeded random programs over submit, map, cancel, kill and shutdown, for some five seconds."""
     deadline = time.monotonic() + 5
     seed = 0
-    while time.monotonic() < deadline and seed < 60:
+    while seed < 2 or (time.monotonic() < deadline and seed < 60):
         seed += 1
         try:
             Program(seed, 60).run()
         except BaseException as error:
             error.add_note(f"the program of seed {seed}")
             raise
-    assert seed > 1
 
 
 @pytest.mark.soak

@@ -303,12 +303,15 @@ def stress(folder: Path, seed: int, seconds: float) -> Counter[str]:
 
 
 def test_plugins_under_stress(tmp_path: Path) -> None:
-    """Two seeds, for some seven seconds together."""
+    """Two seeds, for some seven seconds together; more of them where a machine does much else and gets less far."""
+    rare = ("called", "load", "unload", "reload", "restart", "stop", "kill", "broadcast", "call: PluginCrashed")
     seen: Counter[str] = Counter()
-    for seed in range(2):
+    for seed in range(8):
         seen += stress(tmp_path / str(seed), seed, 3.5)
-    for each in ("called", "load", "unload", "reload", "restart", "stop", "kill", "broadcast", "call: PluginCrashed"):
-        assert seen[each] > 0, (each, seen)
+        if seed > 0 and all(seen[each] > 0 for each in rare):
+            break
+    else:
+        pytest.fail(f"some of {rare} never happened: {seen}")
 
 
 @pytest.mark.soak
