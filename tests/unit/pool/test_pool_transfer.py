@@ -121,7 +121,7 @@ def test_a_forked_child_can_keep_too() -> None:
     taken.wait(30)
     pid = os.fork()
     if not pid:
-        signal.alarm(5)
+        signal.alarm(30)
         os._exit(0 if Kept.make(MIB, None, writable=True) else 1)
     release.set()
     thread.join()
