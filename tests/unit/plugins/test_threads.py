@@ -132,6 +132,8 @@ def test_a_forked_child_ends_without_them() -> None:
     threads.join()
 
 
+# A finalizer, or a callback of the collector's as hypothesis has one, may swallow ^C: that is no error of ours.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("microseconds", range(5, 200, 13))
 def test_an_interrupt_leaves_them_fit(microseconds: int, interrupting: Interrupt) -> None:
     """^C wherever something is handed in: what comes after it is done, and they end."""
