@@ -362,9 +362,10 @@ def test_tasks_ahead_of_busy_workers_get_workers_of_their_own(monkeypatch: pytes
     monkeypatch.setattr(crew, "_MOST_STARTING", 2)
     with Pool(max_workers=6) as pool:
         pool.submit(tasks.square, 2).result()
-        for future in [pool.submit(time.sleep, 0.7) for _ in range(6)]:
-            future.result()
-        assert pool.statistics().started == 6
+        futures = [pool.submit(time.sleep, 600) for _ in range(6)]
+        wait_until(lambda: all(future.running() for future in futures) and pool.statistics().started == 6)
+        for future in futures:
+            future.cancel()
 
 
 def test_workers_that_start_take_no_tasks_from_each_other() -> None:

@@ -168,7 +168,7 @@ def test_sys_exit_in_the_main_thread_with_idle_workers_ends_at_once() -> None:
         print(pool.submit(pow, 2, 3).result())
     """)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "8\n", "")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 50
 
 
 def test_one_ctrl_c_ends_a_with_block() -> None:

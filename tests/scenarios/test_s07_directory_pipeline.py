@@ -77,7 +77,7 @@ def test_the_example(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == "Loaded 3 plugins\nProcessing result: 'processed input.csv'\n"
     assert ended.stderr == ""
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 50
 
 
 def test_failures_are_told_by_manifest(folder: Path, runtime: PluginRuntime) -> None:

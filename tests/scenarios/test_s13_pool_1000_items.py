@@ -407,7 +407,7 @@ def test_a_lazy_pool_creates_at_once_on_demand() -> None:
         begun = time.monotonic()
         with pool.acquire() as plugin:
             assert plugin.call("process", [1])[0] == 1
-            assert time.monotonic() - begun < 20
+            assert time.monotonic() - begun < 50
             with pool.try_acquire() as other:
                 assert other.pid != plugin.pid
         assert pool.stats().total == 2
