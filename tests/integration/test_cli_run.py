@@ -283,6 +283,15 @@ def test_trusted_profile_runs_in_the_callers_folder(cli: Cli) -> None:
     assert (cli.folder / "made").exists()
 
 
+def test_a_folder_that_is_gone_is_no_reason_not_to_start(cli: Cli) -> None:
+    """Somebody has removed the folder that we are in: the script has one of its own anyway."""
+    script = cli.write("print('here')")
+    leave = f"import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); {MAIN}"
+    command = [sys.executable, "-P", "-c", leave, "run", str(script)]
+    ended = subprocess.run(command, cwd=cli.folder, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "here\n"), ended.stderr
+
+
 def test_as_an_ordinary_user(as_user) -> None:  # type: ignore[no-untyped-def]  # the fixture's class is conftest's
     """Without root the same holds: grants for the user's own files work, the rest is refused."""
     (as_user.home / "script.py").write_text(

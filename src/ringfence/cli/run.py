@@ -221,7 +221,10 @@ def _working_folder(policy: "Policy") -> str | None:
     from ringfence.sandbox.capabilities import Grant
     from ringfence.sandbox.scopes import path_contains
 
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        return None  # it has been removed under us
     kinds = ("fs:read", "fs:write", "fs:delete")
     if any(policy.capabilities.has(Grant.parse(f"{kind}={here}")) for kind in kinds):
         return here
