@@ -148,7 +148,8 @@ def worth_trying(fault: Fault) -> bool:
 
     A thread for which the interpreter finds no memory never says that it has started, and Thread.start waits for that
     (python/cpython#140746).
-    Two of three calls of a start are of one kind, in search of modules: each eighth will do.
+    Two of three calls of a start are of one kind, in search of modules: with errors that they cannot give, each eighth
+    will do.
     A sleep fails for no shortage.
     A worker that finds no token is answered EAGAIN: its task was taken back. That is no failure, and all its other
     reads wait.
@@ -157,7 +158,11 @@ def worth_trying(fault: Fault) -> bool:
         return False
     if fault.call == "mmap":
         return fault.role != "supervisor"
-    return fault.call != "newfstatat" or fault.at % 8 == 1
+    return fault.call != "newfstatat" or fault.error == errno.ENOMEM or _is_eighth(fault)
+
+
+def _is_eighth(fault: Fault) -> bool:
+    return fault.at % 8 == 1
 
 
 def chosen(made: Any, how: str, *which: str) -> list[Fault]:
@@ -167,6 +172,7 @@ def chosen(made: Any, how: str, *which: str) -> list[Fault]:
         return [Fault(role, call, int(at), getattr(errno, error))]
     if how == "sample":
         faults = [fault for fault in every(made, _ROLES, ERRORS) if worth_trying(fault)]
+        faults = [fault for fault in faults if fault.call != "newfstatat" or _is_eighth(fault)]
         return random.Random(int(which[0])).sample(faults, int(which[1]))
     roles = which[0].split(",") if which[0] != "all" else _ROLES
     if which[1] == "turns":
