@@ -113,10 +113,19 @@ def with_limits(limits: Limits, **options: object) -> PluginRuntime:
     return PluginRuntime(RuntimeConfig(loader_config=loader, **options))  # type: ignore[arg-type]
 
 
+def busy() -> float:
+    """Return how many want each processor, at least one."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def within(
     seconds: float, call: Callable[[], object], error: type[Exception] | tuple[type[Exception], ...]
 ) -> Exception:
-    """Return the error that `call` raises; it has to come in so many seconds, once in five times at least."""
+    """Return the error that `call` raises; it has to come in so many seconds, once in five times at least.
+
+    A machine with more to do than processors is given more.
+    """
+    seconds *= busy()
     took = []
     for _attempt in range(5):
         begun = time.monotonic()
@@ -194,7 +203,7 @@ def test_time() -> None:
                 runtime.call("hostile", "endless", timeout=1.0)
             took.append(time.monotonic() - begun)
             assert took[-1] >= 1.0
-            if took[-1] <= 1.5:
+            if took[-1] <= 1.0 + 0.5 * busy():
                 break
         else:
             pytest.fail(f"1 s took {took}")
