@@ -177,10 +177,6 @@ class CgroupTree:
         """Kill every process in a group and below at once, those being forked included (Linux 5.14)."""
         _write(path or self.path, "cgroup.kill", "1")
 
-    def is_populated(self, path: str | None = None) -> bool:
-        """Say whether a process, dead ones that were not reaped aside, is in a group or below."""
-        return "populated 1" in _read(path or self.path, "cgroup.events").splitlines()
-
     def out_of_memory_kills(self, path: str | None = None) -> int:
         """Return how many processes of a group the kernel killed for memory; 0 where that cannot be read: without the
         controller, or without a descriptor left."""
