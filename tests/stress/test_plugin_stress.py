@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from scenario_plugins import write_plugin
+from waiting import wait_until
 
 from ringfence import PluginRuntime
 from ringfence.plugins.backoff import BackoffConfig
@@ -278,7 +279,7 @@ class Stress:
                 assert future.result() == wanted
             else:
                 assert isinstance(error, (*_OF_CALLS, *also)), repr(error)
-        assert threading.active_count() <= self.before, [thread.name for thread in threading.enumerate()]
+        wait_until(lambda: threading.active_count() <= self.before, what="the end of the runtime's threads")
 
 
 @contextmanager
