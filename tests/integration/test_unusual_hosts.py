@@ -123,6 +123,14 @@ def test_an_unknown_interpreter_is_named(executable: str | None) -> None:
     assert "OSError: it is not known where this program's Python interpreter is: set sys.executable" in ended.stderr
 
 
+def test_from_an_archive_it_says_so(tmp_path: Path) -> None:
+    """Workers are given folders of libraries to read, and see nothing else."""
+    package = Path(library.__file__).parents[1]
+    archive = shutil.make_archive(str(tmp_path / "all"), "zip", package.parent, package.name)
+    ended = run(f"import sys; sys.path.insert(0, {archive!r})\n{POOL}")
+    assert f"OSError: ringfence lies in {archive}, from which no worker can import it" in ended.stderr
+
+
 def test_a_frozen_program_does_not_start_itself(tmp_path: Path) -> None:
     """Its `sys.executable` is the program itself: started for a zygote, it would make a pool, and so start again."""
     program = tmp_path / "program"

@@ -33,6 +33,8 @@ def interpreter() -> str:
     if getattr(sys, "frozen", False):
         # Started again, with whatever arguments, it would be this program once more, and start a pool again.
         raise OSError(f"{sys.executable} is a frozen program: it brings no Python interpreter for workers to run in")
+    if (archive := getattr(globals().get("__loader__"), "archive", None)) is not None:
+        raise OSError(f"ringfence lies in {archive}, from which no worker can import it: install it, or unpack that")
     if not sys.executable:
         raise OSError("it is not known where this program's Python interpreter is: set sys.executable to its path")
     return sys.executable
