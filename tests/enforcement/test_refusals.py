@@ -213,15 +213,15 @@ def _with_executable_stack(library: str, path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(_queue, "__file__"), reason="this interpreter has no extension modules as files")
-def test_a_library_that_wants_its_stack_run_is_told_of(tmp_path: Path) -> None:
+def test_a_library_that_wants_its_stack_run_is_told_of(everyones: Path) -> None:
     """With the grant that lets it, where the C library lets it; as something to load, and as a module."""
-    tmp_path.chmod(0o755)
-    _with_executable_stack(_queue.__file__, tmp_path / "_queue.so")
+    everyones.chmod(0o755)
+    _with_executable_stack(_queue.__file__, everyones / "_queue.so")
     lines = {
-        "ctypes.CDLL": f"import ctypes\nctypes.CDLL({str(tmp_path / '_queue.so')!r})",
-        "import": f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport _queue",
+        "ctypes.CDLL": f"import ctypes\nctypes.CDLL({str(everyones / '_queue.so')!r})",
+        "import": f"import sys\nsys.path.insert(0, {str(everyones)!r})\nimport _queue",
     }
-    reading = f"fs:read={tmp_path}"
+    reading = f"fs:read={everyones}"
     with Pool(1, capabilities=[reading]) as pool, Pool(1, capabilities=[reading, "native:jit"]) as granted:
         for operation, source in lines.items():
             lifted = granted.submit(tasks.author, source).exception(30)
@@ -230,7 +230,7 @@ def test_a_library_that_wants_its_stack_run_is_told_of(tmp_path: Path) -> None:
                 continue
             error = pool.submit(tasks.author, source).exception(30)
             assert isinstance(error, CapabilityDenied) and error.needs == "native:jit", error
-            assert f"{operation}('{tmp_path}/_queue.so') needs native:jit" in str(error)
+            assert f"{operation}('{everyones}/_queue.so') needs native:jit" in str(error)
             assert "an executable stack" in str(error)
 
 
@@ -266,10 +266,10 @@ def test_with_the_grant_the_same_line_works(tmp_path_factory: pytest.TempPathFac
             assert isinstance(error, FileNotFoundError) and "grant fs:write=FOLDER" in error.__notes__[0]
 
 
-def test_plugins_are_told_in_their_own_words(tmp_path: Path) -> None:
+def test_plugins_are_told_in_their_own_words(everyones: Path) -> None:
     """Whose grants they are, and how its author asks for what is missing; of its own folder, the unscoped grant."""
-    tmp_path.chmod(0o755)
-    folder = tmp_path / "plugin"
+    everyones.chmod(0o755)
+    folder = everyones / "plugin"
     write_plugin(folder, "def look(path):\n    return open(path).read()\n", name="p", exports=["look"])
     with PluginRuntime() as runtime:
         plugin = runtime.load(folder)
@@ -283,14 +283,14 @@ def test_plugins_are_told_in_their_own_words(tmp_path: Path) -> None:
         assert runtime.audit.events("p", allowed=False)[0].target == "/etc/passwd"
 
 
-def test_a_plugins_callback_is_no_lack_of_memory(tmp_path: Path) -> None:
+def test_a_plugins_callback_is_no_lack_of_memory(everyones: Path) -> None:
     """As in a pool: it is told what its manifest lacks, or its libffi does without."""
-    tmp_path.chmod(0o755)
+    everyones.chmod(0o755)
     source = "import ctypes\n\ndef make():\n    ctypes.CFUNCTYPE(None)(print)\n    return 'made'\n"
     source += "\ndef hold():\n    bytearray(1 << 40)\n"
-    write_plugin(tmp_path / "plugin", source, name="p", exports=["make", "hold"])
+    write_plugin(everyones / "plugin", source, name="p", exports=["make", "hold"])
     with PluginRuntime() as runtime:
-        plugin = runtime.load(tmp_path / "plugin")
+        plugin = runtime.load(everyones / "plugin")
         with pytest.raises(MemoryExceeded):
             plugin.call("hold")
         try:
@@ -300,17 +300,17 @@ def test_a_plugins_callback_is_no_lack_of_memory(tmp_path: Path) -> None:
             assert denied.__notes__ and "native:jit" in denied.__notes__[0]
 
 
-def test_a_plugin_that_has_something_else_is_told_what(tmp_path: Path) -> None:
+def test_a_plugin_that_has_something_else_is_told_what(everyones: Path) -> None:
     """In these words, and, from the command, with the author's own line and no frame of ours."""
-    tmp_path.chmod(0o755)
+    everyones.chmod(0o755)
     write_plugin(
-        tmp_path / "plugin", "def look():\n    return open('/etc/passwd').read()\n", name="p", exports=["look"],
+        everyones / "plugin", "def look():\n    return open('/etc/passwd').read()\n", name="p", exports=["look"],
         capabilities=["fs:read"], more='[scopes]\n"fs:read" = ["/usr/share/doc"]',
     )  # fmt: skip
     command = [sys.executable, "-c", "from ringfence.cli import main; main()", "plugin", "call", "./plugin", "look"]
     ended = subprocess.run(
-        [*command, "--yes", "--store", str(tmp_path / "store")],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        [*command, "--yes", "--store", str(everyones / "store")],
+        cwd=everyones, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     said = "open('/etc/passwd') needs fs:read=/etc/passwd; this plugin has fs:read=/usr/share/doc\n"
     assert ended.returncode == 1
