@@ -8,6 +8,7 @@ and not tried again: a long sweep may be cut short and taken up.
 
 import errno
 import faulthandler
+import gc
 import json
 import logging
 import os
@@ -102,6 +103,7 @@ def program(use: Use, again: Use) -> dict[str, Any]:
     begin()
     told = use()
     end()
+    gc.collect()  # what an error's frames held, as a buffer that may yet be read, is let go of with them
     deadline = time.monotonic() + 2
     while (after := _state()) != before and time.monotonic() < deadline:
         time.sleep(0.01)
