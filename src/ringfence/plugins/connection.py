@@ -1,9 +1,7 @@
 """Connection: the host's end of the talk with one guest: its calls, what it asks of its host, and its end."""
 
-import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -21,6 +19,7 @@ from ringfence.plugins import outcomes
 from ringfence.plugins.asides import Asides
 from ringfence.plugins.asks import CHAIN, Asks
 from ringfence.plugins.errors import CallTimeout, PluginCrashed, ProtocolMismatch
+from ringfence.plugins.forked import forgets_in_child
 from ringfence.plugins.guest_call import CODEC, Ended, GuestCall, expire, make_call, resolve, settle
 from ringfence.plugins.host_log import log as _log
 from ringfence.plugins.hosting import Host, Line
@@ -40,8 +39,6 @@ _LAST_WORDS: Final = 0.25
 _LOOKS: Final = 4
 # Seconds after the guest closed its socket within which its worker has to be gone.
 _LEAVING: Final = 2.0
-
-_all: "weakref.WeakSet[Connection]" = weakref.WeakSet()
 
 
 class Connection:
@@ -101,7 +98,7 @@ class Connection:
         self._traced = is_traced()  # once: a message is not the place to look for a logger's level
         self._printed = Printed(host.name, output, self._say)
         session.on_output = self._print
-        _all.add(self)
+        forgets_in_child(self)
         try:
             board.watch(self._channel.fileno(), self._ready)
         except BaseException:
@@ -136,37 +133,49 @@ class Connection:
     def begin(self, *calls: GuestCall) -> None:
         """Send calls that were made before, in this order. Raises PluginCrashed when the guest is gone."""
         now, deadline = time.monotonic(), None
-        with self._lock:
-            if self._over or self._doom is not None:
-                raise self._doom or PluginCrashed(self._host.name, "its worker is gone")
-            for call in calls:
-                if self._line is None or not self._calls:
-                    call.start(now)
-                    deadline = call.deadline
-                self._last_number = max(call.number, self._last_number)
-                self._calls[call.number] = call
-                call.future._owner = (self, call)
-                self._session.begin(call.number)
-        if deadline is not None:
-            self._watch_deadline(deadline)
-        self._send(*[call.body for call in calls])
+        try:
+            with self._lock:
+                if self._over or self._doom is not None:
+                    raise self._doom or PluginCrashed(self._host.name, "its worker is gone")
+                for call in calls:
+                    if self._line is None or not self._calls:
+                        call.start(now)
+                        deadline = call.deadline
+                    self._last_number = max(call.number, self._last_number)
+                    self._calls[call.number] = call
+                    call.future._owner = (self, call)
+                    self._session.begin(call.number)
+            if deadline is not None:
+                self._watch_deadline(deadline)
+            self._send(*[call.body for call in calls])
+        except PluginError:
+            raise
+        except BaseException:
+            # Nobody knows whether the guest will ever hear of them: they end with it.
+            self.kill(PluginCrashed(self._host.name, "its host was interrupted while it told it of a call", None, 9))
+            raise
 
     def _watch_deadline(self, deadline: float) -> None:
         with self._lock:
             if self._check_at is not None and self._check_at <= deadline:
                 return
             self._check_at = deadline
-        self._at(deadline, "_check_deadlines")
+        self._board.remind(deadline, self._check_deadlines)
 
     # What a call's future asks (see `ringfence.pool.future.Keeper`)
 
     def cancel(self, call: GuestCall, *, kill: bool = True) -> bool:
         """Nobody wants the answer any more: a call that has not begun is withdrawn; one that runs, runs on."""
-        with self._lock:
-            if call.future._owner is None:
-                return call.future.cancelled()
-            call.future._owner = None
-        call.future.settle_cancelled()
+        withdrawn = False
+        try:
+            with self._lock:
+                if call.future._owner is None:
+                    return call.future.cancelled()
+                withdrawn = True
+                call.future._owner = None
+        finally:
+            if withdrawn:  # ^C may have come since: nobody else settles it
+                call.future.settle_cancelled()
         self._send(CODEC.pack([g.CANCEL, call.number]))
         return True
 
@@ -274,17 +283,6 @@ class Connection:
 
     # Deadlines
 
-    def _at(self, when: float, method: str, *args: int) -> None:
-        """Call a method of ours at `when`, unless nobody needs us any more by then."""
-        reference = weakref.ref(self)
-
-        def call() -> None:
-            own = reference()
-            if own is not None:
-                getattr(own, method)(*args)
-
-        self._board.at(when, call)
-
     def _check_deadlines(self) -> None:
         """The time of calls is up: fail them, unless their answers have come by now, which are heard first."""
         self._owes_check = True
@@ -315,11 +313,11 @@ class Connection:
             expired, check_at = expire(self._calls.values(), now)
             self._check_at = check_at
         if check_at is not None:
-            self._at(check_at, "_check_deadlines")
+            self._board.remind(check_at, self._check_deadlines)
         for number in expired:
             # It writes its stack to stderr, or says that it had not begun.
             self._send(CODEC.pack([g.CANCEL, number]))
-            self._at(now + _LAST_WORDS, "_expire", number)
+            self._board.remind(now + _LAST_WORDS, self._expire, number)
 
     def _expire(self, number: int) -> None:
         """A call's time is up, and no thread can be ended: the worker is, unless it has answered meanwhile."""
@@ -378,7 +376,7 @@ class Connection:
         except ChannelClosed:
             self._end_hearing()
             # It is dying, or has closed its end; then it is of no use.
-            self._at(time.monotonic() + _LEAVING, "_overdue")
+            self._board.remind(time.monotonic() + _LEAVING, self._overdue)
         except (RemoteProtocolError, NotSerializable) as error:
             self._end_hearing()
             _log.warning("plugin %r broke the protocol and is killed: %s", self._host.name, error)
@@ -589,12 +587,3 @@ class Connection:
         except (ChannelClosed, RemoteProtocolError, NotSerializable):
             return False
         return bool(bodies)
-
-
-def _forget_all() -> None:
-    for connection in list(_all):
-        connection.forget()
-    _all.clear()
-
-
-os.register_at_fork(after_in_child=_forget_all)

@@ -5,18 +5,15 @@ worker dies, or when another one has nothing to do, goes to another one. Futures
 the lock.
 """
 
-import logging
-import os
-import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, final
 
 from ringfence.errors import PluginError
+from ringfence.locks import RLock
 from ringfence.plugins.blueprint import Blueprint
 from ringfence.plugins.connection import CHAIN
 from ringfence.plugins.errors import (
@@ -29,29 +26,26 @@ from ringfence.plugins.errors import (
     PoolTimeout,
     ReentrantCall,
 )  # fmt: skip
+from ringfence.plugins.forked import forgets_in_child
 from ringfence.plugins.guest_call import GuestCall
 from ringfence.plugins.handle import Timeout
 from ringfence.plugins.leased import LeasedWorker
 from ringfence.plugins.pool_calls import call_seconds, check_call
 from ringfence.plugins.pool_config import PoolConfig, PoolStats
+from ringfence.plugins.pool_counts import PoolCounts
 from ringfence.plugins.pool_crew import Crew
+from ringfence.plugins.pool_ends import end_with_program
 from ringfence.plugins.pool_worker import AHEAD_TIME, PoolWorker, Waiting
 from ringfence.plugins.surroundings import Surroundings
 from ringfence.plugins.threads import Threads
+from ringfence.plugins.whole import whole
 from ringfence.pool.condition import Condition, Thread
 
-__all__ = ["EnginePool", "end_all"]
+__all__ = ["EnginePool"]
 
-_log = logging.getLogger("ringfence.plugins")
-
-# Calls that a worker may have before it at most, the running one among them.
-_MOST_AHEAD: Final = 16
 # Seconds that calls sent ahead may wait behind another while some worker has nothing to do.
 _PATIENCE: Final = 0.002
-# How much of the average a single call's time is.
-_WEIGHT: Final = 0.05
 
-_pools: "weakref.WeakSet[EnginePool]" = weakref.WeakSet()
 
 
 @final
@@ -75,20 +69,21 @@ class EnginePool:
         self._timeout = min(given) if given else around.config.call_timeout
         self._changed = Condition()
         self._queue: deque[GuestCall | Waiting] = deque()
-        # What was accepted and has not ended, leases apart; those are counted in `_leases`.
-        self._pending = 0
+        # What was accepted and has not ended; who waits for a lease; how many leases there are.
+        self._open: set[GuestCall | Waiting] = set()
+        self._places: set[GuestCall | Waiting] = set()
         self._leases = 0
         self._blocked = 0
-        # It takes no more; its workers are killed; nothing of it is left.
-        self._closing = self._killed = self._finished = False
+        # It takes no more; its workers are killed; nothing of it is left; a change of its state was cut short.
+        self._closing = self._killed = self._finished = self._interrupted = False
+        self._ending = RLock()
         self._shut_down_text = f"the pool of plugin {self.name!r} was shut down"
-        self._ahead, self._average = 1, AHEAD_TIME
-        self._acquisitions = self._releases = self._timeouts = 0
-        self._executions, self._execution_time = 0, 0.0
+        self._counts = PoolCounts()
         self._rebalances = False
         self._crew = Crew(blueprint, around, config, self._changed, self)
         self._runners = Threads(config.size, "ringfence-plugin-pool")
-        _pools.add(self)
+        end_with_program(self)
+        forgets_in_child(self)
         if not config.lazy_init:
             try:
                 self._crew.start_all()
@@ -150,19 +145,22 @@ class EnginePool:
                 finally:
                     self._blocked -= 1
                 self._check_open()
-            self._pending += 1
-            if isinstance(item, GuestCall):
-                item.queued = True
-                item.future._owner = (self, item)
             self._put(item)
         return True
 
+    @whole
     def _put(self, item: GuestCall | Waiting) -> None:
         """Give it to a worker that has room, or queue it. Called with the lock."""
+        if isinstance(item, GuestCall):
+            self._open.add(item)
+            item.queued = True
+            item.future._owner = (self, item)
+        else:
+            (self._places if item.function is None else self._open).add(item)
         if self._queue:
             self._queue.append(item)
         else:
-            worker = self._crew.choose(1 if isinstance(item, Waiting) else self._ahead)
+            worker = self._crew.choose(1 if isinstance(item, Waiting) else self._counts.ahead)
             if worker is None or not self._give(worker, item):
                 self._queue.append(item)
             elif len(worker.line) < 2:
@@ -170,6 +168,8 @@ class EnginePool:
         self._crew.grow()
 
     def _check_open(self) -> None:
+        if self._interrupted:
+            raise self._cut()
         if self._closing:
             raise PoolShutdown(self._shut_down_text)
         if self._crew.is_hopeless:
@@ -181,14 +181,15 @@ class EnginePool:
             if not worker.engine.is_alive:
                 worker.serving = False
                 return False
+            self._places.discard(item)
             if not item.future.set_running_or_notify_cancel():
-                self._pending -= item.function is not None
+                self._open.discard(item)
                 self._changed.notify_all()
                 return True
             worker.leased = True
             worker.taken += 1
             self._leases += 1
-            self._acquisitions += 1
+            self._counts.acquisitions += 1
             if item.function is None:
                 item.future.set_result(worker)
             else:
@@ -208,7 +209,7 @@ class EnginePool:
             worker.serving = False  # it is about to be buried
             return False
         worker.taken += len(calls)
-        self._acquisitions += len(calls)
+        self._counts.acquisitions += len(calls)
         return True
 
     def _feed(self, worker: PoolWorker) -> None:
@@ -218,7 +219,7 @@ class EnginePool:
             if queue and not line and isinstance(queue[0], Waiting):
                 while queue and isinstance(queue[0], Waiting) and not worker.leased and self._give(worker, queue[0]):
                     queue.popleft()
-            room = 0 if line and worker.lingers(AHEAD_TIME) else self._ahead - len(line)
+            room = 0 if line and worker.lingers(AHEAD_TIME) else self._counts.ahead - len(line)
             if self.config.recycle_after is not None:
                 room = min(room, self.config.recycle_after - worker.taken)
             calls: list[GuestCall] = []
@@ -234,7 +235,7 @@ class EnginePool:
             self._crew.let_go(worker)
         elif not self._rebalances and any(len(each.line) > 1 for each in self._crew.workers):
             self._rebalances = True
-            self._rebalance_at(worker.idle_since + _PATIENCE)
+            self.around.board.remind(worker.idle_since + _PATIENCE, self._rebalance)
         self._crew.look_later(worker.idle_since)
 
     def _make_room(self) -> None:
@@ -245,24 +246,20 @@ class EnginePool:
 
     # What workers report
 
+    @whole
     def answered(self, worker: PoolWorker, calls: list[tuple[GuestCall, PluginError | None]]) -> None:
         """In the thread that hears the worker: calls have ended."""
         now = time.monotonic()
         with self._changed:
-            average = self._average
             for call, error in calls:
                 took = now - (call.started or now)
                 if call.queued or worker.leased:
-                    self._executions += 1
-                    self._execution_time += took
+                    self._counts.executed(took)
                 if worker.line.pop(call.number, None) is None:
                     continue  # of a lease, or of its own beginning or end
-                self._releases += 1
-                average += (took - average) * _WEIGHT
+                self._counts.released(took)
                 if isinstance(error, MemoryExceeded):
                     worker.poisoned = True  # whatever it holds on to, it is better without
-            self._average = average
-            self._ahead = max(1, min(_MOST_AHEAD, int(AHEAD_TIME / max(average, 1e-6))))
             if not worker.leased:
                 self._feed(worker)
 
@@ -280,26 +277,28 @@ class EnginePool:
                 if not isinstance(error, PluginCrashed | LimitExceeded):
                     metrics.record_error(self.name, error)
                 hooks.failed(self.name, error)
-        queued = sum(call.queued for call, _ in calls)
-        if queued:
-            self._ended(queued)
+        self._ended(call for call, _ in calls if call.queued)
 
-    def _ended(self, count: int) -> None:
+    @whole
+    def _ended(self, items: Iterable[GuestCall | Waiting]) -> None:
         with self._changed:
-            self._pending -= count
-            if not self._pending:
+            for item in items:
+                self._open.discard(item)
+                self._places.discard(item)
+            if not self._open:
                 self._changed.notify_all()
 
+    @whole
     def unbegun(self, worker: PoolWorker, calls: list[GuestCall]) -> None:
         """Calls have come back: another worker takes them, before all others."""
         with self._changed:
             for call in reversed(calls):
                 if worker.line.pop(call.number, None) is None:
                     continue
-                self._releases += 1
+                self._counts.releases += 1
                 call.put_back()
                 if call.future._owner is None:
-                    self._pending -= 1
+                    self._open.discard(call)
                 else:
                     call.future._owner = (self, call)
                     self._queue.appendleft(call)
@@ -317,19 +316,24 @@ class EnginePool:
 
     def cancel(self, call: GuestCall, *, kill: bool = True) -> bool:
         """Take a call out of the queue."""
-        with self._changed:
-            owner = call.future._owner
-            if owner is None:
-                return call.future.cancelled()
-            if owner[0] is self:
-                call.future._owner = None
-                self._queue.remove(call)
-                self._pending -= 1
-                self._changed.notify_all()
-        if owner[0] is not self:
-            return owner[0].cancel(call, kill=kill)
-        call.future.settle_cancelled()
-        return True
+        withdrawn = False
+        try:
+            with self._changed:
+                owner = call.future._owner
+                if owner is not None and owner[0] is self:
+                    withdrawn = True
+                    call.future._owner = None
+                    self._queue.remove(call)
+                    self._changed.notify_all()
+        finally:
+            if withdrawn:  # ^C may have come since: nobody else settles it
+                try:
+                    call.future.settle_cancelled()
+                finally:
+                    self._ended([call])
+        if withdrawn or owner is None:
+            return call.future.cancelled()
+        return owner[0].cancel(call, kill=kill)
 
     def is_running(self, call: GuestCall) -> bool:
         """Whether it has begun: none in the queue has."""
@@ -346,10 +350,10 @@ class EnginePool:
         if self.name in chain or self.around.board.is_current:
             raise ReentrantCall(self.name, chain)
         place, begun = Waiting(), time.monotonic()
-        with self._changed:
-            self._check_open()
-            self._put(place)
         try:
+            with self._changed:
+                self._check_open()
+                self._put(place)
             return LeasedWorker(self, place.future.result(timeout))
         except TimeoutError as error:
             if place.future.done() and not place.future.cancelled() and place.future.exception() is error:
@@ -361,15 +365,17 @@ class EnginePool:
         if not self._take_back(place):
             return LeasedWorker(self, place.future.result())
         with self._changed:
-            self._timeouts += 1
+            self._counts.timeouts += 1
         raise PoolTimeout(round(time.monotonic() - begun, 3), f"a free worker of plugin {self.name!r}")
 
+    @whole
     def _take_back(self, place: Waiting) -> bool:
         """Give up a place in the queue; False when its worker has been given."""
         with self._changed:
             if not place.future.cancel():
                 return place.future.exception() is not None
             place.future.set_running_or_notify_cancel()
+            self._places.discard(place)
             if place in self._queue:
                 self._queue.remove(place)
             return True
@@ -384,13 +390,14 @@ class EnginePool:
                 raise PoolExhausted(len(self._crew.workers))
         return self.acquire(self.config.load_timeout)
 
+    @whole
     def give_back(self, worker: PoolWorker) -> None:
         """A lease has ended."""
         with self._changed:
             self._returned(worker)
 
     def _returned(self, worker: PoolWorker) -> None:
-        self._releases += 1
+        self._counts.releases += 1
         self._leases -= 1
         worker.leased = False
         if worker.poisoned and worker.serving:
@@ -403,6 +410,7 @@ class EnginePool:
         """In a thread of the pool's: run functions with a leased worker, one after the other."""
         todo: Waiting | None = item
         while todo is not None:
+            todo.begun = True
             lease = LeasedWorker(self, worker)
             value, failure = None, None
             try:
@@ -420,10 +428,10 @@ class EnginePool:
                     if following.future.set_running_or_notify_cancel():
                         todo = following
                         worker.taken += 1
-                        self._acquisitions += 1
-                        self._releases += 1
+                        self._counts.acquisitions += 1
+                        self._counts.releases += 1
                     else:
-                        self._pending -= 1
+                        self._open.discard(following)
                     self._make_room()
                 if todo is None:
                     self._returned(worker)
@@ -432,7 +440,7 @@ class EnginePool:
                     done.future.set_result(value)
                 else:
                     done.future.set_exception(failure)
-            self._ended(1)
+            self._ended([done])
             del done, failure, value, lease
 
     def _rebalance(self) -> None:
@@ -449,32 +457,15 @@ class EnginePool:
         for worker, calls in recalled:
             worker.engine.recall(calls)
 
-    def _rebalance_at(self, when: float) -> None:
-        """Have that done by the switchboard, unless we are forgotten until then."""
-        weak = weakref.ref(self)
-
-        def rebalance() -> None:
-            own = weak()
-            if own is not None:
-                own._rebalance()
-
-        self.around.board.at(when, rebalance)
-
     # What it is
 
     def stats(self) -> PoolStats:
         """Return the numbers of this moment."""
+        crew = self._crew
         with self._changed:
-            busy = sum(1 for worker in self._crew.workers if worker.leased or worker.line)
-            return PoolStats(
-                total=len(self._crew.workers),
-                available=len(self._crew.workers) - busy,
-                in_use=busy,
-                queued=len(self._queue),
-                acquisitions=self._acquisitions, releases=self._releases, timeouts=self._timeouts,
-                executions=self._executions, total_execution_time=self._execution_time,
-                started=self._crew.started, crashes=self._crew.crashes, recycled=self._crew.recycled,
-            )  # fmt: skip
+            return self._counts.stats(
+                crew.workers, len(self._queue), started=crew.started, crashes=crew.crashes, recycled=crew.recycled
+            )
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers."""
@@ -501,9 +492,9 @@ class EnginePool:
         if self.around.board.is_current:
             raise ReentrantCall(self.name, ReentrantCall.CALLBACK)
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._pending, timeout):
+            if not self._changed.wait_for(lambda: not self._open, timeout):
                 waited = round(time.monotonic() - begun, 3)
-                raise PoolTimeout(waited, f"{self._pending} calls of plugin {self.name!r} to end")
+                raise PoolTimeout(waited, f"{len(self._open)} calls of plugin {self.name!r} to end")
 
     def _drain(self) -> list[GuestCall | Waiting]:
         """Take what waits out of the queue. Called with the lock."""
@@ -516,28 +507,38 @@ class EnginePool:
 
     def _fail(self, lost: Sequence[GuestCall | Waiting], error: BaseException) -> None:
         """Tell those whose turn will not come."""
-        left, ended = deque(lost), 0
+        left = deque(lost)
         try:
             while left:
-                item = left.popleft()
-                ended += isinstance(item, GuestCall) or item.function is not None
+                item = left[0]
                 if isinstance(item, GuestCall):
-                    item.future.resolve(None, error)
-                elif item.future.set_running_or_notify_cancel():
+                    if not item.future.done():
+                        item.future.resolve(None, error)
+                elif item.future.running() or item.future.set_running_or_notify_cancel():
                     item.future.set_exception(error)
+                left.popleft()
         finally:
             if left:  # ^C, or SystemExit of a callback
                 self.around.board.soon(lambda: self._fail(left, error))
-            if ended:
-                self._ended(ended)
+            self._ended(set(lost) - set(left))
 
     def shut_down(self, *, wait: bool = True, cancel: bool = False, kill: bool = False) -> None:
-        """Take no more calls, let those that were accepted end, then end the workers.
+        """Take no more calls, and end the workers once those that were accepted have ended; with `cancel`, those that
+        have begun; with `kill` at once. The others fail with PoolShutdown."""
+        lost = self._refuse(cancel, kill)
+        try:
+            self._fail(lost, PoolShutdown(self._shut_down_text))
+        finally:
+            if wait and not self.around.board.is_current:
+                self._finish()
+            else:
+                Thread(target=self._finish, name="ringfence-pool-shutdown").start()
 
-        `cancel`: those that have not begun fail with PoolShutdown. `kill`: those that run, too.
-        """
+    @whole
+    def _refuse(self, cancel: bool, kill: bool) -> list[GuestCall | Waiting]:
+        """Take no more; return what waits and is not to be done."""
         with self._changed:
-            again, self._closing = self._closing, True
+            self._closing = True
             self._killed = self._killed or kill
             self._crew.may_start = not self._killed
             if cancel or kill:
@@ -546,55 +547,52 @@ class EnginePool:
                 lost = [item for item in self._queue if isinstance(item, Waiting) and item.function is None]
                 self._queue = deque(item for item in self._queue if item not in lost)
             self._changed.notify_all()
-        try:
-            self._fail(lost, PoolShutdown(self._shut_down_text))
-        finally:
-            if wait and not self.around.board.is_current:
-                self._finish(again)
-            else:
-                Thread(target=self._finish, args=(again,), name="ringfence-pool-shutdown").start()
+            return lost
 
-    def _finish(self, again: bool) -> None:
+    def _finish(self) -> None:
+        """Wait for what was accepted, and end the workers; again, if ^C has ended the one who did so before."""
         if self._killed:
-            self._crew.kill()
-        with self._changed:
-            if again:
-                self._changed.wait_for(lambda: self._finished)
+            self._crew.kill(PluginCrashed(self.name, "its pool was shut down", None, 9))
+        with self._ending:
+            if self._finished:
                 return
-            self._changed.wait_for(lambda: not self._pending)
-            self._changed.wait_for(lambda: not self._leases, self.config.drain_timeout)
-        try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._open)
+                self._changed.wait_for(lambda: self._leases <= 0, self.config.drain_timeout)
             self._crew.close()
             self._runners.close()
             self._runners.join()
             if self._on_close is not None:
                 self._on_close()
-        finally:
-            with self._changed:
-                self._finished = True
-                self._changed.notify_all()
+            self._finished = True
 
+    def _cut(self) -> EnginePoisoned:
+        return EnginePoisoned(f"the pool of plugin {self.name!r} was interrupted in the middle of a change")
 
-    def _forget(self) -> None:
+    def cut_short(self) -> None:
+        """A change was left half done, of which nobody can say which half: the pool ends."""
+        self._interrupted = True
+        self.around.board.soon(Thread(target=self._break_down, name="ringfence-pool-shutdown").start)
+
+    def _break_down(self) -> None:
+        self._fail(self._refuse(True, True), self._cut())
+        self._crew.kill(PluginCrashed(self.name, "its pool was interrupted in the middle of a change", None, 9))
+        # After those whose workers are gone were told: what is left then is known to nobody else.
+        self.around.board.soon(self._fail_forgotten)
+
+    def _fail_forgotten(self) -> None:
+        with self._changed:
+            waiting = [*self._open, *self._places]
+        left = [each for each in waiting if not each.future.done() and (isinstance(each, GuestCall) or not each.begun)]
+        for item in left:
+            if isinstance(item, GuestCall):
+                item.future._owner = None
+        self._fail(left, self._cut())
+        self._ended(each for each in waiting if each.future.done())
+
+    def forget(self) -> None:
         """In a child that the host forked: be shut down; the workers, and all that was handed in, are the parent's."""
-        self._changed = Condition()
+        self._changed, self._ending = Condition(), RLock()
         self._closing = self._killed = self._finished = True
         self._queue.clear()
         self._crew.forget(self._changed)
-
-
-def _forget_all() -> None:
-    for pool in list(_pools):
-        pool._forget()
-
-
-def end_all() -> None:
-    """At the program's end, before threads are waited for: let every pool finish what it has accepted, and end it."""
-    for pool in list(_pools):
-        with suppress(SystemExit):  # of a callback
-            pool.shut_down()
-
-
-# After those of the pools and executors that are used here, so it is called before them.
-threading._register_atexit(end_all)  # type: ignore[attr-defined]
-os.register_at_fork(after_in_child=_forget_all)

@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any, Final, Protocol, final
 
@@ -90,7 +89,11 @@ class Crew:
     def start(self) -> None:
         """Start a worker in a thread of its own. Called with the lock."""
         self.starting += 1
-        self._spawn(self._bring_up)
+        try:
+            self._spawn(self._bring_up)
+        except RuntimeError as error:  # there may be no more threads
+            failed = error
+            self._around.board.soon(lambda: self._failed(failed))
 
     def _spawn(self, function: Callable[..., None], *args: Any) -> None:
         def run() -> None:
@@ -103,7 +106,11 @@ class Crew:
 
         thread = Thread(target=run, name="ringfence-pool-worker")
         self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            self._threads.discard(thread)
+            raise
 
     def _bring_up(self) -> None:
         worker = PoolWorker(self._owner)
@@ -219,11 +226,17 @@ class Crew:
         worker.serving = False
         self.workers.remove(worker)
         self.recycled += 1
-        self._spawn(self._end, worker)
+        self._send_away(worker)
         if self.may_start and not self.may_take(worker) and not self.is_full and not self._config.lazy_init:
             self.start()
         else:
             self.grow()
+
+    def _send_away(self, worker: PoolWorker) -> None:
+        try:
+            self._spawn(self._end, worker)
+        except RuntimeError:  # there may be no more threads; at the latest it is killed with the pool
+            _log.warning("a worker of plugin %r could not be ended in good order: no thread", self._name)
 
     def _end(self, worker: PoolWorker) -> None:
         """Let a worker leave in good order."""
@@ -245,7 +258,7 @@ class Crew:
         if longest is None or self._looks_at is not None or len(self.workers) <= self._config.min_size:
             return
         self._looks_at = since + longest
-        self._at(self._looks_at)
+        self._around.board.remind(self._looks_at, self._look_at_idle)
 
     def _look_at_idle(self) -> None:
         longest = self._config.max_idle_time
@@ -264,12 +277,12 @@ class Crew:
                     return
                 self.let_go(worker)
 
-    def kill(self) -> None:
-        """Kill the workers. Not from the switchboard's thread."""
+    def kill(self, error: PluginError) -> None:
+        """Kill the workers; their calls fail with `error`. Not from the switchboard's thread."""
         with self._changed:
             engines = [worker.engine for worker in self.workers]
         for engine in engines:
-            engine.kill(PluginCrashed(self._name, "its pool was shut down", None, 9))
+            engine.kill(error)
 
     def forget(self, changed: threading.Condition) -> None:
         """In a child that the host forked: have none, under a lock that nobody holds."""
@@ -288,18 +301,8 @@ class Crew:
             for worker in workers:
                 worker.poisoned = worker.poisoned or worker.leased
                 worker.serving = False
-                self._spawn(self._end, worker)
-            self._changed.wait_for(lambda: not self._threads)
+                self._send_away(worker)
+            # One without an identity was never started: ^C came first.
+            self._changed.wait_for(lambda: all(thread.ident is None for thread in self._threads))
         self._pool.kill_workers()
         self._pool.shutdown()
-
-    def _at(self, when: float) -> None:
-        """Have idle workers looked at by the switchboard, unless we are forgotten until then."""
-        weak = weakref.ref(self)
-
-        def look() -> None:
-            own = weak()
-            if own is not None:
-                own._look_at_idle()
-
-        self._around.board.at(when, look)

@@ -83,7 +83,7 @@ class Waiting:
     With a `function` it is called with the lease, in a thread of the pool's; without one, the worker is the result.
     """
 
-    __slots__ = ("args", "function", "future", "kwargs")
+    __slots__ = ("args", "begun", "function", "future", "kwargs")
 
     def __init__(
         self,
@@ -95,3 +95,4 @@ class Waiting:
         self.args = args
         self.kwargs = kwargs or {}
         self.future: Promise[Any] = Promise()
+        self.begun = False  # the function: a thread will say how it ended

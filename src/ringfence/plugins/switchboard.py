@@ -91,6 +91,17 @@ class Switchboard:
         if first:
             self._wake()
 
+    def remind(self, when: float, method: Callable[..., None], *args: int) -> None:
+        """Call somebody's method in our thread at `when`, unless nobody needs its object any more by then."""
+        weak = weakref.WeakMethod(method)
+
+        def call() -> None:
+            bound = weak()
+            if bound is not None:
+                bound(*args)
+
+        self.at(when, call)
+
     def soon(self, function: Callable[[], None]) -> None:
         """Call `function` in our thread as soon as it can; once that has ended, in this one."""
         with self._lock:
