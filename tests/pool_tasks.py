@@ -311,6 +311,9 @@ def converse(fd: int, farewell: str) -> str:
         while text := peer.recv(100):
             if text == b"print":
                 print("printed", flush=True)
+            elif text == b"leave":
+                print("last line", flush=True)
+                break
             elif text == b"crash":
                 sys.stderr.write("last words")
                 sys.stderr.flush()

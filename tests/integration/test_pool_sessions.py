@@ -34,9 +34,13 @@ class Talk:
         self._socket.setblocking(True)
         self._socket.settimeout(20)
 
+    def tell(self, text: bytes) -> None:
+        """Send `text`."""
+        self._socket.sendall(text)
+
     def say(self, text: bytes) -> bytes:
         """Send `text` and return the answer."""
-        self._socket.sendall(text)
+        self.tell(text)
         return self._socket.recv(100)
 
     def close(self) -> None:
@@ -63,6 +67,16 @@ def test_output_arrives_while_the_session_goes_on(pool: Pool) -> None:
     wait_until(lambda: (b"".join(data for name, data in talk.printed if name == "stdout")) == b"printed\n")
     talk.close()
     talk.session.ended.result(10)
+
+
+def test_who_hears_of_its_end_has_all_that_it_printed(pool: Pool) -> None:
+    """Though it is the thread that waits who reads the result, before anybody has looked at the output."""
+    for _ in range(20):
+        talk = Talk(pool)
+        talk.tell(b"leave")
+        assert talk.session.ended.result(10) == "hello"
+        assert talk.printed == [("stdout", b"last line\n")]
+        talk.close()
 
 
 def test_a_crash_says_how_and_the_next_session_works(pool: Pool) -> None:

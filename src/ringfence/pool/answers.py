@@ -14,7 +14,7 @@ from ringfence.ipc.errors import ChannelClosed, RemoteProtocolError, Unregistere
 from ringfence.pool import outcome
 from ringfence.pool.backlog import Backlog
 from ringfence.pool.config import PoolConfig
-from ringfence.pool.delivery import Delivery, Errand, Told
+from ringfence.pool.delivery import Delivery, Errand, Told, fresh_output
 from ringfence.pool.errors import WorkerCrashed
 from ringfence.pool.filling import Filling
 from ringfence.pool.handle import WorkerHandle
@@ -93,6 +93,10 @@ class Answers:
             done.append(self._told(handle, [denied.capability, denied.operation or "", denied.target, denied.needs]))
         counts = tuple(message[3:5]) if len(message) == 5 else None
         self.forget_requests(handle)
+        if task.session is not None:  # whoever hears that it has ended has all that it printed
+            for stream in handle.streams():
+                stream.drain()
+            done += fresh_output(handle)
         handle.line.popleft()
         if task.future._owner is None:
             if large is not None:
