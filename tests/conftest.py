@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -74,9 +76,14 @@ class _Snapshot:
     def leaks(self) -> list[str]:
         """Return what is there now and was not there then, as text."""
         found = [f"child process {pid} ({_command(pid)})" for pid in _children() - self.children]
-        found += [f"thread {thread.name}" for thread in _threads() - self.threads]
+        found += [f"thread {thread.name} {_place(thread)}" for thread in _threads() - self.threads]
         found += [f"fd {fd} -> {target}" for fd, target in _fds().items() if self.fds.get(fd) != target]
         return found
+
+
+def _place(thread: threading.Thread) -> str:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return "at " + ", ".join(f"{each.name}:{each.lineno}" for each in traceback.extract_stack(frame)) if frame else ""
 
 
 def _command(pid: str) -> str:
@@ -120,7 +127,9 @@ def _has(features: Features, name: str) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marks that live here."""
+    """Register the marks that live here; hear ^C, which a shell lets what runs in its background ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "needs(feature, ...): skip where sandbox.features.probe() lacks one")
 
 
