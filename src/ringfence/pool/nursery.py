@@ -260,20 +260,22 @@ class _Home:
         while (self._let_go or self._lost) and not self._is_inside():
             ended, error = None, None
             try:
-                if not self._lock.acquire(blocking=False):
-                    return
-                if self._lost:
-                    ended, error = self._give_up(*self._lost.popleft())
-                elif self._let_go:
-                    ended = self._count_off(self._let_go.popleft())
+                try:
+                    if not self._lock.acquire(blocking=False):
+                        return
+                    if self._lost:
+                        ended, error = self._give_up(*self._lost.popleft())
+                    elif self._let_go:
+                        ended = self._count_off(self._let_go.popleft())
+                finally:
+                    if self._is_inside():  # a signal may come between acquire() and its result
+                        self._lock.release()
+                if error is not None:
+                    why = "no zygote comes from the nursery (%s); it is started afresh, which takes longer"
+                    _log.warning(why, str(error))  # not the error: who keeps the record would keep what its frames hold
             finally:
-                if self._is_inside():  # a signal may come between acquire() and its result
-                    self._lock.release()
-            if error is not None:
-                why = "no zygote comes from the nursery (%s); it is started afresh, which takes longer"
-                _log.warning(why, str(error))  # not the error: who keeps the record would keep all that its frames hold
-            if ended is not None:
-                ended.end(kill=error is not None)
+                if ended is not None:  # ^C or not: nobody else knows it any more
+                    ended.end(kill=error is not None)
 
     def _give_up(
         self, nursery: _Nursery | None, error: BaseException

@@ -293,3 +293,21 @@ def test_forget_lets_go_without_a_signal(sleeper: "subprocess.Popen[bytes]") -> 
     held.forget()
     held.kill()
     assert sleeper.poll() is None
+
+
+def test_one_that_is_lost_is_ended_though_ctrl_c_comes(
+    made: list[_Pretended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While that is logged: nobody would know the process any more, nor its socket."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    home = nursery._home
+    lost = home.start()
+    home.lost(lost, ChannelClosed("it is gone"))
+    monkeypatch.setattr(nursery._log, "warning", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        home.settle()
+    assert made[0].ended == [True]
+    assert home.start() is not lost
