@@ -19,9 +19,14 @@ sys.path.insert(0, str(PLUGINS / "counter"))
 import main as counter  # noqa: E402
 
 
+def say(text):
+    # One write: messages come in threads of the runtime's, in the middle of a line that is printed piece by piece.
+    sys.stdout.write(f"{text}\n")
+
+
 def print_msg(msg):
-    # Messages out of a plugin have its name. They come in a thread of the runtime's: one write keeps lines whole.
-    sys.stdout.write(f"[{getattr(msg, 'plugin', 'host')}] {msg.level.name} {msg.message}\n")
+    # Messages out of a plugin have its name.
+    say(f"[{getattr(msg, 'plugin', 'host')}] {msg.level.name} {msg.message}")
 
 
 def main():
@@ -48,10 +53,10 @@ def main():
 
         rt.load_manifest(PLUGINS / "talker/plugin.toml")
         rt.load_manifest(PLUGINS / "counter/plugin.toml")
-        print("answer:", rt.call("talker", "process", ["data"]))
-        print("published:", rt.call("talker", "publish", ["the news"]), published)
-        print("the same steps:", rt.call("counter", "trace") == counter.steps)
-        print("and now the end:")
+        say(f"answer: {rt.call('talker', 'process', ['data'])}")
+        say(f"published: {rt.call('talker', 'publish', ['the news'])} {published}")
+        say(f"the same steps: {rt.call('counter', 'trace') == counter.steps}")
+        say("and now the end:")
     # Plugins stop and clean up, the last one first; then the extensions go, the last one first, the logger last.
 
 
