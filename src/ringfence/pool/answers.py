@@ -93,7 +93,7 @@ class Answers:
             done.append(self._told(handle, [denied.capability, denied.operation or "", denied.target, denied.needs]))
         counts = tuple(message[3:5]) if len(message) == 5 else None
         self.forget_requests(handle)
-        if task.session is not None:  # whoever hears that it has ended has all that it printed
+        if task.session is not None:  # what it printed last is looked at no more after this
             for stream in handle.streams():
                 stream.drain()
             done += fresh_output(handle)
