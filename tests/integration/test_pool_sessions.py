@@ -43,6 +43,10 @@ class Talk:
         self.tell(text)
         return self._socket.recv(100)
 
+    def has_said_all(self) -> bool:
+        """Whether what "leave" prints, and nothing else, has come."""
+        return self.printed == [("stdout", b"last line\n")]
+
     def close(self) -> None:
         """Close our end."""
         self._socket.close()
@@ -75,7 +79,7 @@ def test_what_it_printed_last_is_not_lost(pool: Pool) -> None:
         talk = Talk(pool)
         talk.tell(b"leave")
         assert talk.session.ended.result(10) == "hello"
-        wait_until(lambda: talk.printed == [("stdout", b"last line\n")])  # another thread may be about to tell it
+        wait_until(talk.has_said_all)  # another thread may be about to tell it
         talk.close()
 
 
